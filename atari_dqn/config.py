@@ -1,0 +1,426 @@
+"""Every setting of a run, once: its meaning, unit, hard bounds, default and source.
+
+Flows in: a command line, a former run's `config.json`, or an experiment file. Flows out: one frozen `TrainConfig`
+whose sections are handed to the rooms that need them, and `Derived`, the counts that follow from it.
+The same `Setting` metadata writes `--help`, checks values and (for `structural` ones) guards a resume.
+This file must stay importable without torch, gymnasium or ale_py: bad input is refused before any of them loads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+C = TypeVar("C")
+
+
+class ConfigError(ValueError):
+    """The user's input is wrong; the message is one line that says what, and what would be right."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What one field means. `low` and `high` bound it (inclusive unless `low_open`)."""
+
+    help: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+    source: str = ""
+    structural: bool = False
+    """A run's checkpoints only make sense under the same value: a resume with another one is refused."""
+
+    @property
+    def bounds(self) -> str:
+        if self.low is not None and self.high is not None:
+            return f"{'above' if self.low_open else 'from'} {self.low:g} to {self.high:g}"
+        if self.low is not None:
+            return f"{'above' if self.low_open else 'at least'} {self.low:g}"
+        return ""
+
+    def describe(self) -> str:
+        facts = "; ".join(part for part in (self.unit, self.bounds, self.source and f"source: {self.source}") if part)
+        return f"{self.help} [{facts}]" if facts else self.help
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise `ConfigError` when a number lies outside the bounds or is not finite."""
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                continue
+            below = self.low is not None and (number <= self.low if self.low_open else number < self.low)
+            above = self.high is not None and number > self.high
+            if below or above or not math.isfinite(number):
+                raise ConfigError(f"{flag(name)} is {number:g}; it must be {self.bounds or 'finite'}")
+
+
+def flag(name: str) -> str:
+    """`learning_rate` -> `--learning-rate`."""
+    return "--" + name.replace("_", "-")
+
+
+def settings(cls: type) -> dict[str, Setting]:
+    """The `Setting` of every leaf field of a config dataclass, sections included, by flat name."""
+    found: dict[str, Setting] = {}
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        extras = getattr(hint, "__metadata__", ())
+        found.update({name: extra for extra in extras if isinstance(extra, Setting)})
+        base = typing.get_args(hint)[0] if extras else hint
+        if dataclasses.is_dataclass(base) and isinstance(base, type):
+            found.update(settings(base))
+    return found
+
+
+def _help_from_settings(cls: type[C]) -> type[C]:
+    """Let tyro print `Setting.describe()` for every field, so that help and checks cannot disagree."""
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        for extra in hint.__metadata__:
+            if isinstance(extra, Setting):
+                cls.__annotations__[name] = Annotated[hint, tyro.conf.arg(help=extra.describe())]
+    return cls
+
+
+@_help_from_settings
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Environment and workers"""
+
+    env_id: Annotated[
+        str, Setting("a gymnasium id, or a game's bare name: breakout means ALE/Breakout-v5", structural=True)
+    ] = "ALE/Breakout-v5"
+    protocol: Annotated[
+        Literal["nature", "machado"],
+        Setting(
+            "Atari preprocessing: nature (30 no-ops, no sticky actions, life loss is terminal in training) or"
+            " machado (sticky 0.25, 18 actions, no life signal)",
+            source="Mnih et al. 2015; Machado et al. 2018",
+            structural=True,
+        ),
+    ] = "nature"
+    frame_stack: Annotated[
+        int, Setting("frames in an observation of a pixel env", "frames", 1, 16, source="Mnih 2015", structural=True)
+    ] = 4
+    num_workers: Annotated[int, Setting("worker processes", "processes", 1, 1024, structural=True)] = 8
+    envs_per_worker: Annotated[int, Setting("envs stepped by each worker", "envs", 1, 1024, structural=True)] = 1
+    worker_deadline: Annotated[
+        float, Setting("a worker that has not answered for so long is reported and the run ends", "seconds", 0.1, 86400)
+    ] = 60.0
+
+
+@_help_from_settings
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """Replay"""
+
+    replay: Annotated[
+        Literal["prioritized", "uniform"],
+        Setting("how transitions are drawn", source="Schaul et al. 2016", structural=True),
+    ] = "prioritized"
+    replay_capacity: Annotated[
+        int,
+        Setting("transitions kept; a power of two when prioritized", "transitions", 2, 2**30, structural=True),
+    ] = 2**17
+    n_step: Annotated[int, Setting("rewards summed before bootstrapping", "env steps", 1, 64, structural=True)] = 1
+    gamma: Annotated[float, Setting("discount per env step", "", 0, 1)] = 0.99
+    clip_rewards: Annotated[
+        bool, Setting("learn from rewards clipped to [-1, 1]; scores stay raw", source="Mnih 2015")
+    ] = True
+    alpha: Annotated[
+        float, Setting("priority = (|td_error| + 1e-6)^alpha", "", 0, 1, source="Schaul 2016, eq. 1", structural=True)
+    ] = 0.6
+    beta_values: Annotated[
+        tuple[float, ...], Setting("importance-weight exponent at the knots", "", 0, 1, source="Schaul 2016, 3.4")
+    ] = (0.4, 1.0)
+    beta_at: Annotated[tuple[float, ...], Setting("its knots", "fraction of total_env_steps", 0, 1)] = (0.0, 1.0)
+
+
+@_help_from_settings
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Network"""
+
+    dueling: Annotated[
+        bool, Setting("separate value and advantage heads", source="Wang et al. 2016", structural=True)
+    ] = True
+    head: Annotated[
+        Literal["shared", "two_stream"],
+        Setting(
+            "after the convolutions: shared (512, then 256 to value and 256 to advantages, as labml) or"
+            " two_stream (512 to each, as the paper)",
+            source="labml annotated DQN; Wang 2016",
+            structural=True,
+        ),
+    ] = "shared"
+    mlp_hidden: Annotated[
+        tuple[int, ...],
+        Setting("hidden widths for envs whose observation is not an image", "units", 1, 65536, structural=True),
+    ] = (128, 128)
+
+
+@_help_from_settings
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnerConfig:
+    """Learner"""
+
+    learning_rate: Annotated[float, Setting("Adam's step size", "per update", 0, 1, low_open=True)] = 1e-4
+    optimizer: Annotated[
+        Literal["adam", "adamw"], Setting("adam, or adamw with amsgrad", structural=True, source="Kingma & Ba 2015")
+    ] = "adam"
+    adam_epsilon: Annotated[float, Setting("added to Adam's denominator", "", 0, 1, low_open=True)] = 1e-8
+    batch_size: Annotated[int, Setting("transitions drawn per update", "transitions", 1, 65536)] = 32
+    replay_ratio: Annotated[
+        float,
+        Setting(
+            "transitions drawn per env step: 8 with batches of 32 is one update per 4 env steps",
+            "transitions per env step",
+            0,
+            65536,
+            source="Mnih 2015",
+        ),
+    ] = 8.0
+    learning_starts: Annotated[int, Setting("random play before the first update", "env steps", 0, 2**40)] = 20_000
+    target_update_interval: Annotated[
+        int, Setting("the target network follows every so many updates", "updates", 1, 2**40)
+    ] = 2_000
+    target_tau: Annotated[
+        float,
+        Setting("how far it follows: 1 copies, less averages (Polyak)", "", 0, 1, low_open=True),
+    ] = 1.0
+    double_q: Annotated[
+        bool, Setting("the online network picks the target's action", source="van Hasselt et al. 2016")
+    ] = True
+    max_grad_norm: Annotated[
+        float, Setting("gradients are scaled down to this norm", "L2 norm", 0, 1e9, low_open=True, source="labml: 0.5")
+    ] = 10.0
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Setting("arithmetic of the convolutions; auto takes bf16 where it pays, and fp32 with --deterministic"),
+    ] = "auto"
+
+
+@_help_from_settings
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExplorationConfig:
+    """Exploration"""
+
+    epsilon_values: Annotated[tuple[float, ...], Setting("probability of a random action at the knots", "", 0, 1)] = (
+        1.0,
+        0.1,
+        0.01,
+    )
+    epsilon_at: Annotated[tuple[float, ...], Setting("its knots", "fraction of total_env_steps", 0, 1)] = (
+        0.0,
+        0.025,
+        0.5,
+    )
+
+
+@_help_from_settings
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Run"""
+
+    total_env_steps: Annotated[
+        int, Setting("the run's length; one env step is 4 Atari frames", "env steps", 1, 2**40)
+    ] = 10_000_000
+    seed: Annotated[int, Setting("root of every random number of the run", "", 0, 2**31 - 1)] = 1
+    device: Annotated[Literal["auto", "cpu", "cuda"], Setting("where replay, network and loss live")] = "auto"
+    deterministic: Annotated[
+        bool, Setting("same seed, same bits (on a CPU: for the same number of torch threads)")
+    ] = False
+    torch_threads: Annotated[
+        int, Setting("threads of the learner's arithmetic; 0: one per core this process may use", "threads", 0, 4096)
+    ] = 0
+    run_dir: Annotated[
+        Path | None, Setting("the run's directory; one that holds a checkpoint is continued (default: runs/...)")
+    ] = None
+    log_interval: Annotated[int, Setting("a row of metrics every so many", "env steps", 1, 2**40)] = 500
+    checkpoint_interval: Annotated[int, Setting("a checkpoint every so many", "env steps", 1, 2**40)] = 100_000
+    keep_checkpoints: Annotated[int, Setting("the newest so many are kept, and the best", "", 1, 1000)] = 2
+    eval_interval: Annotated[
+        int, Setting("an evaluation every so many; 0: none during training", "env steps", 0, 2**40)
+    ] = 0
+    eval_episodes: Annotated[int, Setting("games per evaluation during training", "episodes", 1, 100_000)] = 16
+    eval_epsilon: Annotated[
+        float, Setting("probability of a random action in evaluation", "", 0, 1, source="Mnih 2015: 0.05")
+    ] = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a prioritized, dueling, double DQN from many worker processes.
+
+    Each flag tells its meaning and, in brackets, its unit, bounds and source.
+    """
+
+    env: Annotated[EnvConfig, tyro.conf.OmitArgPrefixes] = EnvConfig()
+    replay: Annotated[ReplayConfig, tyro.conf.OmitArgPrefixes] = ReplayConfig()
+    network: Annotated[NetworkConfig, tyro.conf.OmitArgPrefixes] = NetworkConfig()
+    learner: Annotated[LearnerConfig, tyro.conf.OmitArgPrefixes] = LearnerConfig()
+    exploration: Annotated[ExplorationConfig, tyro.conf.OmitArgPrefixes] = ExplorationConfig()
+    run: Annotated[RunConfig, tyro.conf.OmitArgPrefixes] = RunConfig()
+
+    @property
+    def num_envs(self) -> int:
+        return self.env.num_workers * self.env.envs_per_worker
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat and JSON-ready: `{"learning_rate": 1e-4, ...}`, every name as on the command line."""
+        flat: dict[str, Any] = {}
+        for _, section in self._sections():
+            for name, value in vars(section).items():
+                flat[name] = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        return flat
+
+    def replace(self, **changes: Any) -> TrainConfig:
+        """A copy with some settings changed, each by its flat name: `config.replace(seed=2)`."""
+        left = dict(changes)
+        sections = {
+            key: dataclasses.replace(section, **{name: left.pop(name) for name in vars(section) if name in left})
+            for key, section in self._sections()
+        }
+        if left:
+            raise ConfigError(f"unknown setting {sorted(left)[0]!r}; train --help lists them")
+        return TrainConfig(**sections)
+
+    def _sections(self) -> Iterator[tuple[str, Any]]:
+        for field in dataclasses.fields(self):
+            yield field.name, getattr(self, field.name)
+
+    def validate(self) -> TrainConfig:
+        """Return self, or raise `ConfigError` for the first setting out of bounds or at odds with another."""
+        for name, setting in settings(TrainConfig).items():
+            for _, section in self._sections():
+                if hasattr(section, name):
+                    setting.check(name, getattr(section, name))
+        check_capacity(self)
+        _check_knots("epsilon", self.exploration.epsilon_values, self.exploration.epsilon_at)
+        _check_knots("beta", self.replay.beta_values, self.replay.beta_at)
+        least = self.num_envs * (self.replay.n_step + 1)
+        if self.learner.learning_starts < least:
+            raise ConfigError(
+                f"--learning-starts is {self.learner.learning_starts}; with {self.num_envs} envs and --n-step"
+                f" {self.replay.n_step} nothing can be drawn before env step {least}, so it must be at least {least}"
+            )
+        return self
+
+
+def check_capacity(config: TrainConfig) -> None:
+    """Raise `ConfigError` unless the ring holds whole rows and, when prioritized, a power of two of leaves."""
+    capacity, num_envs = config.replay.replay_capacity, config.num_envs
+    if config.replay.replay == "prioritized" and capacity & (capacity - 1):
+        below = 2 ** (capacity.bit_length() - 1)
+        raise ConfigError(
+            f"--replay-capacity is {capacity}; a prioritized replay needs a power of two: {below} or {2 * below}"
+        )
+    rows = config.env.frame_stack + config.replay.n_step + 1
+    if capacity // num_envs < rows:
+        raise ConfigError(
+            f"--replay-capacity is {capacity}, which leaves {capacity // num_envs} rows for each of {num_envs} envs;"
+            f" stacks and n-step windows need {rows}, so it must be at least {rows * num_envs}"
+        )
+
+
+def _check_knots(name: str, values: tuple[float, ...], at: tuple[float, ...]) -> None:
+    if len(values) != len(at) or not values:
+        raise ConfigError(
+            f"--{name}-values has {len(values)} numbers and --{name}-at {len(at)}; each knot needs one of both"
+        )
+    if any(later <= earlier for earlier, later in zip(at, at[1:], strict=False)):
+        raise ConfigError(f"--{name}-at must increase from knot to knot")
+
+
+def load_config(file: Path) -> TrainConfig:
+    """Read a `config.json` written by a run. Raises `ConfigError` naming what is missing, torn or unknown."""
+    try:
+        stored = json.loads(Path(file).read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {file}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"--config {file} is not JSON: {error}") from None
+    if not isinstance(stored, dict):
+        raise ConfigError(f"--config {file} holds no settings; a run's config.json is a JSON object")
+    return from_dict(stored)
+
+
+def from_dict(stored: Mapping[str, Any]) -> TrainConfig:
+    """The inverse of `TrainConfig.to_dict`; settings that are absent take their defaults."""
+    defaults = TrainConfig().to_dict()
+    changes: dict[str, Any] = {}
+    for name, value in stored.items():
+        default = defaults.get(name)
+        if isinstance(default, list) and isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        elif name == "run_dir":
+            value = Path(value) if value else None
+        elif name in defaults and type(value) is not type(default):
+            raise ConfigError(f"{flag(name)} is {value!r} in the config file; it must be {type(default).__name__}")
+        changes[name] = value
+    return TrainConfig().replace(**changes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Derived:
+    """Counts that follow from the settings, computed nowhere else and printed at the start of a run."""
+
+    num_envs: int
+    rows: int
+    """rows of the frame ring; a row holds one frame of every env"""
+    stack: int
+    bytes_per_transition: float
+    replay_bytes: int
+    env_steps_per_update: Fraction
+    total_updates: int
+    target_sync_env_steps: Fraction
+    epsilon_knots: tuple[tuple[float, float], ...]
+    """(env step, epsilon)"""
+    beta_knots: tuple[tuple[float, float], ...]
+    """(env step, beta)"""
+
+
+RING_BYTES = 4 + 8 + 4 + 1 + 1
+"""Bytes a transition takes in the ring beside its frame: age, action, reward, terminal, last."""
+TREE_BYTES = 16 * 64 / 63
+"""Bytes a leaf takes in the sum tree with its share of the nodes above it: a sum and a minimum, float64."""
+
+
+def derive(config: TrainConfig, frame_bytes: int, stack: int) -> Derived:
+    """`frame_bytes` and `stack` come from the env: 7,056 and 4 for an Atari game."""
+    rows = config.replay.replay_capacity // config.num_envs
+    slots = rows * config.num_envs
+    replay_bytes = round(slots * (frame_bytes + RING_BYTES) + config.replay.replay_capacity * TREE_BYTES)
+    ratio = Fraction(str(config.learner.replay_ratio))
+    per_update = Fraction(config.learner.batch_size) / ratio if ratio else Fraction(0)
+    total = config.run.total_env_steps
+    return Derived(
+        num_envs=config.num_envs,
+        rows=rows,
+        stack=stack,
+        bytes_per_transition=replay_bytes / slots,
+        replay_bytes=replay_bytes,
+        env_steps_per_update=per_update,
+        total_updates=updates_at(config.learner, total),
+        target_sync_env_steps=per_update * config.learner.target_update_interval,
+        epsilon_knots=_knots(config.exploration.epsilon_values, config.exploration.epsilon_at, total),
+        beta_knots=_knots(config.replay.beta_values, config.replay.beta_at, total),
+    )
+
+
+def updates_at(learner: LearnerConfig, env_steps: int) -> int:
+    """Updates that are due after `env_steps`: integer arithmetic, so no drift, and no burst when learning starts."""
+    learning = max(0, env_steps - learner.learning_starts)
+    return math.floor(learning * Fraction(str(learner.replay_ratio)) / learner.batch_size)
+
+
+def _knots(values: tuple[float, ...], at: tuple[float, ...], total: int) -> tuple[tuple[float, float], ...]:
+    return tuple((fraction * total, value) for fraction, value in zip(at, values, strict=True))
