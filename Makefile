@@ -1,0 +1,33 @@
+# Two commands on a machine with nothing but Python 3.11 or newer: `make train` and `make test`.
+# ARGS goes to the command: make train ARGS="--env-id pong --num-workers 4"
+
+PYTHON ?= python3
+VENV   ?= .venv
+RUN     = $(VENV)/bin/python
+
+.PHONY: train test lint slow bench clean
+
+train: $(VENV)/installed
+	$(RUN) -m atari_dqn.train $(ARGS)
+
+test: lint
+	$(RUN) -m pytest -m "not slow" $(ARGS)
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+slow: $(VENV)/installed
+	$(RUN) -m pytest -m slow $(ARGS)
+
+bench: $(VENV)/installed
+	$(RUN) -m atari_dqn.bench $(ARGS)
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

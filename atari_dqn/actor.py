@@ -1,0 +1,46 @@
+"""Epsilon-greedy play. Flows in: one observation per env and epsilon. Flows out: one action per env, as numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from atari_dqn.network import Precision, precision_context
+
+
+class Actor:
+    """Picks actions by `network` (Q values [N, A] of observations [N, ...]), at random where an env explores.
+
+    Owns its generator. Each call draws one uniform number and one random action *per env*, needed or not, so that envs
+    explore independently and the stream does not depend on epsilon.
+    """
+
+    def __init__(self, network: nn.Module, num_actions: int, *, seed: int, precision: Precision = "fp32") -> None:
+        self.network = network
+        self.num_actions = num_actions
+        self.precision: Precision = precision
+        self._rng = np.random.default_rng(seed)
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, epsilon: float | npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
+        """`obs` [N, stack, *frame_shape] on the network's device; `epsilon` one number or one per env. Returns [N]."""
+        num_envs = len(obs)
+        explore = self._rng.random(num_envs) < np.broadcast_to(epsilon, num_envs)
+        actions = self._rng.integers(self.num_actions, size=num_envs)
+        if not explore.all():
+            with precision_context(self.precision, obs.device):
+                best = self.network(obs).argmax(1)
+            actions = np.where(explore, actions, best.cpu().numpy())
+        return actions
+
+    def state(self) -> dict[str, Any]:
+        """The generator's state, JSON-ready."""
+        return dict(self._rng.bit_generator.state)
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue the stream of `state()`."""
+        self._rng.bit_generator.state = state

@@ -1,0 +1,1 @@
+"""Environments: the only room that knows gymnasium and ALE, and the worker processes that step them."""

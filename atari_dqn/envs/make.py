@@ -1,0 +1,208 @@
+"""Env ids and a named protocol flow in; an `EnvSpec` (shapes and counts) and gymnasium vector envs flow out.
+
+Every vector env made here hands over the newest frame of each env alone, raw rewards, and resets a finished env on
+the tick after its end (gymnasium's next-step autoreset). Bad names and unfit spaces raise `ConfigError`, in one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import re
+from typing import Any, Literal
+
+import ale_py
+import gymnasium as gym
+import numpy as np
+from ale_py import roms
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.spaces import Box, Discrete
+
+from atari_dqn.config import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How an Atari game is presented; other envs take no notice of it. Every protocol repeats an action for 4 frames,
+    takes the pixelwise maximum of the last two before resizing to 84x84 grey, and leaves rewards raw."""
+
+    name: str
+    repeat_action_probability: float
+    """Sticky actions: chance per frame that the emulator repeats the previous action."""
+    noop_max: int
+    """A game starts after 0 to `noop_max - 1` frames of no-op, drawn anew for each (0 and 1: none)."""
+    fire_reset: bool
+    full_action_space: bool
+    life_loss_terminal: bool
+    """Training treats a lost life as terminal. The game goes on: workers report lives, they never reset on one."""
+    max_episode_frames: int
+    """Frames after which a game is truncated, no-ops not counted."""
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    # Mnih et al. 2015
+    "nature": Protocol(
+        name="nature",
+        repeat_action_probability=0.0,
+        noop_max=30,
+        fire_reset=False,
+        full_action_space=False,
+        life_loss_terminal=True,
+        max_episode_frames=108_000,
+    ),
+    # Machado et al. 2018
+    "machado": Protocol(
+        name="machado",
+        repeat_action_probability=0.25,
+        noop_max=0,
+        fire_reset=False,
+        full_action_space=True,
+        life_loss_terminal=False,
+        max_episode_frames=108_000,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvSpec:
+    """What the rest of the house must know of an env."""
+
+    env_id: str
+    is_atari: bool
+    kind: Literal["pixels", "vector"]
+    frame_shape: tuple[int, ...]
+    frame_dtype: np.dtype[Any]
+    num_actions: int
+    stack: int
+    """Frames in an observation; 1 for vectors."""
+
+    @property
+    def frame_bytes(self) -> int:
+        return int(np.prod(self.frame_shape)) * self.frame_dtype.itemsize
+
+
+def resolve_env_id(name: str) -> str:
+    """The full id of an env: `breakout`, `ms_pacman` -> `ALE/Breakout-v5`, `ALE/MsPacman-v5`; gymnasium's own ids and
+    `module:Env-v0` (the module is imported, and registers the id) pass.
+
+    Raises `ConfigError` for unknown names, with the nearest known one, and for the old Atari ids: they fix frame
+    skips and sticky actions that a protocol should fix.
+    """
+    module, _, bare = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"--env-id {name}: cannot import {module} ({error})") from error
+    games = {_plain(env_id): env_id for env_id in gym.registry if env_id.startswith("ALE/")}
+    words = re.fullmatch(r"(?P<game>.+?)(?P<old>-ram|NoFrameskip|Deterministic)*(?P<version>-v\d+)?", bare)
+    game = games.get(_plain(words["game"])) if words else None
+    if words and game:
+        if words["old"] or words["version"] not in (None, "-v5"):
+            raise ConfigError(f"--env-id {name} is an old id; use {game} and choose its preprocessing with --protocol")
+        return game
+    if bare in gym.registry:
+        return name
+    known = {_plain(i): i for i, spec in gym.registry.items() if "ale_py" not in str(spec.entry_point)} | games
+    near = difflib.get_close_matches(_plain(bare), known, n=1)
+    raise ConfigError(
+        f"--env-id {name} is no env that is known here"
+        + (f"; did you mean {known[near[0]]}?" if near else ": give a game such as breakout, or a gymnasium id")
+    )
+
+
+def _plain(name: str) -> str:
+    """What is left of a name to compare: `ALE/MsPacman-v5`, `ms_pacman` -> `mspacman`; `CartPole-v1` -> `cartpole`."""
+    return re.sub(r"-v\d+$|[ _-]", "", name.removeprefix("ALE/")).lower()
+
+
+def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
+    """Shapes and counts of a resolved env id; makes one env to look at it, and closes it.
+
+    Atari: 84x84 uint8 frames. Another uint8 Box of shape (H, W) or (H, W, up to 4), at least 36x36: pixels as they
+    are. Any other Box: float32 vectors, flattened, not stacked.
+    Raises `ConfigError` when the env cannot be made, its observations are no Box or its actions not Discrete.
+    """
+    if env_id.startswith("ALE/"):
+        return EnvSpec(
+            env_id=env_id,
+            is_atari=True,
+            kind="pixels",
+            frame_shape=(84, 84),
+            frame_dtype=np.dtype(np.uint8),
+            num_actions=_count_actions(_rom(env_id), protocol.full_action_space),
+            stack=frame_stack,
+        )
+    try:
+        env = gym.make(env_id, disable_env_checker=True)
+    except (gym.error.Error, ImportError) as error:
+        raise ConfigError(f"--env-id {env_id} cannot be made: {str(error).splitlines()[0]}") from error
+    frames, actions = env.observation_space, env.action_space
+    env.close()
+    if not isinstance(frames, Box):
+        raise ConfigError(f"--env-id {env_id} observes {frames}; a Box is needed")
+    if not isinstance(actions, Discrete):
+        raise ConfigError(f"--env-id {env_id} acts by {actions}; Discrete actions are needed")
+    image = len(frames.shape) == 2 or (len(frames.shape) == 3 and frames.shape[2] <= 4)
+    pixels = frames.dtype == np.uint8 and image and min(frames.shape[:2]) >= 36
+    return EnvSpec(
+        env_id=env_id,
+        is_atari=False,
+        kind="pixels" if pixels else "vector",
+        frame_shape=frames.shape if pixels else (int(np.prod(frames.shape)),),
+        frame_dtype=np.dtype(np.uint8 if pixels else np.float32),
+        num_actions=int(actions.n),
+        stack=frame_stack if pixels else 1,
+    )
+
+
+def make_vector_env(spec: EnvSpec, protocol: Protocol, num_envs: int) -> gym.vector.VectorEnv[Any, Any, Any]:
+    """`num_envs` envs stepped together, actions 0 to `num_actions - 1`, next-step autoreset, raw rewards.
+
+    Observations are one frame of each env, [num_envs, *frame_shape] but for axes of length 1 and flattening.
+    Seed with `reset(seed=[one int per env])`. An action out of range hangs an Atari env for good: check before.
+    """
+    if spec.is_atari:
+        return AtariVectorEnv(
+            _rom(spec.env_id),
+            num_envs,
+            num_threads=1,
+            stack_num=1,
+            frameskip=4,
+            maxpool=True,
+            max_num_frames_per_episode=protocol.max_episode_frames,
+            repeat_action_probability=protocol.repeat_action_probability,
+            full_action_space=protocol.full_action_space,
+            noop_max=protocol.noop_max,
+            use_fire_reset=protocol.fire_reset,
+            episodic_life=False,
+            life_loss_info=False,
+            reward_clipping=False,
+            autoreset_mode=gym.vector.AutoresetMode.NEXT_STEP,
+        )
+    # never an env's own vector version: most draw all their envs from one generator, so that an env's randomness
+    # would depend on how many share its worker
+    return gym.vector.SyncVectorEnv([lambda: _make_one(spec)] * num_envs, copy=False)
+
+
+def _make_one(spec: EnvSpec) -> gym.Env[Any, Any]:
+    env = gym.make(spec.env_id, disable_env_checker=True)
+    start = int(env.action_space.start)  # type: ignore[attr-defined]
+    if start == 0:
+        return env
+    return gym.wrappers.TransformAction(env, lambda action: action + start, Discrete(spec.num_actions))
+
+
+def _rom(env_id: str) -> str:
+    """`ALE/MsPacman-v5` -> `ms_pacman`."""
+    return str(gym.spec(env_id).kwargs["game"])
+
+
+def _count_actions(rom: str, full: bool) -> int:
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    ale = ale_py.ALEInterface()
+    path = roms.get_rom_path(rom)
+    assert path is not None, "every registered game's ROM comes in ale-py's wheel"
+    ale.loadROM(path)
+    return len(ale.getLegalActionSet() if full else ale.getMinimalActionSet())

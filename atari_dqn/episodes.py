@@ -1,0 +1,63 @@
+"""Scores of whole games: step results flow in, raw returns and lengths of finished episodes flow out."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+import numpy as np
+
+from atari_dqn.envs.pool import StepResult
+
+WINDOW = 100
+"""Games in a mean score: the field's convention."""
+
+
+class EpisodeStatistics:
+    """Adds up raw rewards and env steps of every env until its game is over; a lost life ends nothing here."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._return = np.zeros(num_envs)
+        self._length = np.zeros(num_envs, dtype=np.int64)
+        self.returns: collections.deque[float] = collections.deque(maxlen=WINDOW)
+        self.lengths: collections.deque[int] = collections.deque(maxlen=WINDOW)
+        self.finished = 0
+
+    def add(self, step: StepResult) -> None:
+        """Count one tick of all envs; a reset tick counts nothing."""
+        self._return += step.rewards
+        self._length += ~step.is_reset
+        for env in np.flatnonzero(step.terminated | step.truncated):
+            self.returns.append(float(self._return[env]))
+            self.lengths.append(int(self._length[env]))
+            self.finished += 1
+            self._return[env] = self._length[env] = 0
+
+    def abandon(self) -> None:
+        """Forget the unfinished games: their envs start anew."""
+        self._return[:] = self._length[:] = 0
+
+    def metrics(self) -> dict[str, float]:
+        """`charts/episodic_return` and `charts/episodic_length`, means over the last games; empty before the first."""
+        if not self.returns:
+            return {}
+        return {
+            "charts/episodic_return": float(np.mean(self.returns)),
+            "charts/episodic_length": float(np.mean(self.lengths)),
+            "charts/episodes": float(self.finished),
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "return": self._return.tolist(),
+            "length": self._length.tolist(),
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "finished": self.finished,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self._return[:], self._length[:] = state["return"], state["length"]
+        self.returns.extend(state["returns"])
+        self.lengths.extend(state["lengths"])
+        self.finished = state["finished"]

@@ -1,0 +1,219 @@
+"""The learner. Flows in: batches drawn from the replay. Flows out: new weights, and TD errors back to the replay.
+
+`update()` is sample, loss, backward, clip, Adam step, priorities, all on one device. Its device part has static
+shapes, asks no tensor for its value, and reads what may change during a run (learning rate, gradient norm; the replay
+reads beta) from tensors, so that a CUDA graph can wrap it.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from atari_dqn.config import ConfigError, LearnerConfig
+from atari_dqn.loss import double_q_target, q_target, td_error, weighted_huber_loss
+from atari_dqn.network import Precision, QNetwork, precision_context
+
+METRICS = ("losses/td_loss", "losses/q_values", "losses/grad_norm", "losses/abs_td_error")
+
+
+class Batch(Protocol):
+    """Transitions: `obs` and `next_obs` [B, stack, *frame_shape]; everything else [B], float32 except the int64
+    `actions` and `ids`."""
+
+    obs: Tensor
+    actions: Tensor
+    returns: Tensor
+    discounts: Tensor
+    next_obs: Tensor
+    weights: Tensor
+    ids: Tensor
+
+
+class Replay(Protocol):
+    """What the learner needs of a replay."""
+
+    def sample(self, batch_size: int) -> Batch: ...
+    def update_priorities(self, ids: Tensor, td_errors: Tensor) -> None: ...
+
+
+class Learner:
+    """Owns the online and the target network and the optimizer.
+
+    `learning_rate` and `max_grad_norm` are 0-dim tensors: fill them, and the next update obeys. `updates` counts
+    gradient steps.
+    """
+
+    def __init__(
+        self,
+        make_net: Callable[[], QNetwork],
+        replay: Replay,
+        config: LearnerConfig,
+        *,
+        seed: int,
+        device: torch.device,
+        precision: Precision = "fp32",
+    ) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
+        # Drawn on the CPU whatever the device: the same seed starts from the same weights everywhere.
+        with torch.random.fork_rng(devices=()):
+            torch.default_generator.manual_seed(seed)
+            self.online = make_net().to(device)
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.replay = replay
+        self.config = config
+        self.device = device
+        self.precision: Precision = precision
+        self.updates = 0
+        self.learning_rate = torch.tensor(config.learning_rate, device=device)
+        self.max_grad_norm = torch.tensor(config.max_grad_norm, device=device)
+        self._params: list[Tensor] = list(self.online.parameters())
+        self._target_params: list[Tensor] = list(self.target.parameters())
+        self.optimizer = make_optimizer(config, self._params, self.learning_rate)
+        self._metric_sums = torch.zeros(len(METRICS), device=device)
+        self._metric_updates = 0
+
+    def update(self) -> None:
+        """One gradient step on one batch, and the target network's turn every `target_update_interval` updates."""
+        self.gradient_step()
+        self.updates += 1
+        self._metric_updates += 1
+        if self.updates % self.config.target_update_interval == 0:
+            self.sync_target()
+
+    def gradient_step(self) -> None:
+        """The device part of `update`: no decision here depends on a tensor's value."""
+        batch = self.replay.sample(self.config.batch_size)
+        with precision_context(self.precision, self.device):
+            q = self.online(batch.obs)
+            target = self._target_values(batch)
+        error = td_error(q, batch.actions, target)
+        loss = weighted_huber_loss(error, batch.weights)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = self._clip_gradients()
+        self.optimizer.step()
+        with torch.no_grad():
+            error = error.detach()
+            self.replay.update_priorities(batch.ids, error)
+            chosen = target - error
+            self._metric_sums += torch.stack((loss, chosen.mean(), norm, error.abs().mean()))
+
+    @torch.no_grad()
+    def _target_values(self, batch: Batch) -> Tensor:
+        prepared = self.online.prepare(batch.next_obs)
+        of_target = self.target.q_values(prepared)
+        if not self.config.double_q:
+            return q_target(of_target, batch.returns, batch.discounts)
+        return double_q_target(self.online.q_values(prepared), of_target, batch.returns, batch.discounts)
+
+    def _clip_gradients(self) -> Tensor:
+        """Scale the gradients down to `max_grad_norm`, if they are longer. Returns their norm before."""
+        grads = [param.grad for param in self._params if param.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        torch._foreach_mul_(grads, (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    @torch.no_grad()
+    def sync_target(self) -> None:
+        """target <- tau * online + (1 - tau) * target."""
+        if self.config.target_tau == 1:
+            torch._foreach_copy_(self._target_params, self._params)
+        else:
+            torch._foreach_lerp_(self._target_params, self._params, self.config.target_tau)
+
+    def pop_metrics(self) -> dict[str, float]:
+        """Means over the updates since the last call, by the names in `METRICS`; empty when there were none."""
+        if not self._metric_updates:
+            return {}
+        means = (self._metric_sums / self._metric_updates).tolist()
+        self._metric_sums.zero_()
+        self._metric_updates = 0
+        return dict(zip(METRICS, means, strict=True))
+
+    def state(self) -> dict[str, Any]:
+        """Weights, the optimizer's moments and the count of updates: views, not copies."""
+        return {
+            "online": self.online.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": [self.optimizer.state[param] for param in self._params],
+            "updates": self.updates,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state()`. Settings, the learning rate among them, stay those this learner was made with."""
+        self.online.load_state_dict(state["online"])
+        self.target.load_state_dict(state["target"])
+        self.updates = state["updates"]
+        for param, stored in zip(self._params, state["optimizer"], strict=True):
+            # The fused step walks through memory, so moments must be laid out as their parameter is.
+            self.optimizer.state[param] = {
+                name: torch.empty_like(param).copy_(value) if value.shape == param.shape else value.clone()
+                for name, value in stored.items()
+            }
+
+    def load_weights(self, weights: Mapping[str, Tensor], file: Path) -> None:
+        """Start both networks from the weights of `file`. Raises `ConfigError`, naming it, when they do not fit."""
+        expected = {name: list(tensor.shape) for name, tensor in self.online.state_dict().items()}
+        found = {name: list(tensor.shape) for name, tensor in weights.items()}
+        if expected != found:
+            name = next(name for name in (*expected, *found) if expected.get(name) != found.get(name))
+            raise ConfigError(
+                f"the weights in {file} are another network's: {name} is {found.get(name, 'absent')} there"
+                f" and {expected.get(name, 'absent')} here"
+            )
+        self.online.load_state_dict(weights)
+        self.target.load_state_dict(weights)
+
+
+def make_optimizer(config: LearnerConfig, params: list[Tensor], learning_rate: Tensor) -> torch.optim.Optimizer:
+    """Adam (Kingma & Ba 2015), or AdamW with amsgrad, in one fused pass. `learning_rate` is read at every step."""
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(params, lr=learning_rate, eps=config.adam_epsilon, amsgrad=True, fused=True)
+    return torch.optim.Adam(params, lr=learning_rate, eps=config.adam_epsilon, fused=True)
+
+
+def resolve_device(requested: str) -> torch.device:
+    """`auto` is cuda where there is one. Raises `ConfigError` when cuda is asked for and absent."""
+    if requested == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device is cuda, and torch finds no usable GPU here; take cpu or auto")
+    if requested == "auto":
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(requested)
+
+
+def resolve_precision(requested: str, device: torch.device, deterministic: bool) -> Precision:
+    """`auto` is bf16 where the hardware multiplies it natively (AVX512-BF16 or AMX; Ampere and later), else fp32;
+    and fp32 when `deterministic`."""
+    if requested == "bf16":
+        return "bf16"
+    if requested == "fp32" or deterministic:
+        return "fp32"
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks instead of returning them to the kernel.
+
+    Activations of a few megabytes are freed and asked for again at every update; by default each time costs fresh
+    zeroed pages. Process-wide, harmless to repeat; does nothing without glibc.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        mallopt(m_mmap_threshold, 1 << 25)  # the largest value it takes
+        mallopt(m_trim_threshold, 1 << 30)

@@ -1,0 +1,201 @@
+"""Metrics out: one row of scalars in, and the same names and values to every view of the run.
+
+Views: `metrics.jsonl` (the record), TensorBoard events, and the terminal. A view is anything with `write(row)` and
+`close()`; the labml dashboard will be one more, living in a side process behind a bounded queue, and this file its
+only importer. Views read the training and never change it.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import time
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+Row = dict[str, float]
+
+LINE_SECONDS = 10.0
+"""Seconds between lines where the output is no terminal."""
+PANEL_SECONDS = 0.5
+"""Seconds between redraws of the panel."""
+
+
+class View(Protocol):
+    def write(self, row: Row) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """Appends rows to `metrics.jsonl`, each flushed, so that a killed run keeps what it had logged."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file.open("a")
+
+    def write(self, row: Row) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def cut_back(file: Path, env_step: int) -> None:
+    """Drop the rows of `metrics.jsonl` past `env_step` (a resume repeats them), and a last line torn by a kill."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text().splitlines(keepends=True):
+        try:
+            if json.loads(line)["env_step"] <= env_step:
+                kept.append(line)
+        except ValueError:
+            continue
+    temporary = file.with_suffix(".partial")
+    temporary.write_text("".join(kept))
+    temporary.replace(file)
+
+
+class TensorBoard:
+    """Writes event files that `tensorboard --logdir runs` shows, by env step."""
+
+    def __init__(self, directory: Path, first_env_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        self._writer = SummaryWriter(str(directory), purge_step=first_env_step)
+
+    def write(self, row: Row) -> None:
+        for name, value in row.items():
+            if "/" in name:
+                self._writer.add_scalar(name, value, int(row["env_step"]))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Terminal:
+    """A live panel on a terminal, a line every `LINE_SECONDS` elsewhere."""
+
+    def __init__(self, console: Console, title: str, total_env_steps: int, env_steps: int) -> None:
+        self._console, self._title, self._total = console, title, total_env_steps
+        self._row: Row = {}
+        self._pace: collections.deque[tuple[float, int]] = collections.deque(maxlen=64)
+        self._env_steps = env_steps
+        self._started = self._drawn = time.monotonic()
+        self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
+        if self._live:
+            self._live.start()
+
+    def write(self, row: Row) -> None:
+        self._row = row
+
+    def tick(self, env_steps: int) -> None:
+        """Redraw when it is time; called at every step, so it must cost nothing when it is not."""
+        now = time.monotonic()
+        self._env_steps = env_steps
+        if now - self._drawn < (PANEL_SECONDS if self._live else LINE_SECONDS / 2 if not self._pace else LINE_SECONDS):
+            return
+        self._drawn = now
+        self._pace.append((now, env_steps))
+        if self._live:
+            self._live.update(self._panel(), refresh=True)
+        else:
+            self._console.print(self._line(), highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._live:
+            self._live.update(self._panel(), refresh=True)
+            self._live.stop()
+
+    def steps_per_second(self) -> float:
+        """Env steps a second over the last redraws; from the start while there is only one."""
+        if len(self._pace) < 2:
+            return 0.0
+        (then, before), (now, after) = self._pace[0], self._pace[-1]
+        return (after - before) / max(now - then, 1e-9)
+
+    def eta(self) -> str:
+        pace = self.steps_per_second()
+        return duration((self._total - self._env_steps) / pace) if pace else "..."
+
+    def _facts(self) -> list[tuple[str, str]]:
+        def shown(name: str, form: str) -> str:
+            return format(self._row[name], form) if name in self._row else "–"
+
+        return [
+            ("env steps", f"{self._env_steps:,} / {self._total:,}"),
+            ("updates", shown("update", ",.0f")),
+            ("steps/s", f"{self.steps_per_second():,.0f}"),
+            ("ETA", self.eta()),
+            ("episode return", shown("charts/episodic_return", ".2f")),
+            ("episode length", shown("charts/episodic_length", ",.0f")),
+            ("epsilon", shown("charts/epsilon", ".3f")),
+            ("beta", shown("charts/beta", ".3f")),
+            ("loss", shown("losses/td_loss", ".4g")),
+            ("mean Q", shown("losses/q_values", ".3f")),
+            ("replay fill", shown("charts/replay_fill", ".1%")),
+            ("evaluation", shown("eval/episodic_return", ".2f")),
+        ]
+
+    def _panel(self) -> Panel:
+        grid = Table.grid(padding=(0, 2), expand=True)
+        for _ in range(2):
+            grid.add_column(style="dim")
+            grid.add_column(justify="right")
+        facts = self._facts()
+        for (left, left_value), (right, right_value) in zip(facts[::2], facts[1::2], strict=True):
+            grid.add_row(left, left_value, right, right_value)
+        whole = Table.grid(expand=True)
+        whole.add_row(grid)
+        whole.add_row(ProgressBar(total=self._total, completed=self._env_steps))
+        return Panel(whole, title=self._title, subtitle=f"{duration(time.monotonic() - self._started)}", width=76)
+
+    def _line(self) -> str:
+        return "  ".join(f"{name} {value}" for name, value in self._facts() if value != "–")
+
+
+class Monitor:
+    """All views of one run."""
+
+    def __init__(self, run_dir: Path, console: Console, title: str, total_env_steps: int, env_steps: int) -> None:
+        cut_back(run_dir / "metrics.jsonl", env_steps)
+        self._console = console
+        self._views: list[View] = [JsonLines(run_dir / "metrics.jsonl"), TensorBoard(run_dir, env_steps)]
+        self._terminal = Terminal(console, title, total_env_steps, env_steps)
+        self._views.append(self._terminal)
+
+    def write(self, row: Row) -> None:
+        """Hand a row to every view. It has `env_step`, `update` and `time` (seconds), and scalars named `a/b`."""
+        for view in self._views:
+            view.write(row)
+
+    def tick(self, env_steps: int) -> None:
+        """Called at every step: keeps the terminal alive between rows."""
+        self._terminal.tick(env_steps)
+
+    def say(self, message: str) -> None:
+        """One line for the user, above the panel."""
+        self._console.print(message, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        for view in self._views:
+            view.close()
+
+
+def duration(seconds: float) -> str:
+    """`3725` -> `1h02m`; `59` -> `59s`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02}s"
+    if seconds < 86_400:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"
+    return f"{seconds // 86_400}d{seconds % 86_400 // 3600:02}h"

@@ -1,0 +1,184 @@
+"""The Q network. Flows in: observations as the replay holds them, uint8 pixels or float32 vectors. Flows out: float32
+Q values, one per action.
+
+Pixels are scaled to [0, 1] here and nowhere else. Under autocast the trunk and the hidden layer of a pixel network
+run in low precision; the last layers and the sum of value and advantages stay float32, so that Q values which
+differ by a little still differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atari_dqn.config import ConfigError, NetworkConfig
+
+MIN_PIXELS = 36
+"""The least height and width that three unpadded convolutions leave something of."""
+HIDDEN = 512
+"""Width of the layer behind the convolutions (Mnih et al. 2015)."""
+
+Precision = Literal["fp32", "bf16"]
+
+
+class ObservationSpec(Protocol):
+    """What a network must know of an env; `EnvSpec` is one."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def frame_shape(self) -> tuple[int, ...]: ...
+    @property
+    def stack(self) -> int: ...
+    @property
+    def num_actions(self) -> int: ...
+
+
+def make_network(spec: ObservationSpec, config: NetworkConfig) -> QNetwork:
+    """A freshly initialised network for observations [B, stack, *frame_shape] and `num_actions` actions.
+
+    Raises `ConfigError` for frames too small to convolve and for an MLP without hidden layers.
+    """
+    trunk: Pixels | Mlp
+    if spec.kind == "pixels":
+        trunk, width = Pixels(spec.stack, spec.frame_shape), HIDDEN
+    elif config.mlp_hidden:
+        *widths, width = config.mlp_hidden
+        trunk = Mlp(spec.stack * int(torch.Size(spec.frame_shape).numel()), widths)
+    else:
+        raise ConfigError("--mlp-hidden is empty; a network needs at least one hidden width")
+    return QNetwork(trunk, width, spec.num_actions, dueling=config.dueling, head=config.head)
+
+
+def precision_context(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """The arithmetic in which every forward pass of a run is made: learner's and actor's alike."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+class QNetwork(nn.Module):
+    """Trunk, hidden layer, and linear or dueling Q values.
+
+    Dueling (Wang et al. 2016, eq. 9): `Q = V + A - mean(A)`. With the head `shared` one layer of `width` precedes two
+    streams of half that width (the labml experiment's 512, then 256 and 256); with `two_stream` each stream has a
+    layer of `width` of its own upon the trunk (the paper's). Without dueling there is one layer of `width` (Mnih 2015).
+    """
+
+    def __init__(
+        self, trunk: Pixels | Mlp, width: int, num_actions: int, *, dueling: bool, head: Literal["shared", "two_stream"]
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.dueling = dueling
+        features = trunk.features
+        self.shared: nn.Module = nn.Identity()
+        if dueling and head == "shared":
+            self.shared = nn.Sequential(nn.Linear(features, width), nn.ReLU())
+            features, width = width, max(1, width // 2)
+        # The hidden layers of both streams read the same features, so they are one matrix product.
+        self.hidden = nn.Linear(features, 2 * width if dueling else width)
+        self.advantage = nn.Linear(width, num_actions)
+        if dueling:
+            self.value = nn.Linear(width, 1)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """`obs` [B, stack, *frame_shape], uint8 for pixels and float32 for vectors. Returns Q, float32 [B, A].
+
+        Raises `ValueError` for another dtype or shape.
+        """
+        return self.q_values(self.prepare(obs))
+
+    def prepare(self, obs: Tensor) -> Tensor:
+        """The trunk's input, without weights or gradient: several networks may share one."""
+        return self.trunk.prepare(obs)
+
+    def q_values(self, prepared: Tensor) -> Tensor:
+        """Q, float32 [B, A], of what `prepare` returned."""
+        low_precision = self.trunk.low_precision and torch.is_autocast_enabled(prepared.device.type)
+        with torch.autocast(prepared.device.type, dtype=torch.bfloat16, enabled=low_precision):
+            hidden = F.relu(self.hidden(self.shared(self.trunk(prepared))))
+        with torch.autocast(prepared.device.type, enabled=False):
+            hidden = hidden.float()
+            if not self.dueling:
+                return self.advantage(hidden)
+            of_value, of_advantage = hidden.chunk(2, dim=1)
+            advantage = self.advantage(of_advantage)
+            return self.value(of_value) + advantage - advantage.mean(1, keepdim=True)
+
+
+class Pixels(nn.Module):
+    """The convolutions of Mnih et al. 2015 (32 of 8x8/4, 64 of 4x4/2, 64 of 3x3/1) on stacks of (H, W) or (H, W, C).
+
+    The first one is computed as 32 of 2x2/1 on blocks of 4x4 pixels: the same sums, but of whole cache lines, and its
+    input is written in that layout by moving 4-byte words. Its weight is kept as 8x8.
+    """
+
+    low_precision = True
+
+    def __init__(self, stack: int, frame_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        height, width, *rest = frame_shape
+        if min(height, width) < MIN_PIXELS:
+            raise ConfigError(
+                f"frames of {height}x{width} are too small to convolve; the least is {MIN_PIXELS} each way"
+            )
+        self.stack, self.frame_shape, self.colors = stack, frame_shape, rest[0] if rest else 1
+        self.conv1 = nn.Conv2d(stack * self.colors, 32, 8, stride=4)
+        self.conv2 = nn.Conv2d(32, 64, 4, stride=2)
+        self.conv3 = nn.Conv2d(64, 64, 3, stride=1)
+        rows, columns = (((side // 4 - 1) - 4) // 2 + 1 - 2 for side in (height, width))
+        self.features = rows * columns * 64
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def prepare(self, obs: Tensor) -> Tensor:
+        """Pixels in [0, 1] as [B, stack * 16 * colors, H // 4, W // 4], channels last, in autocast's dtype."""
+        if obs.dtype != torch.uint8 or obs.shape[1:] != (self.stack, *self.frame_shape):
+            expected = [self.stack, *self.frame_shape]
+            raise ValueError(f"pixels must be uint8 [B, {str(expected)[1:]}, not {obs.dtype} {list(obs.shape)}")
+        high, wide = self.frame_shape[0] // 4, self.frame_shape[1] // 4
+        # Rows and columns beyond a multiple of 4 are out of the strided kernel's reach anyway.
+        words = obs[:, :, : 4 * high, : 4 * wide].contiguous().view(len(obs), self.stack, high, 4, -1).view(torch.int32)
+        blocks = words.unflatten(-1, (wide, self.colors)).permute(0, 2, 4, 1, 3, 5)
+        pixels = blocks.reshape(len(obs), high, wide, -1).view(torch.uint8)
+        kind = obs.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        return pixels.to(dtype).mul_(1 / 255).permute(0, 3, 1, 2)
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        """Features [B, rows * columns * 64], in that order, so that channels-last activations need no copy."""
+        weight = self.conv1.weight.unflatten(1, (self.stack, self.colors)).unflatten(3, (2, 4)).unflatten(5, (2, 4))
+        weight = weight.permute(0, 1, 4, 6, 2, 3, 5).reshape(32, -1, 2, 2)
+        x = F.relu(F.conv2d(prepared, weight, self.conv1.bias))
+        x = F.relu(self.conv2(x))
+        x = F.relu(self.conv3(x))
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class Mlp(nn.Module):
+    """Linear layers with ReLU on flattened vectors; without any, the vectors themselves."""
+
+    low_precision = False
+
+    def __init__(self, inputs: int, widths: list[int]) -> None:
+        super().__init__()
+        sizes = [inputs, *widths]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.inputs, self.features = inputs, sizes[-1]
+
+    def prepare(self, obs: Tensor) -> Tensor:
+        """Float32 [B, inputs]."""
+        flat = obs.flatten(1)
+        if obs.dtype != torch.float32 or flat.shape[1] != self.inputs:
+            raise ValueError(f"vectors must be float32 with {self.inputs} numbers, not {obs.dtype} {list(obs.shape)}")
+        return flat
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        for layer in self.layers:
+            prepared = F.relu(layer(prepared))
+        return prepared

@@ -1,0 +1,262 @@
+"""`python -m atari_dqn.train`: flags in, a run directory out.
+
+The order matters: everything the user may have got wrong is checked before torch is imported, a worker starts or a
+directory is made. Other programs (the files of `experiments/`) call `main` with their own defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import tyro
+
+from atari_dqn import cli
+from atari_dqn.config import ConfigError, TrainConfig, derive, flag, load_config, settings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainCommand(TrainConfig):
+    """Train a prioritized, dueling, double DQN from many worker processes.
+
+    Each flag tells its meaning and, in brackets, its unit, bounds and source. Stop with Ctrl-C: the state is saved,
+    and the same command with the same --run-dir goes on.
+    """
+
+    config: Annotated[Path | None, tyro.conf.arg(help="a former run's config.json; flags override it")] = None
+    init_from: Annotated[
+        Path | None, tyro.conf.arg(help="start from the weights of this checkpoint directory or learner.pt")
+    ] = None
+
+
+def main(
+    argv: Sequence[str] | None = None, default: TrainConfig | None = None, prog: str = "python -m atari_dqn.train"
+) -> int:
+    """Train as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
+    command = _parse(argv, default or TrainConfig(), prog)
+    config = TrainConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TrainConfig)})
+    config.validate()
+
+    from atari_dqn.envs.make import PROTOCOLS, env_spec, resolve_env_id
+
+    config = config.replace(env_id=resolve_env_id(config.env.env_id))
+    spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
+    derived = derive(config, spec.frame_bytes, spec.stack)
+    _check_memory(derived.replay_bytes, config)
+    if command.init_from is not None and not command.init_from.exists():
+        raise ConfigError(f"--init-from {command.init_from} does not exist")
+    run_dir = config.run.run_dir or _new_run_dir(config)
+    _check_resume(config, run_dir)
+
+    from rich.console import Console
+
+    console = Console()
+    console.print(_summary(config, derived, run_dir), highlight=False)
+    stop = _StopRequest()
+    with stop:
+        return _train(config, spec, run_dir, command.init_from, console, stop)
+
+
+def _train(config: TrainConfig, spec: Any, run_dir: Path, init_from: Path | None, console: Any, stop: _StopRequest) -> int:
+    import torch
+
+    from atari_dqn.checkpoint import CheckpointStore
+    from atari_dqn.envs.pool import WorkerError
+    from atari_dqn.monitor import Monitor
+    from atari_dqn.trainer import Trainer
+
+    threads = config.run.torch_threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    if config.run.deterministic:
+        torch.use_deterministic_algorithms(True)
+        # Only guards against reading uninitialised memory, at the price of filling every new tensor.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    trainer = Trainer(config, spec)
+    for line in trainer.resume(CheckpointStore(run_dir)):
+        console.print(line, highlight=False, soft_wrap=True)
+    if trainer.env_steps:
+        console.print(f"continuing {run_dir} at env step {trainer.env_steps:,}", highlight=False, soft_wrap=True)
+        if trainer.env_steps >= config.run.total_env_steps:
+            console.print("nothing left to do: raise --total-env-steps to go on", highlight=False)
+            return cli.DONE
+    elif init_from is not None:
+        trainer.init_from(init_from)
+    _describe_run(config, run_dir, str(trainer.device), trainer.learner.precision, threads)
+    title = f"{config.env.env_id} · {trainer.device} {trainer.learner.precision}"
+    monitor = Monitor(run_dir, console, title, config.run.total_env_steps, trainer.env_steps)
+    try:
+        done = trainer.run(run_dir, monitor, stop.asked)
+    except WorkerError as error:
+        raise cli.CommandFailed(str(error)) from None
+    finally:
+        monitor.close()
+    if done:
+        console.print(f"done: {trainer.env_steps:,} env steps in {run_dir}", highlight=False, soft_wrap=True)
+        return cli.DONE
+    console.print(
+        f"stopped at env step {trainer.env_steps:,}, state saved; to go on, give --run-dir {run_dir}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return cli.INTERRUPTED
+
+
+def _parse(argv: Sequence[str] | None, default: TrainConfig, prog: str) -> TrainCommand:
+    # The file has to be known before the flags are read, since they override it.
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    scan.add_argument("--config", type=Path, nargs="?")
+    file = scan.parse_known_args(argv)[0].config
+    if file is not None:
+        # The former run's directory stays its own: only its settings are wanted.
+        default = load_config(file).replace(run_dir=None)
+    sections = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
+    return cli.parse(TrainCommand, argv, prog=prog, default=TrainCommand(**sections))
+
+
+def _new_run_dir(config: TrainConfig) -> Path:
+    name = config.env.env_id.split(":")[-1].removeprefix("ALE/").replace("/", "-")
+    return Path("runs") / f"{name}-{config.run.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _check_memory(replay_bytes: int, config: TrainConfig) -> None:
+    """Refuse a replay the machine cannot hold, before anything is allocated. A GPU's memory is asked by torch."""
+    import psutil
+
+    if config.run.device == "cuda":
+        return
+    available = psutil.virtual_memory().available
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        available = min(available, int(text) - used)
+    if replay_bytes > available:
+        fits = config.replay.replay_capacity * available // replay_bytes
+        raise ConfigError(
+            f"--replay-capacity {config.replay.replay_capacity} needs {replay_bytes / 1e9:.1f} GB and this machine has"
+            f" {available / 1e9:.1f} GB free; {2 ** max(1, fits.bit_length() - 1)} would fit"
+        )
+
+
+def _check_resume(config: TrainConfig, run_dir: Path) -> None:
+    """A run may go on with other rates and intervals, but not as another run."""
+    if not (run_dir / "config.json").exists():
+        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+            raise ConfigError(f"--run-dir {run_dir} holds something else than a run; name an empty or a new one")
+        return
+    stored, asked = load_config(run_dir / "config.json").to_dict(), config.to_dict()
+    for name, setting in settings(TrainConfig).items():
+        if setting.structural and stored[name] != asked[name]:
+            raise ConfigError(
+                f"{run_dir} was begun with {flag(name)} {stored[name]} and cannot go on with {asked[name]};"
+                " give the former value, or another --run-dir"
+            )
+
+
+def _describe_run(config: TrainConfig, run_dir: Path, device: str, precision: str, threads: int) -> None:
+    """Write what was asked, how, and on what: config.json, command.txt, system.json."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    with (run_dir / "command.txt").open("a") as file:
+        file.write(shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]) + "\n")
+    packages = ("torch", "gymnasium", "ale-py", "numpy", "opencv-python")
+    system = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "device": device,
+        "precision": precision,
+        "torch_threads": threads,
+        "git_revision": _git_revision(),
+        "packages": {name: metadata.version(name) for name in packages},
+    }
+    (run_dir / "system.json").write_text(json.dumps(system, indent=2) + "\n")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _git_revision() -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _summary(config: TrainConfig, derived: Any, run_dir: Path) -> Any:
+    """The derived counts, for the start of a run."""
+    from rich.table import Table
+
+    def knots(pairs: tuple[tuple[float, float], ...]) -> str:
+        return " → ".join(f"{value:g} at {at:,.0f}" for at, value in pairs)
+
+    per_update = float(derived.env_steps_per_update)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_row("run", str(run_dir))
+    table.add_row(
+        "env", f"{config.env.env_id}, {config.env.num_workers} workers × {config.env.envs_per_worker} envs"
+    )
+    table.add_row("length", f"{config.run.total_env_steps:,} env steps, {derived.total_updates:,} updates")
+    table.add_row(
+        "replay",
+        f"{config.replay.replay_capacity:,} transitions × {derived.bytes_per_transition:,.0f} bytes"
+        f" = {derived.replay_bytes / 1e6:,.0f} MB",
+    )
+    table.add_row(
+        "updates",
+        f"one per {per_update:g} env steps from env step {config.learner.learning_starts:,} on;"
+        f" target every {config.learner.target_update_interval:,} updates"
+        f" = {float(derived.target_sync_env_steps):,.0f} env steps",
+    )
+    table.add_row("epsilon", f"{knots(derived.epsilon_knots)} env steps")
+    table.add_row("beta", f"{knots(derived.beta_knots)} env steps")
+    return table
+
+
+class _StopRequest:
+    """First SIGINT or SIGTERM: remembered, and obeyed at the next quiet point. Second: the process ends now."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._former: dict[int, Any] = {}
+
+    def asked(self) -> bool:
+        return self._asked
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            os._exit(128 + number)
+        self._asked = True
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._former[number] = signal.signal(number, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    cli.run_command(main)

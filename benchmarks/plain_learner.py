@@ -1,0 +1,206 @@
+"""The learner as people write it, to be measured against and to be an oracle: one DQN update in plain fp32.
+
+Flows in: the weights of a `QNetwork` with a shared dueling head, and batches. Flows out: the same update, made with
+contiguous NCHW convolutions, three passes, `smooth_l1_loss`, `clip_grad_norm_` and the default `torch.optim.Adam`.
+Run it to see updates/s of both, interleaved:
+
+    python -m benchmarks.plain_learner
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atari_dqn.config import LearnerConfig, NetworkConfig
+from atari_dqn.learner import Learner, resolve_precision
+from atari_dqn.network import Pixels, QNetwork, make_network
+
+
+class PlainNet(nn.Module):
+    """Nature convolutions, 512, then 256 to the value and 256 to the advantages (labml's shape), on 84x84 pixels."""
+
+    def __init__(self, stack: int, num_actions: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(stack, 32, 8, stride=4)
+        self.conv2 = nn.Conv2d(32, 64, 4, stride=2)
+        self.conv3 = nn.Conv2d(64, 64, 3)
+        self.shared = nn.Linear(64 * 7 * 7, 512)
+        self.value_hidden, self.value = nn.Linear(512, 256), nn.Linear(256, 1)
+        self.advantage_hidden, self.advantage = nn.Linear(512, 256), nn.Linear(256, num_actions)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        x = obs.float() / 255
+        x = F.relu(self.conv1(x))
+        x = F.relu(self.conv2(x))
+        x = F.relu(self.conv3(x))
+        x = F.relu(self.shared(x.flatten(1)))
+        value = self.value(F.relu(self.value_hidden(x)))
+        advantage = self.advantage(F.relu(self.advantage_hidden(x)))
+        return value + advantage - advantage.mean(dim=1, keepdim=True)
+
+    @torch.no_grad()
+    def take(self, network: QNetwork) -> PlainNet:
+        """Copy the weights of a `QNetwork` of the same shape. Returns self."""
+        trunk = network.trunk
+        assert isinstance(trunk, Pixels)
+        for mine, theirs in ((self.conv1, trunk.conv1), (self.conv2, trunk.conv2), (self.conv3, trunk.conv3)):
+            mine.weight.copy_(theirs.weight)
+            _copy(mine.bias, theirs.bias)
+        their = dict(network.named_parameters())
+        # QNetwork flattens (row, column, channel), this one (channel, row, column).
+        self.shared.weight.copy_(their["shared.0.weight"].unflatten(1, (49, 64)).transpose(1, 2).flatten(1))
+        self.shared.bias.copy_(their["shared.0.bias"])
+        for kind in ("weight", "bias"):
+            of_value, of_advantage = their[f"hidden.{kind}"].chunk(2)
+            getattr(self.value_hidden, kind).copy_(of_value)
+            getattr(self.advantage_hidden, kind).copy_(of_advantage)
+            getattr(self.value, kind).copy_(their[f"value.{kind}"])
+            getattr(self.advantage, kind).copy_(their[f"advantage.{kind}"])
+        return self
+
+
+def _copy(mine: Tensor | None, theirs: Tensor | None) -> None:
+    assert mine is not None
+    assert theirs is not None
+    mine.copy_(theirs)
+
+
+class PlainLearner:
+    """Prioritized double DQN with hard target copies, on batches of `replay`."""
+
+    def __init__(self, online: PlainNet, replay: FixedReplay, config: LearnerConfig) -> None:
+        self.online, self.target = online, copy.deepcopy(online)
+        self.replay, self.config = replay, config
+        self.optimizer = torch.optim.Adam(online.parameters(), lr=config.learning_rate, eps=config.adam_epsilon)
+        self.updates = 0
+
+    def update(self) -> None:
+        batch = self.replay.sample(self.config.batch_size)
+        with torch.no_grad():
+            best = self.online(batch.next_obs).argmax(dim=1, keepdim=True)
+            bootstrap = self.target(batch.next_obs).gather(1, best).squeeze(1)
+            target = batch.returns + batch.discounts * bootstrap
+        q = self.online(batch.obs).gather(1, batch.actions.unsqueeze(1)).squeeze(1)
+        loss = (batch.weights * F.smooth_l1_loss(q, target, reduction="none")).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.online.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.replay.update_priorities(batch.ids, (target - q).detach())
+        self.updates += 1
+        if self.updates % self.config.target_update_interval == 0:
+            self.target.load_state_dict(self.online.state_dict())
+
+
+@dataclasses.dataclass
+class FixedBatch:
+    """A `Batch` that owes nothing to a replay."""
+
+    obs: Tensor
+    actions: Tensor
+    returns: Tensor
+    discounts: Tensor
+    next_obs: Tensor
+    weights: Tensor
+    ids: Tensor
+
+
+class FixedReplay:
+    """Hands out the same few batches in turn and keeps the TD errors it is told: what a learner alone is fed with."""
+
+    def __init__(self, batches: Sequence[FixedBatch]) -> None:
+        self.batches = batches
+        self.drawn = 0
+        self.td_errors: list[Tensor] = []
+
+    def sample(self, batch_size: int) -> FixedBatch:
+        batch = self.batches[self.drawn % len(self.batches)]
+        assert len(batch.ids) == batch_size
+        self.drawn += 1
+        return batch
+
+    def update_priorities(self, ids: Tensor, td_errors: Tensor) -> None:
+        self.td_errors = [*self.td_errors[-99:], td_errors]
+
+
+def random_batch(
+    generator: torch.Generator, batch_size: int, obs_shape: tuple[int, ...] = (4, 84, 84), num_actions: int = 4
+) -> FixedBatch:
+    """Noise in the form of transitions: uint8 pixels for images, float32 vectors otherwise."""
+
+    def observations() -> Tensor:
+        if len(obs_shape) < 3:
+            return torch.randn((batch_size, *obs_shape), generator=generator)
+        return torch.randint(256, (batch_size, *obs_shape), dtype=torch.uint8, generator=generator)
+
+    return FixedBatch(
+        obs=observations(),
+        actions=torch.randint(num_actions, (batch_size,), generator=generator),
+        returns=torch.randn(batch_size, generator=generator).clamp(-1, 1),
+        discounts=0.99 * torch.randint(2, (batch_size,), generator=generator).float(),
+        next_obs=observations(),
+        weights=torch.rand(batch_size, generator=generator) * 0.9 + 0.1,
+        ids=torch.arange(batch_size),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What `make_network` must know of an env; by default Breakout's."""
+
+    kind: str = "pixels"
+    frame_shape: tuple[int, ...] = (84, 84)
+    stack: int = 4
+    num_actions: int = 4
+
+
+def measure(rounds: int = 40, updates_per_round: int = 10, batch_size: int = 32) -> dict[str, float]:
+    """Median seconds per update of each learner, taken in turns so that all meet the same disturbances."""
+    config = LearnerConfig(batch_size=batch_size)
+    generator = torch.Generator().manual_seed(1)
+    replay = FixedReplay([random_batch(generator, batch_size) for _ in range(8)])
+    spec, device = Spec(), torch.device("cpu")
+    learners: dict[str, Callable[[], None]] = {}
+    for precision in ("fp32", "bf16"):
+        resolved = resolve_precision(precision, device, deterministic=False)
+        ours = Learner(
+            lambda: make_network(spec, NetworkConfig()), replay, config, seed=1, device=device, precision=resolved
+        )
+        learners[precision] = ours.update
+    learners["plain"] = PlainLearner(PlainNet(spec.stack, spec.num_actions).take(ours.online), replay, config).update
+    times: dict[str, list[float]] = {name: [] for name in learners}
+    for round_ in range(rounds + 2):
+        for name, update in learners.items():
+            start = time.perf_counter()
+            for _ in range(updates_per_round):
+                update()
+            if round_ >= 2:
+                times[name].append((time.perf_counter() - start) / updates_per_round)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="updates/s of the learner beside a plain one")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    seconds = measure(arguments.rounds, batch_size=arguments.batch_size)
+    for name, value in seconds.items():
+        print(
+            f"{name:6} {1e3 * value:7.2f} ms/update {1 / value:8.1f} updates/s {seconds['plain'] / value:6.2f} x plain"
+        )
+
+
+if __name__ == "__main__":
+    main()

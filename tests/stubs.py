@@ -1,0 +1,181 @@
+"""Small gymnasium envs whose every step is known, for tests. Importing this module registers them, and
+`tests.stubs:NAME` names one of them from anywhere, a worker process included.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box, Discrete
+
+Info = dict[str, Any]
+
+
+class Numbered(gym.Env[npt.NDArray[np.float32], Any]):
+    """Each observation is numbered: [episode, step, a random number of the env's own, the action that led here].
+
+    An episode ends after `length` steps; without one, after 1 to 9, drawn anew for each. Every step pays `reward`.
+    """
+
+    observation_space = Box(0, np.inf, (4,), np.float32)
+    action_space = Discrete(3)
+
+    def __init__(self, length: int | None = None, reward: float = 1.0) -> None:
+        self._given_length, self._reward = length, reward
+        self._episode = -1
+
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[npt.NDArray[np.float32], Info]:
+        super().reset(seed=seed)
+        self._episode = 0 if seed is not None else self._episode + 1
+        self._length = self._given_length or int(self.np_random.integers(1, 10))
+        self._step = 0
+        return self._observation(0), {}
+
+    def step(self, action: Any) -> tuple[npt.NDArray[np.float32], float, bool, bool, Info]:
+        self._step += 1
+        return self._observation(action), self._reward, self._step == self._length, False, {}
+
+    def _observation(self, action: int) -> npt.NDArray[np.float32]:
+        return np.array([self._episode, self._step, self.np_random.random(), action], np.float32)
+
+
+class FiveLives(Numbered):
+    """A game of five lives, told in `info` as Atari's envs do: each lasts 3 steps, each step pays 2, a game 30."""
+
+    def __init__(self) -> None:
+        super().__init__(length=15, reward=2.0)
+
+    def step(self, action: Any) -> tuple[npt.NDArray[np.float32], float, bool, bool, Info]:
+        *outcome, _ = super().step(action)
+        return *outcome, {"lives": 5 - self._step // 3}  # type: ignore[return-value]
+
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[npt.NDArray[np.float32], Info]:
+        observation, _ = super().reset(seed=seed)
+        return observation, {"lives": 5}
+
+
+class Shifted(Numbered):
+    """Its actions are 5, 6 and 7."""
+
+    action_space = Discrete(3, start=5)
+
+
+class Fragile(Numbered):
+    """Does harm when told so by an action, or by `fault` after `after` steps; else it is a `Numbered` without end."""
+
+    FAULTS: ClassVar = ["none", "raise", "hang", "spin", "exit", "crash"]
+    action_space = Discrete(len(FAULTS))
+
+    def __init__(self, fault: str = "none", after: int = 20) -> None:
+        super().__init__(length=sys.maxsize)
+        self._fault, self._after = fault, after
+
+    def step(self, action: Any) -> tuple[npt.NDArray[np.float32], float, bool, bool, Info]:
+        fault = self._fault if self._step >= self._after else self.FAULTS[action]
+        if fault == "raise":
+            raise RuntimeError("the stub broke")
+        if fault == "hang":
+            self._sleep_for_good()
+        while fault == "spin":
+            pass
+        if fault == "exit":
+            sys.exit("the stub left")
+        if fault == "crash":
+            os._exit(7)
+        return super().step(action)
+
+    def _sleep_for_good(self) -> None:
+        while True:
+            time.sleep(3600)
+
+
+class Unmakeable(Numbered):
+    """Can be made by the process that looks at it first, and by no worker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if multiprocessing.parent_process() is not None:
+            raise OSError("no licence on this machine")
+
+
+class Modules(Numbered):
+    """Observes which modules its process has loaded: [torch, labml, the parent's script, tests.stubs]."""
+
+    def _observation(self, action: int) -> npt.NDArray[np.float32]:
+        names = ("torch", "labml", "__mp_main__", "tests.stubs")
+        return np.array([name in sys.modules for name in names], np.float32)
+
+
+class Colors(gym.Env[npt.NDArray[np.uint8], Any]):
+    """Frames of 40x36 in three colours, one flat grey level each: the number of the step."""
+
+    observation_space = Box(0, 255, (40, 36, 3), np.uint8)
+    action_space = Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[npt.NDArray[np.uint8], Info]:
+        super().reset(seed=seed)
+        self._step = 0
+        return np.zeros((40, 36, 3), np.uint8), {}
+
+    def step(self, action: Any) -> tuple[npt.NDArray[np.uint8], float, bool, bool, Info]:
+        self._step += 1
+        return np.full((40, 36, 3), self._step, np.uint8), 0.0, self._step == 200, False, {}
+
+
+class Catch(gym.Env[npt.NDArray[np.uint8], Any]):
+    """Catch the falling ball: 84x84 pixels on a grid of 7x7, actions left, stay, right.
+
+    A game is one ball of 6 steps; the paddle starts in the middle and can reach every ball. Caught pays 1, missed -1:
+    the optimum is a return of 1 in every game. The ball drifts one column to the left or right at every step, off the
+    walls; a single frame does not show which way.
+    """
+
+    CELL, CELLS = 12, 7
+    observation_space = Box(0, 255, (84, 84), np.uint8)
+    action_space = Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[npt.NDArray[np.uint8], Info]:
+        super().reset(seed=seed)
+        self._row, self._paddle = 0, self.CELLS // 2
+        self._column = int(self.np_random.integers(self.CELLS))
+        self._drift = int(self.np_random.choice([-1, 1]))
+        return self._frame(), {}
+
+    def step(self, action: Any) -> tuple[npt.NDArray[np.uint8], float, bool, bool, Info]:
+        self._paddle = min(max(self._paddle + int(action) - 1, 0), self.CELLS - 1)
+        if not 0 <= self._column + self._drift < self.CELLS:
+            self._drift = -self._drift
+        self._column += self._drift
+        self._row += 1
+        over = self._row == self.CELLS - 1
+        reward = 0.0 if not over else 1.0 if self._column == self._paddle else -1.0
+        return self._frame(), reward, over, False, {}
+
+    def _frame(self) -> npt.NDArray[np.uint8]:
+        frame = np.zeros((84, 84), np.uint8)
+        for row, column, level in ((self.CELLS - 1, self._paddle, 128), (self._row, self._column, 255)):
+            y, x = row * self.CELL, column * self.CELL
+            frame[y : y + self.CELL, x : x + self.CELL] = level
+        return frame
+
+
+gym.register("Numbered-v0", "tests.stubs:Numbered")
+gym.register("FiveSteps-v0", "tests.stubs:Numbered", kwargs={"length": 5})
+gym.register("PaysSeven-v0", "tests.stubs:Numbered", kwargs={"length": 5, "reward": 7.0})
+gym.register("Timed-v0", "tests.stubs:Numbered", kwargs={"length": sys.maxsize}, max_episode_steps=5)
+gym.register("FiveLives-v0", "tests.stubs:FiveLives")
+gym.register("Shifted-v0", "tests.stubs:Shifted")
+gym.register("Fragile-v0", "tests.stubs:Fragile")
+gym.register("Raises-v0", "tests.stubs:Fragile", kwargs={"fault": "raise"})
+gym.register("Hangs-v0", "tests.stubs:Fragile", kwargs={"fault": "hang"})
+gym.register("Unmakeable-v0", "tests.stubs:Unmakeable")
+gym.register("Modules-v0", "tests.stubs:Modules")
+gym.register("Colors-v0", "tests.stubs:Colors")
+gym.register("Catch-v0", "tests.stubs:Catch")

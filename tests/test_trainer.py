@@ -1,0 +1,233 @@
+"""The loop: it equals its sequential twin, repeats itself bit for bit, and counts in the right units."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from atari_dqn.checkpoint import CheckpointStore
+from atari_dqn.config import TrainConfig, updates_at
+from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.monitor import Monitor
+from atari_dqn.trainer import Trainer
+
+CARTPOLE: dict[str, Any] = {
+    "env_id": "CartPole-v1",
+    "num_workers": 2,
+    "envs_per_worker": 4,
+    "replay_capacity": 1024,
+    "learning_starts": 64,
+    "batch_size": 16,
+    "replay_ratio": 4.0,
+    "target_update_interval": 20,
+    "total_env_steps": 8_064,
+    "epsilon_values": (1.0, 0.05),
+    "epsilon_at": (0.0, 0.5),
+    "mlp_hidden": (32, 32),
+    "precision": "fp32",
+    "device": "cpu",
+    "n_step": 2,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_trainer(**settings: Any) -> Trainer:
+    config = TrainConfig().replace(**(CARTPOLE | settings)).validate()
+    return Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+
+
+@contextmanager
+def started(**settings: Any) -> Iterator[Trainer]:
+    trainer = make_trainer(**settings)
+    try:
+        trainer.start()
+        yield trainer
+    finally:
+        trainer.close()
+
+
+def weights(trainer: Trainer) -> str:
+    """SHA-256 over the bits of the online and the target network."""
+    digest = hashlib.sha256()
+    for network in (trainer.learner.online, trainer.learner.target):
+        for tensor in network.state_dict().values():
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def weights_after(updates: int, **settings: Any) -> str:
+    with started(**settings) as trainer:
+        while trainer.learner.updates < updates:
+            trainer.iterate()
+        return weights(trainer)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
+    reference = weights_after(2_000)
+    assert weights_after(2_000) == reference
+    assert weights_after(2_000, num_workers=4, envs_per_worker=2) == reference
+    assert weights_after(2_000, seed=2) != reference
+
+
+def test_breakout_repeats_itself_bit_for_bit_for_any_grouping_of_envs() -> None:
+    settings: dict[str, Any] = {
+        "env_id": "ALE/Breakout-v5",
+        "learning_starts": 200,
+        "replay_ratio": 2.0,
+        "epsilon_values": (0.5,),
+        "epsilon_at": (0.0,),
+    }
+    assert weights_after(40, **settings) == weights_after(40, num_workers=4, envs_per_worker=2, **settings)
+
+
+def test_the_overlapped_loop_equals_a_sequential_one() -> None:
+    """The twin learns first and steps afterwards, with nothing under way meanwhile."""
+    with started() as trainer, started() as twin:
+        assert twin.workers is not None
+        for _ in range(400):
+            trainer.iterate()
+            epsilon, beta = twin.epsilon(twin.env_steps), twin.beta(twin.env_steps)
+            twin.replay.beta.fill_(beta)
+            actions = twin.actor.act(twin.replay.latest_observation(), epsilon)
+            while twin.learner.updates < updates_at(twin.config.learner, twin.env_steps):
+                twin.learner.update()
+            twin.workers.send(actions)
+            twin.observe(actions, twin.workers.recv())
+            assert trainer.env_steps == twin.env_steps
+            assert trainer.learner.updates == twin.learner.updates
+        assert trainer.learner.updates > 500
+        assert weights(trainer) == weights(twin)
+
+
+def test_updates_are_an_integer_function_of_env_steps_at_every_step() -> None:
+    with started(replay_ratio=3.3) as trainer:
+        for _ in range(300):
+            before = trainer.env_steps
+            trainer.iterate()
+            assert trainer.learner.updates == updates_at(trainer.config.learner, before)
+
+
+@pytest.mark.parametrize(("workers", "per_worker"), [(1, 1), (2, 4), (2, 16)])
+def test_syncs_draws_and_schedules_are_the_same_per_env_step_for_any_number_of_envs(
+    workers: int, per_worker: int
+) -> None:
+    with started(num_workers=workers, envs_per_worker=per_worker, target_update_interval=10) as trainer:
+        syncs = 0
+        target = weights_of(trainer.learner.target)
+        while trainer.env_steps < 1_000:
+            trainer.iterate()
+            if weights_of(trainer.learner.target) != target:
+                target = weights_of(trainer.learner.target)
+                syncs += 1
+        due = updates_at(trainer.config.learner, trainer.env_steps)
+        assert due - trainer.learner.updates <= workers * per_worker * 4 / 16 + 1
+        # Updates of one iteration may contain several syncs only for a great many envs.
+        assert syncs == trainer.learner.updates // 10 or workers * per_worker > 8
+        assert trainer.epsilon(4_032) == pytest.approx(0.05)
+
+
+def weights_of(network: torch.nn.Module) -> bytes:
+    return b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
+
+
+def test_reset_ticks_are_not_env_steps_and_scores_are_raw() -> None:
+    """Episodes of 5 steps paying 7 a step: after 12 ticks an env has taken 10 steps and played 2 games of 35."""
+    with started(env_id="tests.stubs:PaysSeven-v0", num_workers=1, envs_per_worker=2, learning_starts=40) as trainer:
+        for _ in range(12):
+            trainer.iterate()
+        assert trainer.env_steps == 20
+        assert list(trainer.episodes.returns) == [35.0] * 4
+        assert list(trainer.episodes.lengths) == [5] * 4
+        for _ in range(60):
+            trainer.iterate()
+        batch = trainer.replay.sample(64)
+        assert float(batch.returns.max()) <= 1 + trainer.config.replay.gamma
+
+
+def test_a_lost_life_is_terminal_for_learning_and_no_end_of_the_game() -> None:
+    with started(env_id="tests.stubs:FiveLives-v0", num_workers=1, envs_per_worker=1, n_step=1) as trainer:
+        while trainer.episodes.finished < 2:
+            trainer.iterate()
+        ring = trainer.replay.ring
+        rows = slice(0, ring.newest)
+        assert int(ring.terminal.host[rows].sum()) == 10, "five lives lost in each of two games"
+        assert int(ring.last.host[: ring.newest + 1].sum()) == 2, "each game ends once"
+
+
+def test_watching_changes_nothing(tmp_path: Path) -> None:
+    """Rows, evaluations and checkpoints are read off the run and touch no random number of it."""
+
+    def trained(run_dir: Path, **settings: Any) -> str:
+        run_dir.mkdir()
+        trainer = make_trainer(total_env_steps=1_200, **settings)
+        monitor = Monitor(run_dir, Console(quiet=True), "test", 1_200, 0)
+        assert trainer.run(run_dir, monitor, lambda: False)
+        monitor.close()
+        return weights(trainer)
+
+    watched = trained(
+        tmp_path / "watched", eval_interval=300, eval_episodes=3, log_interval=8, checkpoint_interval=250
+    )
+    assert trained(tmp_path / "alone", log_interval=10_000, checkpoint_interval=10_000) == watched
+    assert len((tmp_path / "watched" / "evaluations.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_resumed_run_has_the_learner_bit_for_bit_and_joins_no_two_games(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with started() as trainer:
+        while trainer.env_steps < 1_000:
+            trainer.iterate()
+        trainer.save(store)
+        resumed = make_trainer()
+        assert resumed.resume(store) == []
+        assert weights(resumed) == weights(trainer)
+        assert resumed.env_steps == trainer.env_steps
+        assert resumed.learner.updates == trainer.learner.updates
+        assert json.dumps(resumed.actor.state()) == json.dumps(trainer.actor.state())
+        used = min(trainer.replay.newest + 1, trainer.replay.num_rows)
+        assert torch.equal(resumed.replay.ring.frames[:used], trainer.replay.ring.frames[:used])
+        seam = trainer.replay.ring.newest
+    try:
+        resumed.start()
+        for _ in range(20):
+            resumed.iterate()
+        ring = resumed.replay.ring
+        assert ring.last.host[seam % ring.rows].all(), "games under way when the run stopped are cut"
+        assert (ring.age.host[(seam + 1) % ring.rows] == 0).all(), "and new ones begin behind the cut"
+        assert resumed.learner.updates > trainer.learner.updates
+    finally:
+        resumed.close()
+
+
+def test_a_rate_changed_in_mid_run_is_obeyed_at_the_next_update() -> None:
+    with started() as trainer:
+        while trainer.learner.updates < 10:
+            trainer.iterate()
+        trainer.learner.learning_rate.fill_(0.0)
+        frozen = weights_of(trainer.learner.online)
+        trainer.iterate()
+        trainer.iterate()
+        assert trainer.learner.updates > 10
+        assert weights_of(trainer.learner.online) == frozen
+
+
+def test_every_env_gets_its_own_exploration() -> None:
+    with started() as trainer:
+        actions = np.stack([trainer.actor.act(trainer.replay.latest_observation(), 1.0) for _ in range(200)])
+        assert len({tuple(column) for column in actions.T}) == 8
