@@ -68,10 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     device = resolve_device(command.device)
     policy = load_policy(command.run, command.checkpoint, device)
-    protocol = protocol_for(command.protocol, policy.config.env.protocol)
+    trained = policy.config.env.protocol
+    protocol = protocol_for(command.protocol, trained)
     console.print(
-        f"{policy.spec.env_id}: {command.episodes} games under {_described(protocol, policy.config.env.protocol)} with"
-        f" the network of env step {policy.env_step:,}",
+        f"{policy.spec.env_id}: {command.episodes} games{_described(protocol, trained) if policy.spec.is_atari else ''}"
+        f" with the network of env step {policy.env_step:,}",
         highlight=False,
         soft_wrap=True,
     )
@@ -107,8 +108,9 @@ def protocol_for(name: str, trained: str) -> Protocol:
 
 def _described(protocol: Protocol, trained: str) -> str:
     if protocol.name == trained:
-        return protocol.name
-    return f"{protocol.name} with the {'full' if protocol.full_action_space else 'minimal'} action set of its training"
+        return f" under {protocol.name}"
+    actions = "all 18 actions" if protocol.full_action_space else "the minimal action set"
+    return f" under {protocol.name}, but {actions} as in training,"
 
 
 def _progress_line() -> Callable[[Progress], str]:
@@ -134,7 +136,7 @@ def _table(result: Evaluation) -> object:
     from atari_dqn.evaluation import RESAMPLES
 
     low, high = result.ci95
-    table = Table(title=f"{result.env_id}, {result.protocol.name}, epsilon {result.epsilon:g}", show_header=False)
+    table = Table(title=f"{result.env_id}{result.conditions}", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_row("games", f"{len(result.returns)}")

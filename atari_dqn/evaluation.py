@@ -58,13 +58,19 @@ class Evaluation:
         """0 for random play, 1 for a human's; None where no reference is known."""
         return human_normalized(self.env_id, self.mean)
 
+    @property
+    def conditions(self) -> str:
+        """`, nature, epsilon 0.01`; a protocol says nothing of an env that is no Atari game."""
+        protocol = f", {self.protocol.name}" if self.env_id.startswith("ALE/") else ""
+        return f"{protocol}, epsilon {self.epsilon:g}"
+
     def summary(self) -> str:
         """One line for the user."""
         low, high = self.ci95
         human = "" if self.human_normalized is None else f", human-normalised {self.human_normalized:.3f}"
         return (
             f"mean {self.mean:.2f} (95% interval {low:.2f} to {high:.2f}), median {self.median:g}{human};"
-            f" {len(self.returns)} games, {self.protocol.name}, epsilon {self.epsilon:g}"
+            f" {len(self.returns)} games{self.conditions}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,21 +20,9 @@ from torch import Tensor
 from atari_dqn.config import ConfigError, LearnerConfig
 from atari_dqn.loss import double_q_target, q_target, td_error, weighted_huber_loss
 from atari_dqn.network import Precision, QNetwork, precision_context
+from atari_dqn.replay.base import Batch
 
 METRICS = ("losses/td_loss", "losses/q_values", "losses/grad_norm", "losses/abs_td_error")
-
-
-class Batch(Protocol):
-    """Transitions: `obs` and `next_obs` [B, stack, *frame_shape]; everything else [B], float32 except the int64
-    `actions` and `ids`."""
-
-    obs: Tensor
-    actions: Tensor
-    returns: Tensor
-    discounts: Tensor
-    next_obs: Tensor
-    weights: Tensor
-    ids: Tensor
 
 
 class Replay(Protocol):

@@ -79,10 +79,10 @@ class QNetwork(nn.Module):
         features = trunk.features
         self.shared: nn.Module = nn.Identity()
         if dueling and head == "shared":
-            self.shared = nn.Sequential(nn.Linear(features, width), nn.ReLU())
+            self.shared = nn.Sequential(Wide(features, width), nn.ReLU())
             features, width = width, max(1, width // 2)
         # The hidden layers of both streams read the same features, so they are one matrix product.
-        self.hidden = nn.Linear(features, 2 * width if dueling else width)
+        self.hidden = Wide(features, 2 * width if dueling else width)
         self.advantage = nn.Linear(width, num_actions)
         if dueling:
             self.value = nn.Linear(width, 1)
@@ -110,6 +110,15 @@ class QNetwork(nn.Module):
             of_value, of_advantage = hidden.chunk(2, dim=1)
             advantage = self.advantage(of_advantage)
             return self.value(of_value) + advantage - advantage.mean(1, keepdim=True)
+
+
+class Wide(nn.Linear):
+    """A linear layer whose float32 products on a CPU are oneDNN's, twice as fast as MKL's on AMD processors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+            return F.linear(x.to_mkldnn(), self.weight, self.bias).to_dense()
+        return super().forward(x)
 
 
 class Pixels(nn.Module):
@@ -144,8 +153,9 @@ class Pixels(nn.Module):
         high, wide = self.frame_shape[0] // 4, self.frame_shape[1] // 4
         # Rows and columns beyond a multiple of 4 are out of the strided kernel's reach anyway.
         words = obs[:, :, : 4 * high, : 4 * wide].contiguous().view(len(obs), self.stack, high, 4, -1).view(torch.int32)
-        blocks = words.unflatten(-1, (wide, self.colors)).permute(0, 2, 4, 1, 3, 5)
-        pixels = blocks.reshape(len(obs), high, wide, -1).view(torch.uint8)
+        # Whole rows first, then words within a row: two copies that torch makes fast instead of one it makes slowly.
+        rows = words.transpose(1, 2).reshape(len(obs), high, self.stack * 4, wide, self.colors)
+        pixels = rows.transpose(2, 3).contiguous().view(len(obs), high, wide, -1).view(torch.uint8)
         kind = obs.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         return pixels.to(dtype).mul_(1 / 255).permute(0, 3, 1, 2)
@@ -154,9 +164,9 @@ class Pixels(nn.Module):
         """Features [B, rows * columns * 64], in that order, so that channels-last activations need no copy."""
         weight = self.conv1.weight.unflatten(1, (self.stack, self.colors)).unflatten(3, (2, 4)).unflatten(5, (2, 4))
         weight = weight.permute(0, 1, 4, 6, 2, 3, 5).reshape(32, -1, 2, 2)
-        x = F.relu(F.conv2d(prepared, weight, self.conv1.bias))
-        x = F.relu(self.conv2(x))
-        x = F.relu(self.conv3(x))
+        x = F.relu_(F.conv2d(prepared, weight, self.conv1.bias))
+        x = F.relu_(self.conv2(x))
+        x = F.relu_(self.conv3(x))
         return x.permute(0, 2, 3, 1).flatten(1)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # matplotlib takes a while to import
 
 FRAMES_PER_STEP = 4
 SCORE = "charts/episodic_return"
+MARKERS = {"nature": "o", "machado": "s"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#8c6d31")
 """Distinct also to the colour-blind (Okabe & Ito 2008)."""
 
@@ -87,7 +88,7 @@ def draw(runs: Sequence[Run]) -> Figure:
         _draw_panel(axes, env_id, shown)
     figure.supxlabel(
         "lines: mean of the last 100 games of training, not smoothed further"
-        "      points: evaluations, with 95% bootstrap interval",
+        "      points: evaluations, with 95% bootstrap interval (squares: machado)",
         fontsize="small",
         color="0.35",
     )
@@ -97,29 +98,25 @@ def draw(runs: Sequence[Run]) -> Figure:
 def _draw_panel(axes: Axes, env_id: str, runs: Sequence[tuple[Run, str]]) -> None:
     for run, colour in runs:
         steps = [row["env_step"] for row in run.metrics]
+        # Drawn even when empty: the legend names every run.
         axes.plot(steps, [row[SCORE] for row in run.metrics], color=colour, linewidth=1.6, label=run.name)
-        if run.evaluations:
-            means = [row["mean"] for row in run.evaluations]
-            below = [row["mean"] - row["ci95"][0] for row in run.evaluations]
-            above = [row["ci95"][1] - row["mean"] for row in run.evaluations]
+        for row in run.evaluations:
+            low, high = row["ci95"]
             axes.errorbar(
-                [row["env_step"] for row in run.evaluations],
-                means,
-                (below, above),
-                fmt="o",
+                row["env_step"],
+                row["mean"],
+                ([row["mean"] - low], [high - row["mean"]]),
+                fmt=MARKERS.get(row["protocol"], "D"),
                 color=colour,
                 markeredgecolor="white",
-                markersize=6,
-                elinewidth=1.2,
                 capsize=3,
-                label=None if run.metrics else run.name,
             )
     axes.set_title(env_id, loc="left", fontweight="bold")
     axes.set_xlabel("env steps")
     axes.set_ylabel("episode return (raw score)")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3, linewidth=0.6)
-    axes.spines[["right"]].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_formatter(_count)
     _draw_references(axes, env_id)
     if env_id.startswith("ALE/"):

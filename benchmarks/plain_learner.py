@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from atari_dqn.config import LearnerConfig, NetworkConfig
 from atari_dqn.learner import Learner, resolve_precision
 from atari_dqn.network import Pixels, QNetwork, make_network
+from atari_dqn.replay.base import Batch
 
 
 class PlainNet(nn.Module):
@@ -101,28 +102,15 @@ class PlainLearner:
             self.target.load_state_dict(self.online.state_dict())
 
 
-@dataclasses.dataclass
-class FixedBatch:
-    """A `Batch` that owes nothing to a replay."""
-
-    obs: Tensor
-    actions: Tensor
-    returns: Tensor
-    discounts: Tensor
-    next_obs: Tensor
-    weights: Tensor
-    ids: Tensor
-
-
 class FixedReplay:
     """Hands out the same few batches in turn and keeps the TD errors it is told: what a learner alone is fed with."""
 
-    def __init__(self, batches: Sequence[FixedBatch]) -> None:
+    def __init__(self, batches: Sequence[Batch]) -> None:
         self.batches = batches
         self.drawn = 0
         self.td_errors: list[Tensor] = []
 
-    def sample(self, batch_size: int) -> FixedBatch:
+    def sample(self, batch_size: int) -> Batch:
         batch = self.batches[self.drawn % len(self.batches)]
         assert len(batch.ids) == batch_size
         self.drawn += 1
@@ -134,7 +122,7 @@ class FixedReplay:
 
 def random_batch(
     generator: torch.Generator, batch_size: int, obs_shape: tuple[int, ...] = (4, 84, 84), num_actions: int = 4
-) -> FixedBatch:
+) -> Batch:
     """Noise in the form of transitions: uint8 pixels for images, float32 vectors otherwise."""
 
     def observations() -> Tensor:
@@ -142,7 +130,7 @@ def random_batch(
             return torch.randn((batch_size, *obs_shape), generator=generator)
         return torch.randint(256, (batch_size, *obs_shape), dtype=torch.uint8, generator=generator)
 
-    return FixedBatch(
+    return Batch(
         obs=observations(),
         actions=torch.randint(num_actions, (batch_size,), generator=generator),
         returns=torch.randn(batch_size, generator=generator).clamp(-1, 1),

@@ -106,10 +106,12 @@ class Unmakeable(Numbered):
 
 
 class Modules(Numbered):
-    """Observes which modules its process has loaded: [torch, labml, the parent's script, tests.stubs]."""
+    """Observes which modules its process has loaded: [torch, labml, tests.stubs]."""
+
+    observation_space = Box(0, 1, (3,), np.float32)
 
     def _observation(self, action: int) -> npt.NDArray[np.float32]:
-        names = ("torch", "labml", "__mp_main__", "tests.stubs")
+        names = ("torch", "labml", "tests.stubs")
         return np.array([name in sys.modules for name in names], np.float32)
 
 

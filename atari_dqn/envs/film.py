@@ -6,6 +6,7 @@ the same frames pixel for pixel, runs over an emulator that hands out each of it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,8 @@ class FilmedEnv:
             self._env: gym.Env[Any, Any] = AtariPreprocessing(shown, noop_max=0, frame_skip=4, screen_size=84)
             self.fps = ATARI_FPS
         else:
+            # Drawing is into memory: without this SDL looks for a screen, and complains where there is none.
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
             try:
                 plain = gym.make(spec.env_id, render_mode="rgb_array", disable_env_checker=True)
             except (gym.error.Error, ImportError, TypeError) as error:

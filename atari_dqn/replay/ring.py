@@ -126,13 +126,13 @@ class FrameRing:
         Raises ValueError for frames of another shape or dtype, or when a step is missing.
         """
         before, row = self.newest % self.rows, (self.newest + 1) % self.rows
+        if (actions is None or rewards is None or terminal is None) and not self._last.host[before].all():
+            raise ValueError("actions, rewards and terminal may be left out only where every env's episode has ended")
+        self._put_frames(row, torch.as_tensor(frames))
         if actions is not None and rewards is not None and terminal is not None:
             self._action.put(before, actions)
             self._reward.put(before, rewards)
             self._terminal.put(before, terminal)
-        elif not self._last.host[before].all():
-            raise ValueError("actions, rewards and terminal may be left out only where every env's episode has ended")
-        self._put_frames(row, torch.as_tensor(frames))
         self._age.put(row, np.where(self._last.host[before], 0, self._age.host[before] + 1))
         self._last.put(row, last)
         self.newest += 1
@@ -187,7 +187,7 @@ class FrameRing:
         sources = torch.remainder(slots.unsqueeze(1) - back * self.num_envs, size).view(-1)
         shape = (len(slots), self.stack, *self.frames.shape[2:])
         stacks = torch.empty(shape, dtype=self.frames.dtype, device=self.device) if out is None else out
-        torch.index_select(self.frames.view(size, -1), 0, sources, out=stacks.view(len(sources), -1))
+        torch.index_select(self.frames.flatten(0, 1), 0, sources, out=stacks.flatten(0, 1))
         return stacks
 
     def fold(self, slots: Tensor, gamma: float, clip: bool) -> tuple[Tensor, Tensor, Tensor]:
