@@ -57,7 +57,8 @@ class CheckpointStore:
         temporary = self.directory / f".{env_step}.partial"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        (temporary / "counters.json").write_text(json.dumps({**snapshot.counters, "score": score, "frame_rows": len(snapshot.frames)}))
+        counters = {**snapshot.counters, "score": score, "frame_rows": len(snapshot.frames)}
+        (temporary / "counters.json").write_text(json.dumps(counters))
         torch.save(snapshot.learner, temporary / "learner.pt")
         torch.save(snapshot.replay, temporary / "replay.pt")
         _write_frames(temporary / "frames.zst", snapshot.frames)
@@ -171,7 +172,7 @@ def load_weights(file: Path, device: str | torch.device = "cpu") -> dict[str, to
         raise ConfigError(f"no weights at {file}: {error.strerror}") from None
     except Exception as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{file} holds no weights of this trainer (a checkpoint's learner.pt does): {reason}") from None
+        raise ConfigError(f"{file} holds no weights (a checkpoint's learner.pt does): {reason}") from None
 
 
 def _fault(path: Path) -> str:
@@ -218,7 +219,7 @@ def _read_frames(path: Path, frames: torch.Tensor) -> None:
     with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:
         for chunk in _chunks(frames):
             buffer = np.empty(chunk.shape, dtype=chunk.cpu().numpy().dtype)
-            view = memoryview(buffer).cast("B")
+            view = buffer.data.cast("B")
             filled = 0
             while filled < len(view):
                 count = reader.readinto(view[filled:])

@@ -9,6 +9,7 @@ This file must stay importable without torch, gymnasium or ale_py: bad input is 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import typing
@@ -72,7 +73,7 @@ def settings(cls: type) -> dict[str, Setting]:
     found: dict[str, Setting] = {}
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         extras = getattr(hint, "__metadata__", ())
-        found.update({name: extra for extra in extras if isinstance(extra, Setting)})
+        found.update((name, extra) for extra in extras if isinstance(extra, Setting))
         base = typing.get_args(hint)[0] if extras else hint
         if dataclasses.is_dataclass(base) and isinstance(base, type):
             found.update(settings(base))
@@ -233,9 +234,9 @@ class RunConfig:
     ] = 10_000_000
     seed: Annotated[int, Setting("root of every random number of the run", "", 0, 2**31 - 1)] = 1
     device: Annotated[Literal["auto", "cpu", "cuda"], Setting("where replay, network and loss live")] = "auto"
-    deterministic: Annotated[
-        bool, Setting("same seed, same bits (on a CPU: for the same number of torch threads)")
-    ] = False
+    deterministic: Annotated[bool, Setting("same seed, same bits (on a CPU: for the same number of torch threads)")] = (
+        False
+    )
     torch_threads: Annotated[
         int, Setting("threads of the learner's arithmetic; 0: one per core this process may use", "threads", 0, 4096)
     ] = 0
@@ -277,7 +278,9 @@ class TrainConfig:
         flat: dict[str, Any] = {}
         for _, section in self._sections():
             for name, value in vars(section).items():
-                flat[name] = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+                if isinstance(value, Path):
+                    value = str(value)
+                flat[name] = list(value) if isinstance(value, tuple) else value
         return flat
 
     def replace(self, **changes: Any) -> TrainConfig:
@@ -334,7 +337,7 @@ def _check_knots(name: str, values: tuple[float, ...], at: tuple[float, ...]) ->
         raise ConfigError(
             f"--{name}-values has {len(values)} numbers and --{name}-at {len(at)}; each knot needs one of both"
         )
-    if any(later <= earlier for earlier, later in zip(at, at[1:], strict=False)):
+    if any(later <= earlier for earlier, later in itertools.pairwise(at)):
         raise ConfigError(f"--{name}-at must increase from knot to knot")
 
 

@@ -21,10 +21,12 @@ from rich.table import Table
 
 Row = dict[str, float]
 
-LINE_SECONDS = 10.0
-"""Seconds between lines where the output is no terminal."""
+FIRST_LINE_SECONDS, LINE_SECONDS = 5.0, 10.0
+"""Seconds to the first line where the output is no terminal, and between lines."""
 PANEL_SECONDS = 0.5
 """Seconds between redraws of the panel."""
+PACE_SECONDS = 60.0
+"""Seconds over which steps/s is taken for the terminal's ETA."""
 
 
 class View(Protocol):
@@ -86,24 +88,28 @@ class Terminal:
     def __init__(self, console: Console, title: str, total_env_steps: int, env_steps: int) -> None:
         self._console, self._title, self._total = console, title, total_env_steps
         self._row: Row = {}
-        self._pace: collections.deque[tuple[float, int]] = collections.deque(maxlen=64)
+        self._note = ""
         self._env_steps = env_steps
-        self._started = self._drawn = time.monotonic()
+        self._started = time.monotonic()
+        self._pace = collections.deque([(self._started, env_steps)])
         self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
+        self._due = self._started + (PANEL_SECONDS if self._live else FIRST_LINE_SECONDS)
         if self._live:
             self._live.start()
 
     def write(self, row: Row) -> None:
         self._row = row
 
-    def tick(self, env_steps: int) -> None:
+    def tick(self, env_steps: int, note: str = "") -> None:
         """Redraw when it is time; called at every step, so it must cost nothing when it is not."""
         now = time.monotonic()
-        self._env_steps = env_steps
-        if now - self._drawn < (PANEL_SECONDS if self._live else LINE_SECONDS / 2 if not self._pace else LINE_SECONDS):
+        self._env_steps, self._note = env_steps, note
+        if now < self._due:
             return
-        self._drawn = now
+        self._due = now + (PANEL_SECONDS if self._live else LINE_SECONDS)
         self._pace.append((now, env_steps))
+        while len(self._pace) > 2 and now - self._pace[0][0] > PACE_SECONDS:
+            self._pace.popleft()
         if self._live:
             self._live.update(self._panel(), refresh=True)
         else:
@@ -115,11 +121,9 @@ class Terminal:
             self._live.stop()
 
     def steps_per_second(self) -> float:
-        """Env steps a second over the last redraws; from the start while there is only one."""
-        if len(self._pace) < 2:
-            return 0.0
+        """Env steps a second over the last `PACE_SECONDS`."""
         (then, before), (now, after) = self._pace[0], self._pace[-1]
-        return (after - before) / max(now - then, 1e-9)
+        return (after - before) / (now - then) if now > then else 0.0
 
     def eta(self) -> str:
         pace = self.steps_per_second()
@@ -155,10 +159,12 @@ class Terminal:
         whole = Table.grid(expand=True)
         whole.add_row(grid)
         whole.add_row(ProgressBar(total=self._total, completed=self._env_steps))
-        return Panel(whole, title=self._title, subtitle=f"{duration(time.monotonic() - self._started)}", width=76)
+        note = self._note or duration(time.monotonic() - self._started)
+        return Panel(whole, title=self._title, subtitle=note, width=76)
 
     def _line(self) -> str:
-        return "  ".join(f"{name} {value}" for name, value in self._facts() if value != "–")
+        facts = [f"{name} {value}" for name, value in self._facts() if value != "–"]
+        return "  ".join([self._note, *facts] if self._note else facts)
 
 
 class Monitor:
@@ -176,9 +182,9 @@ class Monitor:
         for view in self._views:
             view.write(row)
 
-    def tick(self, env_steps: int) -> None:
-        """Called at every step: keeps the terminal alive between rows."""
-        self._terminal.tick(env_steps)
+    def tick(self, env_steps: int, note: str = "") -> None:
+        """Called at every step: keeps the terminal alive between rows. `note` says what else is under way."""
+        self._terminal.tick(env_steps, note)
 
     def say(self, message: str) -> None:
         """One line for the user, above the panel."""

@@ -16,7 +16,7 @@ class Piecewise:
     knots: tuple[tuple[float, float], ...]
 
     def __call__(self, env_step: int) -> float:
-        index = bisect.bisect_right(self.knots, env_step, key=lambda knot: knot[0])
+        index = bisect.bisect_right([at for at, _ in self.knots], env_step)
         if index == 0:
             return self.knots[0][1]
         if index == len(self.knots):

@@ -20,12 +20,18 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from atari_dqn import cli
-from atari_dqn.config import ConfigError, TrainConfig, derive, flag, load_config, settings
+from atari_dqn.config import ConfigError, Derived, TrainConfig, derive, flag, load_config, settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from atari_dqn.envs.make import EnvSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,6 @@ def main(
     config = config.replace(env_id=resolve_env_id(config.env.env_id))
     spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
     derived = derive(config, spec.frame_bytes, spec.stack)
-    _check_memory(derived.replay_bytes, config)
     if command.init_from is not None and not command.init_from.exists():
         raise ConfigError(f"--init-from {command.init_from} does not exist")
     run_dir = config.run.run_dir or _new_run_dir(config)
@@ -67,23 +72,36 @@ def main(
     console.print(_summary(config, derived, run_dir), highlight=False)
     stop = _StopRequest()
     with stop:
-        return _train(config, spec, run_dir, command.init_from, console, stop)
+        return _train(config, spec, derived, run_dir, command.init_from, console, stop)
 
 
-def _train(config: TrainConfig, spec: Any, run_dir: Path, init_from: Path | None, console: Any, stop: _StopRequest) -> int:
+def _train(
+    config: TrainConfig,
+    spec: EnvSpec,
+    derived: Derived,
+    run_dir: Path,
+    init_from: Path | None,
+    console: Console,
+    stop: _StopRequest,
+) -> int:
     import torch
 
     from atari_dqn.checkpoint import CheckpointStore
     from atari_dqn.envs.pool import WorkerError
+    from atari_dqn.learner import resolve_device
     from atari_dqn.monitor import Monitor
     from atari_dqn.trainer import Trainer
 
+    device = resolve_device(config.run.device)
+    on_gpu = device.type == "cuda"
+    available = torch.cuda.mem_get_info(device)[0] if on_gpu else _available_memory()
+    _check_memory(config, derived.replay_bytes, available, "the GPU" if on_gpu else "this machine")
     threads = config.run.torch_threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     if config.run.deterministic:
         torch.use_deterministic_algorithms(True)
         # Only guards against reading uninitialised memory, at the price of filling every new tensor.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     trainer = Trainer(config, spec)
     for line in trainer.resume(CheckpointStore(run_dir)):
         console.print(line, highlight=False, soft_wrap=True)
@@ -131,23 +149,25 @@ def _new_run_dir(config: TrainConfig) -> Path:
     return Path("runs") / f"{name}-{config.run.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _check_memory(replay_bytes: int, config: TrainConfig) -> None:
-    """Refuse a replay the machine cannot hold, before anything is allocated. A GPU's memory is asked by torch."""
-    import psutil
-
-    if config.run.device == "cuda":
-        return
-    available = psutil.virtual_memory().available
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        available = min(available, int(text) - used)
+def _check_memory(config: TrainConfig, replay_bytes: int, available: int, place: str) -> None:
+    """Refuse a replay that `place` cannot hold, before anything is allocated."""
     if replay_bytes > available:
         fits = config.replay.replay_capacity * available // replay_bytes
         raise ConfigError(
-            f"--replay-capacity {config.replay.replay_capacity} needs {replay_bytes / 1e9:.1f} GB and this machine has"
+            f"--replay-capacity {config.replay.replay_capacity} needs {replay_bytes / 1e9:.1f} GB and {place} has"
             f" {available / 1e9:.1f} GB free; {2 ** max(1, fits.bit_length() - 1)} would fit"
         )
+
+
+def _available_memory() -> int:
+    """Bytes this process may still take: the machine's, or what its container leaves."""
+    import psutil
+
+    available: int = psutil.virtual_memory().available
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        available = min(available, int(text) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    return available
 
 
 def _check_resume(config: TrainConfig, run_dir: Path) -> None:
@@ -203,7 +223,7 @@ def _git_revision() -> str | None:
         return None
 
 
-def _summary(config: TrainConfig, derived: Any, run_dir: Path) -> Any:
+def _summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:
     """The derived counts, for the start of a run."""
     from rich.table import Table
 
@@ -214,9 +234,7 @@ def _summary(config: TrainConfig, derived: Any, run_dir: Path) -> Any:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_row("run", str(run_dir))
-    table.add_row(
-        "env", f"{config.env.env_id}, {config.env.num_workers} workers × {config.env.envs_per_worker} envs"
-    )
+    table.add_row("env", f"{config.env.env_id}, {config.env.num_workers} workers × {config.env.envs_per_worker} envs")
     table.add_row("length", f"{config.run.total_env_steps:,} env steps, {derived.total_updates:,} updates")
     table.add_row(
         "replay",
@@ -246,6 +264,8 @@ class _StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
+            if sys.stdout.isatty():
+                os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the panel had hidden the cursor
             os._exit(128 + number)
         self._asked = True
 

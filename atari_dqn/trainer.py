@@ -28,7 +28,7 @@ from atari_dqn.config import Derived, TrainConfig, derive, updates_at
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec
 from atari_dqn.envs.pool import StepResult, WorkerPool
 from atari_dqn.episodes import EpisodeStatistics
-from atari_dqn.evaluation import Evaluation, evaluate
+from atari_dqn.evaluation import Evaluation, Progress, evaluate
 from atari_dqn.learner import Learner, resolve_device, resolve_precision
 from atari_dqn.monitor import Monitor
 from atari_dqn.network import make_network
@@ -65,9 +65,7 @@ class Trainer:
             device=self.device,
             precision=resolve_precision(config.learner.precision, self.device, config.run.deterministic),
         )
-        self.actor = Actor(
-            self.learner.online, spec.num_actions, seed=seeds["actor"], precision=self.learner.precision
-        )
+        self.actor = Actor(self.learner.online, spec.num_actions, seed=seeds["actor"], precision=self.learner.precision)
         self.episodes = EpisodeStatistics(config.num_envs)
         self.workers: WorkerPool | None = None
         self._env_seed = seeds["envs"]
@@ -156,8 +154,8 @@ class Trainer:
         }
 
     def _evaluate(self, run_dir: Path, monitor: Monitor, should_stop: Callable[[], bool]) -> dict[str, float]:
-        def give_up_when_stopped(*_: Any) -> None:
-            monitor.tick(self.env_steps)
+        def watch(progress: Progress) -> None:
+            monitor.tick(self.env_steps, f"evaluating: {progress.games} of {progress.episodes} games")
             if should_stop():
                 raise Stopped
 
@@ -172,7 +170,7 @@ class Trainer:
                 epsilon=run.eval_epsilon,
                 seed=seeds_of(run.seed)["evaluation"],
                 device=self.device,
-                on_progress=give_up_when_stopped,
+                on_progress=watch,
             )
         except Stopped:
             return {}

@@ -9,8 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
-import av
+# OpenCV before PyAV: the other way round its windows hang, since PyAV brings an X library of its own (PyAV issue 978).
 import cv2
+
+# isort: split
+import av
 import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import ColorRange, Colorspace
@@ -94,7 +97,7 @@ class Window:
 
     def __init__(self, title: str, fps: int) -> None:
         self._title, self._interval = title, 1 / fps
-        cv2.namedWindow(title)
+        cv2.namedWindow(title, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
         self._due = time.monotonic()
         self.closed = False
 

@@ -49,9 +49,7 @@ def test_an_empty_directory_holds_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["learner.pt", "replay.pt", "frames.zst", "counters.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_one_named(
-    tmp_path: Path, name: str, damage: str
-) -> None:
+def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_one_named(tmp_path: Path, name: str, damage: str) -> None:
     store = CheckpointStore(tmp_path)
     store.save(1, snapshot(1), score=None)
     file = store.save(2, snapshot(2), score=None) / name

@@ -47,8 +47,8 @@ def test_a_resume_cuts_the_record_back_to_its_checkpoint(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_terminal_shows_every_quantity(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor_module, "PANEL_SECONDS", 0.0)
-    monkeypatch.setattr(monitor_module, "LINE_SECONDS", 0.0)
+    for name in ("PANEL_SECONDS", "FIRST_LINE_SECONDS", "LINE_SECONDS"):
+        monkeypatch.setattr(monitor_module, name, 0.0)
     out = io.StringIO()
     view = Terminal(Console(file=out, force_terminal=terminal, width=100), "Breakout", 1_000, 0)
     view.write(ROW)

@@ -16,8 +16,9 @@ import pytest
 TRAIN = [sys.executable, "-m", "atari_dqn.train"]
 SHORT = [
     *TRAIN,
-    *("--env-id CartPole-v1 --num-workers 2 --envs-per-worker 2 --replay-capacity 4096 --learning-starts 200".split()),
-    *("--batch-size 16 --log-interval 100 --checkpoint-interval 1000 --precision fp32 --torch-threads 1".split()),
+    *("--env-id", "CartPole-v1", "--num-workers", "2", "--envs-per-worker", "2", "--replay-capacity", "4096"),
+    *("--learning-starts", "200", "--batch-size", "16", "--log-interval", "100", "--checkpoint-interval", "1000"),
+    *("--precision", "fp32", "--torch-threads", "1"),
 ]
 
 
@@ -80,7 +81,8 @@ def test_a_short_run_leaves_a_whole_run_directory_and_goes_on_longer(tmp_path: P
     first = rows(run_dir)
     assert len(first) >= 12
     assert first[-1]["env_step"] >= 1200
-    assert {"update", "time", "charts/episodic_return", "charts/SPS", "losses/td_loss", "losses/q_values"} <= set(first[-1])
+    quantities = {"update", "time", "charts/episodic_return", "charts/SPS", "losses/td_loss", "losses/q_values"}
+    assert quantities <= set(first[-1])
     assert any("eval/episodic_return" in row for row in first)
     assert len((run_dir / "evaluations.jsonl").read_text().splitlines()) == 2
     assert {"config.json", "command.txt", "system.json"} <= {path.name for path in run_dir.iterdir()}

@@ -168,8 +168,8 @@ def test_a_lost_life_is_terminal_for_learning_and_no_end_of_the_game() -> None:
             trainer.iterate()
         ring = trainer.replay.ring
         rows = slice(0, ring.newest)
-        assert int(ring.terminal.host[rows].sum()) == 10, "five lives lost in each of two games"
-        assert int(ring.last.host[: ring.newest + 1].sum()) == 2, "each game ends once"
+        assert int(ring.terminal[rows].sum()) == 10, "five lives lost in each of two games"
+        assert int(ring.last[: ring.newest + 1].sum()) == 2, "each game ends once"
 
 
 def test_watching_changes_nothing(tmp_path: Path) -> None:
@@ -183,9 +183,7 @@ def test_watching_changes_nothing(tmp_path: Path) -> None:
         monitor.close()
         return weights(trainer)
 
-    watched = trained(
-        tmp_path / "watched", eval_interval=300, eval_episodes=3, log_interval=8, checkpoint_interval=250
-    )
+    watched = trained(tmp_path / "watched", eval_interval=300, eval_episodes=3, log_interval=8, checkpoint_interval=250)
     assert trained(tmp_path / "alone", log_interval=10_000, checkpoint_interval=10_000) == watched
     assert len((tmp_path / "watched" / "evaluations.jsonl").read_text().splitlines()) == 4
 
@@ -210,8 +208,8 @@ def test_a_resumed_run_has_the_learner_bit_for_bit_and_joins_no_two_games(tmp_pa
         for _ in range(20):
             resumed.iterate()
         ring = resumed.replay.ring
-        assert ring.last.host[seam % ring.rows].all(), "games under way when the run stopped are cut"
-        assert (ring.age.host[(seam + 1) % ring.rows] == 0).all(), "and new ones begin behind the cut"
+        assert ring.last[seam % ring.rows].all(), "games under way when the run stopped are cut"
+        assert (ring.age[(seam + 1) % ring.rows] == 0).all(), "and new ones begin behind the cut"
         assert resumed.learner.updates > trainer.learner.updates
     finally:
         resumed.close()

@@ -42,13 +42,11 @@ def recorded(pool: WorkerPool, steps: int) -> dict[str, npt.NDArray[np.generic]]
 
 
 SHORT = dataclasses.replace(NATURE, max_episode_frames=160)
-STICKY = dataclasses.replace(PROTOCOLS["machado"], max_episode_frames=160)
+RANDOM = dataclasses.replace(SHORT, repeat_action_probability=0.25)
+"""No-ops and sticky actions: all the randomness that an emulator can have."""
 
 
-@pytest.mark.parametrize(
-    ("env_id", "protocol"),
-    [("ALE/Seaquest-v5", SHORT), ("ALE/Breakout-v5", STICKY), ("tests.stubs:Numbered-v0", NATURE)],
-)
+@pytest.mark.parametrize(("env_id", "protocol"), [("ALE/Seaquest-v5", RANDOM), ("tests.stubs:Numbered-v0", NATURE)])
 def test_how_envs_are_dealt_to_workers_changes_no_bit(env_id: str, protocol: Protocol) -> None:
     """2 workers x 4 envs, 4 x 2 and 1 x 8 give the same streams, over resets that nobody seeds; another seed does
     not, and no two envs are alike."""
@@ -58,9 +56,9 @@ def test_how_envs_are_dealt_to_workers_changes_no_bit(env_id: str, protocol: Pro
         parts = recorded(pool_of(env_id, workers, envs, protocol), 90)
         for name in FIELDS:
             np.testing.assert_array_equal(parts[name], whole[name], err_msg=name)
-    other = recorded(pool_of(env_id, 1, 8, protocol, seed=2), 90)
+    other = recorded(pool_of(env_id, 1, 1, protocol, seed=2), 90)
     for env in range(8):
-        assert not np.array_equal(other["frames"][:, env], whole["frames"][:, env])
+        assert not np.array_equal(other["frames"][:, 0], whole["frames"][:, env])
         for twin in range(env):
             assert not np.array_equal(whole["frames"][:, env], whole["frames"][:, twin])
 

@@ -1,0 +1,347 @@
+"""Five ratios that this project holds itself to, on the machine at hand: measurements flow in, a table and
+`benchmarks/results/ratios.json` flow out.
+
+Each contestant sits in a process of its own (so that no one's allocator settings, threads or caches help another) and
+waits while the others are measured. They take short turns, round after round; every ratio is formed within a round,
+and the median over the rounds is reported. Exit code 1 when one misses its bound.
+
+    python -m benchmarks.ratios
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atari_dqn.config import LearnerConfig, NetworkConfig, TrainConfig
+from atari_dqn.system import cores, describe_system
+
+if TYPE_CHECKING:  # torch is for the contestants, each in its own process
+    from atari_dqn.measure import Turn
+
+    Kinds = dict[str, Callable[[float], Turn]]
+
+RESULTS = Path(__file__).parent / "results" / "ratios.json"
+GAME, NUM_ENVS, SEED = "ALE/Breakout-v5", 8, 1
+CONFIG = TrainConfig().replace(env_id=GAME)
+
+
+# ---------------------------------------------------------------------- the contestants
+
+
+@contextlib.contextmanager
+def worker_pool(num_workers: int) -> Iterator[Kinds]:
+    """Ours, without learner and replay."""
+    from atari_dqn.envs.make import PROTOCOLS, env_spec
+    from atari_dqn.envs.pool import WorkerPool
+    from atari_dqn.measure import RandomPlay, measure
+
+    protocol = PROTOCOLS[CONFIG.env.protocol]
+    spec = env_spec(GAME, protocol, CONFIG.env.frame_stack)
+    share = NUM_ENVS // num_workers
+    with WorkerPool(spec, protocol, num_workers=num_workers, envs_per_worker=share, seed=SEED) as workers:
+        workers.reset()
+        play = RandomPlay(workers, SEED)
+        yield {"": lambda seconds: measure(play.tick, seconds, env_steps=lambda: play.env_steps)}
+
+
+@contextlib.contextmanager
+def native_vector_env(num_threads: int) -> Iterator[Kinds]:
+    """ale-py's threads in one process, with the same preprocessing and the same random actions."""
+    import numpy as np
+    from ale_py.vector_env import AtariVectorEnv
+    from gymnasium.vector import AutoresetMode
+
+    from atari_dqn.envs.make import PROTOCOLS
+    from atari_dqn.measure import measure
+
+    protocol = PROTOCOLS[CONFIG.env.protocol]
+    env = AtariVectorEnv(
+        "breakout",
+        NUM_ENVS,
+        num_threads=num_threads,
+        stack_num=1,
+        max_num_frames_per_episode=protocol.max_episode_frames,
+        repeat_action_probability=protocol.repeat_action_probability,
+        full_action_space=protocol.full_action_space,
+        noop_max=protocol.noop_max,
+        use_fire_reset=protocol.fire_reset,
+        reward_clipping=False,
+        autoreset_mode=AutoresetMode.NEXT_STEP,
+    )
+    env.reset(seed=np.arange(NUM_ENVS))
+    rng = np.random.default_rng(SEED)
+    num_actions = int(env.single_action_space.n)
+    env_steps, resets = 0, 0
+
+    def tick() -> None:
+        nonlocal env_steps, resets
+        _, _, terminated, truncated, _ = env.step(rng.integers(num_actions, size=NUM_ENVS))
+        env_steps += NUM_ENVS - resets
+        resets = int(np.count_nonzero(terminated | truncated))  # the next tick is no env step for these
+
+    yield {"": lambda seconds: measure(tick, seconds, env_steps=lambda: env_steps)}
+    env.close()
+
+
+@contextlib.contextmanager
+def learner(kind: str, threads: int, batch_size: int) -> Iterator[Kinds]:
+    """Updates on ready batches ("fixed"), and on those drawn from a full prioritized replay ("replay")."""
+    import torch
+
+    from atari_dqn.learner import Learner
+    from atari_dqn.measure import measure
+    from atari_dqn.network import make_network
+    from atari_dqn.replay.prioritized import PrioritizedReplay
+    from benchmarks.plain_learner import FixedReplay, PlainLearner, PlainNet, Spec, random_batch
+
+    torch.set_num_threads(threads)
+    generator, device, spec = torch.Generator().manual_seed(SEED), torch.device("cpu"), Spec()
+    config = LearnerConfig(batch_size=batch_size)
+    drawn = PrioritizedReplay(
+        2**14, NUM_ENVS, (84, 84), torch.uint8, 4, n_step=1, gamma=0.99, clip_rewards=True, alpha=0.6, seed=SEED
+    )
+    nothing = torch.zeros(NUM_ENVS, dtype=torch.bool)
+    frames = torch.randint(256, (NUM_ENVS, 84, 84), generator=generator, dtype=torch.uint8)
+    drawn.append(frames, ~nothing)
+    for row in range(drawn.num_rows + 1):
+        drawn.append(frames.roll(row, -1), nothing, nothing.long(), nothing.float(), nothing)
+    feeds = {"fixed": FixedReplay([random_batch(generator, batch_size) for _ in range(8)]), "replay": drawn}
+
+    def turn(replay: Any) -> Callable[[float], Turn]:
+        seat: Any
+        if kind == "plain":
+            # Not from a `Learner`: making one would tune this process's allocator.
+            net = PlainNet(spec.stack, spec.num_actions).take(make_network(spec, NetworkConfig()))
+            seat = PlainLearner(net, replay, config)
+        else:
+            seat = Learner(
+                lambda: make_network(spec, NetworkConfig()),
+                replay,
+                config,
+                seed=SEED,
+                device=device,
+                precision="bf16" if kind == "bf16" else "fp32",
+            )
+        return lambda seconds: measure(seat.update, seconds, updates=lambda: seat.updates)
+
+    yield {name: turn(replay) for name, replay in feeds.items()}
+
+
+@contextlib.contextmanager
+def whole(threads: int, batch_size: int) -> Iterator[Kinds]:
+    """The real loop at the default ratio, past `learning_starts`; and its workers and its learner alone."""
+    import torch
+
+    from atari_dqn.envs.make import PROTOCOLS, env_spec
+    from atari_dqn.measure import Bench
+    from atari_dqn.trainer import Trainer
+
+    torch.set_num_threads(threads)
+    config = CONFIG.replace(device="cpu", batch_size=batch_size)
+    trainer = Trainer(config, env_spec(GAME, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    bench = Bench(trainer)
+    try:
+        bench.prepare()
+        yield {"envs": bench.workers_alone, "learner": bench.learner_alone, "loop": bench.loop}
+    finally:
+        trainer.close()
+
+
+# ---------------------------------------------------------------------- taking turns
+
+
+class Seat:
+    """A contestant in its own process."""
+
+    def __init__(self, contestant: Callable[..., contextlib.AbstractContextManager[Kinds]], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_sit, args=(theirs, contestant, arguments))
+        self._process.start()
+        theirs.close()
+        self.kinds: list[str] = self._answer()
+
+    def turn(self, kind: str, seconds: float) -> Turn:
+        self._pipe.send((kind, seconds))
+        turn: Turn = self._answer()
+        return turn
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            raise SystemExit("a contestant failed; its error stands above") from None
+
+
+def _sit(pipe: Connection, contestant: Callable[..., contextlib.AbstractContextManager[Kinds]], arguments: Any) -> None:
+    with contestant(*arguments) as kinds, contextlib.suppress(EOFError):
+        pipe.send(list(kinds))
+        while True:
+            kind, seconds = pipe.recv()
+            pipe.send(kinds[kind](seconds))
+
+
+def play(rounds: int, seconds: float, threads: int, batch_size: int) -> list[dict[str, Turn]]:
+    """One dict per round, of a turn for each `contestant kind`."""
+    contestants: dict[str, tuple[Any, ...]] = {
+        "workers 8x1": (worker_pool, 8),
+        "workers 2x4": (worker_pool, 2),
+        "AtariVectorEnv": (native_vector_env, 2),
+        "bf16": (learner, "bf16", threads, batch_size),
+        "fp32": (learner, "fp32", threads, batch_size),
+        "plain": (learner, "plain", threads, batch_size),
+        "whole": (whole, threads, batch_size),
+    }
+    taken: list[dict[str, Turn]] = []
+    with contextlib.ExitStack() as stack:
+        seats = {}
+        for name, contestant in contestants.items():
+            print(f"preparing {name}", flush=True)
+            seats[name] = Seat(*contestant)
+            stack.callback(seats[name].close)
+        for number in range(rounds + 1):
+            start = time.monotonic()
+            warm_up = number == 0
+            turns = {
+                f"{name} {kind}".strip(): seat.turn(kind, min(seconds, 0.5) if warm_up else seconds)
+                for name, seat in seats.items()
+                for kind in seat.kinds
+            }
+            if not warm_up:
+                taken.append(turns)
+                left = (rounds - number) * (time.monotonic() - start)
+                print(f"round {number} of {rounds}; {left:.0f} s left", flush=True)
+    return taken
+
+
+# ---------------------------------------------------------------------- the ratios
+
+
+def ratios(turns: dict[str, Turn], batch_size: int) -> dict[str, float]:
+    """The figures of one round."""
+    native = _env_rate(turns["AtariVectorEnv"])
+    result = {f"workers {shape}": _env_rate(turns[f"workers {shape}"]) / native for shape in ("8x1", "2x4")}
+    for feed in ("fixed", "replay"):
+        plain = _update_rate(turns[f"plain {feed}"])
+        for precision in ("bf16", "fp32"):
+            result[f"{precision}, {feed} batches"] = _update_rate(turns[f"{precision} {feed}"]) / plain
+    envs, updates, loop = turns["whole envs"], turns["whole learner"], turns["whole loop"]
+    due = CONFIG.learner.replay_ratio / batch_size
+    step, step_cpu = envs.wall / envs.env_steps, envs.cpu / envs.env_steps
+    update, update_cpu = due * updates.wall / updates.updates, due * updates.cpu / updates.updates
+    limits = {"envs": step, "learner": update, "cores": (step_cpu + update_cpu) / cores()}
+    taken = loop.wall / loop.env_steps
+    result |= {f"whole / {name}": taken / limit for name, limit in limits.items()}
+    result["whole / the largest"] = taken / max(limits.values())
+    return result
+
+
+def _env_rate(turn: Turn) -> float:
+    return turn.env_steps / turn.wall
+
+
+def _update_rate(turn: Turn) -> float:
+    return turn.updates / turn.wall
+
+
+BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "workers 8x1": (0.85, None),
+    "workers 2x4": (0.85, None),
+    "bf16, fixed batches": (1.8, None),
+    "fp32, fixed batches": (1.3, None),
+    "whole / the largest": (None, 1.1),
+}
+"""At least, at most."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ratios", description="the ratios this project holds to")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
+    parser.add_argument("--torch-threads", type=int, default=cores())
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args(argv)
+    taken = play(arguments.rounds, arguments.seconds, arguments.torch_threads, arguments.batch_size)
+    of_rounds = [ratios(turns, arguments.batch_size) for turns in taken]
+    medians = {name: statistics.median(of_round[name] for of_round in of_rounds) for name in of_rounds[0]}
+    report = {
+        "system": describe_system(),
+        "torch_threads": arguments.torch_threads,
+        "batch_size": arguments.batch_size,
+        "seconds": arguments.seconds,
+        "ratios": {
+            name: {
+                "median": median,
+                "at_least": BOUNDS.get(name, (None, None))[0],
+                "at_most": BOUNDS.get(name, (None, None))[1],
+                "holds": holds(name, median),
+                "rounds": [of_round[name] for of_round in of_rounds],
+            }
+            for name, median in medians.items()
+        },
+        "rates": rates(taken),
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    show(report)
+    return 0 if all(holds(name, median) for name, median in medians.items()) else 1
+
+
+def holds(name: str, median: float) -> bool:
+    """True as well where no bound is set."""
+    least, most = BOUNDS.get(name, (None, None))
+    return (least is None or median >= least) and (most is None or median <= most)
+
+
+def rates(taken: Sequence[dict[str, Turn]]) -> dict[str, dict[str, float]]:
+    """Medians over the rounds, for each `contestant kind`."""
+    from atari_dqn.measure import Rates
+
+    result = {}
+    for name in taken[0]:
+        of = Rates.of([turns[name] for turns in taken])
+        result[name] = {key: value for key, value in vars(of).items() if key != "turns" and value}
+    return result
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the report as two tables."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(box=box.SIMPLE_HEAD, title=f"{report['system']['processor']}, {report['system']['cores']} cores")
+    for name in ("", "env steps/s", "updates/s", "cores busy", "taken by others"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for name, rate in report["rates"].items():
+        cells = (f"{rate[key]:,.0f}" if key in rate else "–" for key in ("env_steps_per_second", "updates_per_second"))
+        table.add_row(name, *cells, f"{rate['cores_busy']:.2f}", f"{rate.get('cores_taken', 0):.2f}")
+    console.print(table)
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("ratio", "median", "least", "most", "bound", "holds"):
+        table.add_column(name, justify="left" if name == "ratio" else "right", no_wrap=True)
+    for name, ratio in report["ratios"].items():
+        bound = f"≥ {ratio['at_least']}" if ratio["at_least"] else f"≤ {ratio['at_most']}" if ratio["at_most"] else ""
+        spread = (min(ratio["rounds"]), max(ratio["rounds"]))
+        verdict = ("yes" if ratio["holds"] else "NO") if bound else ""
+        table.add_row(name, f"{ratio['median']:.2f}", *(f"{end:.2f}" for end in spread), bound, verdict)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
