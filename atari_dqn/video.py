@@ -81,7 +81,7 @@ class VideoFile:
         if self.pictures:
             self._partial.replace(self.file)
         else:
-            self._partial.unlink()
+            self._partial.unlink(missing_ok=True)
 
 
 def check_display() -> None:

@@ -46,7 +46,9 @@ RANDOM = dataclasses.replace(SHORT, repeat_action_probability=0.25)
 """No-ops and sticky actions: all the randomness that an emulator can have."""
 
 
-@pytest.mark.parametrize(("env_id", "protocol"), [("ALE/Seaquest-v5", RANDOM), ("tests.stubs:Numbered-v0", NATURE)])
+@pytest.mark.parametrize(
+    ("env_id", "protocol"), [("ALE/Seaquest-v5", RANDOM), ("CartPole-v1", NATURE), ("tests.stubs:Numbered-v0", NATURE)]
+)
 def test_how_envs_are_dealt_to_workers_changes_no_bit(env_id: str, protocol: Protocol) -> None:
     """2 workers x 4 envs, 4 x 2 and 1 x 8 give the same streams, over resets that nobody seeds; another seed does
     not, and no two envs are alike."""

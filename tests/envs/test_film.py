@@ -1,0 +1,120 @@
+"""The env that is filmed: the network sees what it was trained on, the viewer every picture between."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from atari_dqn.config import ConfigError
+from atari_dqn.envs.film import FilmedEnv
+from atari_dqn.envs.make import PROTOCOLS, env_spec, make_vector_env
+from tests.stubs import Shifted
+
+NATURE, MACHADO = PROTOCOLS["nature"], PROTOCOLS["machado"]
+STILL = dataclasses.replace(NATURE, noop_max=0)
+
+
+def no_show(picture: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize("env_id", ["ALE/Breakout-v5", "ALE/Pong-v5", "ALE/Seaquest-v5", "CartPole-v1"])
+def test_same_actions_same_frames_as_in_training(env_id: str) -> None:
+    spec = env_spec(env_id, STILL, 4)
+    filmed, trained = FilmedEnv(spec, STILL, no_show), make_vector_env(spec, STILL, 1)
+    actions = np.random.default_rng(0).integers(spec.num_actions, size=300)
+    try:
+        seeds: Any = np.array([5]) if spec.is_atari else [5]
+        frame, expected = filmed.reset(seed=5), trained.reset(seed=seeds)[0]
+        over = False
+        for action in actions:
+            assert frame.dtype == spec.frame_dtype
+            assert frame.shape == spec.frame_shape
+            np.testing.assert_array_equal(frame, expected.reshape(spec.frame_shape))
+            if over:
+                break
+            frame, reward, over = filmed.step(int(action))
+            expected, rewards, terminated, truncated, _ = trained.step(np.array([action]))
+            assert (reward, over) == (rewards[0], terminated[0] or truncated[0])
+    finally:
+        filmed.close()
+        trained.close()
+
+
+def test_every_tick_of_the_emulator_is_shown_in_colour() -> None:
+    pictures: list[npt.NDArray[np.uint8]] = []
+    env = FilmedEnv(env_spec("ALE/Breakout-v5", STILL, 4), STILL, pictures.append)
+    env.reset(seed=0)
+    assert env.fps == 60
+    assert len(pictures) == 1
+    env.step(1)  # FIRE: the ball moves from now on
+    for _ in range(5):
+        env.step(0)
+    env.close()
+    assert len(pictures) == 1 + 4 * 6
+    assert {picture.shape for picture in pictures} == {(210, 160, 3)}
+    assert (pictures[0][60, 80] == (200, 72, 72)).all(), "the top row of bricks is red"
+    assert len({picture.tobytes() for picture in pictures[9:]}) == 16, "motion is smooth: no two ticks look alike"
+
+
+def test_a_nature_game_begins_with_0_to_29_no_ops_and_a_machado_game_with_none() -> None:
+    spec = env_spec("ALE/Breakout-v5", NATURE, 4)
+    counts = []
+    pictures: list[npt.NDArray[np.uint8]] = []
+    env = FilmedEnv(spec, NATURE, pictures.append)
+    for seed in range(12):
+        pictures.clear()
+        env.reset(seed=seed)
+        counts.append(len(pictures) - 1)
+    env.close()
+    assert min(counts) >= 0
+    assert 15 <= max(counts) <= 29
+    assert len(set(counts)) > 6
+    pictures.clear()
+    env = FilmedEnv(env_spec("ALE/Breakout-v5", MACHADO, 4), MACHADO, pictures.append)
+    env.reset(seed=1)
+    env.close()
+    assert len(pictures) == 1
+
+
+@pytest.mark.parametrize(("protocol", "sticky", "num_actions"), [(NATURE, 0.0, 4), (MACHADO, 0.25, 18)])
+def test_the_emulator_is_set_as_the_protocol_says(protocol: Any, sticky: float, num_actions: int) -> None:
+    env = FilmedEnv(env_spec("ALE/Breakout-v5", protocol, 4), protocol, no_show)
+    emulator: Any = env._env.unwrapped
+    assert emulator.ale.getFloat("repeat_action_probability") == sticky
+    assert emulator.ale.getInt("max_num_frames_per_episode") == 108_000
+    assert emulator.action_space.n == num_actions
+    env.close()
+
+
+class Drawn(Shifted):
+    """Its actions are 5, 6 and 7; its observation's fourth number is the action that led there."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self) -> npt.NDArray[np.uint8]:
+        return np.full((40, 40, 3), self._step, np.uint8)
+
+
+def test_other_envs_are_shown_once_a_step_and_their_actions_shifted_to_0() -> None:
+    gym.register("Drawn-v0", lambda **settings: Drawn(**settings))
+    pictures: list[npt.NDArray[np.uint8]] = []
+    env = FilmedEnv(env_spec("Drawn-v0", NATURE, 4), NATURE, pictures.append)
+    env.reset(seed=0)
+    assert env.step(2)[0][3] == 7
+    assert env.fps == 12
+    assert [int(picture[0, 0, 0]) for picture in pictures] == [0, 1]
+
+
+def test_an_env_that_cannot_draw_itself_is_one_clear_line() -> None:
+    with pytest.raises(ConfigError, match=r"^tests.stubs:Numbered-v0 cannot draw itself: [^\n]+$"):
+        FilmedEnv(env_spec("tests.stubs:Numbered-v0", NATURE, 4), NATURE, no_show)

@@ -1,0 +1,185 @@
+"""`python -m atari_dqn.bench`: it measures every quantity, counts as the loop counts, and accounts for each second once."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from atari_dqn import bench
+from atari_dqn.config import TrainConfig
+from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.measure import PARTS, Bench, account_of
+from atari_dqn.trainer import Trainer
+
+BENCH = [sys.executable, "-m", "atari_dqn.bench"]
+TINY = "--env-id CartPole-v1 --num-workers 2 --envs-per-worker 2 --replay-capacity 4096 --learning-starts 200"
+TINY += " --replay-ratio 4 --batch-size 16 --precision fp32 --device cpu --torch-threads 1 --seconds 0.05 --rounds 2"
+
+
+def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*BENCH, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_prints_and_writes_every_quantity(tmp_path: Path) -> None:
+    result = run([*TINY.split(), "--out", "figures.json"], tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "s in all" in result.stdout.splitlines()[0] + result.stdout.splitlines()[1]
+    words = ("workers alone", "learner alone", "the loop", "env steps/s", "updates/s", "cores busy")
+    for word in (*words, *PARTS, "limit: envs", "limit: learner", "limit: cores", "bottleneck:", "to change:"):
+        assert word in result.stdout, word
+
+    report = json.loads((tmp_path / "figures.json").read_text())
+    rates = report["rates"]
+    assert rates["workers alone"]["env_steps_per_second"] > 0
+    assert rates["learner alone"]["updates_per_second"] > 0
+    assert rates["the loop"]["env_steps_per_second"] > 0
+    assert all(len(rate["turns"]) == 2 and rate["cores_busy"] > 0 for rate in rates.values())
+    assert set(report["account"]) == set(PARTS)
+    assert all(share > 0 for share in report["account"].values())
+    assert report["times_limit"] > 0
+    assert (report["config"]["env_id"], report["precision"], report["torch_threads"]) == ("CartPole-v1", "fp32", 1)
+    assert {"date", "processor", "cores", "git_revision", "packages"} <= set(report["system"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--env-id", "Braekout"], "Breakout"),
+        (["--seconds", "0"], "--seconds is 0; it must be above 0 to 3600"),
+        (["--rounds", "0"], "--rounds is 0; it must be from 1 to 1000"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--out", "nowhere/figures.json"], "there is no directory nowhere"),
+        (["--no-such-flag", "1"], "--no-such-flag"),
+    ],
+)
+def test_a_mistake_gets_a_short_message_and_exit_code_2(arguments: list[str], words: str, tmp_path: Path) -> None:
+    result = run(arguments, tmp_path)
+    assert result.returncode == 2
+    assert words in re.sub(r"\s+", " ", result.stdout + result.stderr)
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def make_trainer() -> Trainer:
+    config = TrainConfig().replace(
+        env_id="CartPole-v1",
+        num_workers=1,
+        envs_per_worker=4,
+        replay_capacity=1024,
+        learning_starts=100,
+        replay_ratio=8.0,
+        batch_size=16,
+        precision="fp32",
+        device="cpu",
+    )
+    return Trainer(config, env_spec("CartPole-v1", PROTOCOLS["nature"], 4))
+
+
+def test_turns_count_what_the_loop_counts_and_leave_it_its_own_count() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trainer = make_trainer()
+    ticks: list[int] = []
+    bench_ = Bench(trainer, lambda: ticks.append(trainer.env_steps))
+    try:
+        bench_.prepare()
+        assert trainer.env_steps >= 100
+        for _ in range(3):
+            steps, updates = trainer.env_steps, trainer.learner.updates
+            alone = bench_.workers_alone(0.05)
+            assert alone.env_steps > 0
+            assert alone.updates == 0
+            alone = bench_.learner_alone(0.05)
+            assert alone.updates > 0
+            assert alone.env_steps == 0
+            assert (trainer.env_steps, trainer.learner.updates) == (steps, updates)
+            together = bench_.loop(0.05)
+            assert trainer.env_steps == steps + together.env_steps
+            assert trainer.learner.updates == updates + together.updates
+            assert together.updates == pytest.approx(together.env_steps / 2, abs=4), "one update per two env steps"
+            assert all(turn.wall > 0 and turn.cpu > 0 for turn in (alone, together))
+    finally:
+        trainer.close()
+        torch.set_num_threads(threads)
+    assert len(ticks) > 100
+
+
+def test_the_account_has_each_second_once_and_is_taken_off_again() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trainer = make_trainer()
+    try:
+        trainer.start()
+        while trainer.learner.updates < 10:
+            trainer.iterate()
+        synchronized: list[bool] = []
+        with account_of(trainer, lambda: synchronized.append(True)) as spent:
+            calls = [("", "iterate"), *(call for part in PARTS.values() for call in part if call[0])]
+            owners = [getattr(trainer, owner) if owner else trainer for owner, _ in calls]
+            import time
+
+            start = time.perf_counter()
+            for _ in range(50):
+                trainer.iterate()
+            whole = time.perf_counter() - start
+        assert set(spent) == set(PARTS)
+        assert all(seconds > 0 for seconds in spent.values())
+        assert sum(spent.values()) <= whole
+        assert sum(spent.values()) == pytest.approx(whole, rel=0.05)
+        assert len(synchronized) >= 50 * 6
+        assert not any(method in vars(owner) for owner, (_, method) in zip(owners, calls, strict=True))
+    finally:
+        trainer.close()
+        torch.set_num_threads(threads)
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    """Figures of a machine of two cores, by default a balanced one: everything takes 1 ms an env step."""
+
+    def rate(env_steps: float, updates: float, busy: float) -> dict[str, float]:
+        return {"env_steps_per_second": env_steps, "updates_per_second": updates, "cores_busy": busy}
+
+    config = TrainConfig().replace(num_workers=2).to_dict() | changes.pop("config", {})
+    return {
+        "config": config,
+        "system": {"cores": 2},
+        "precision": "bf16",
+        "torch_threads": 2,
+        "rates": {
+            "workers alone": rate(changes.pop("env_steps", 1000), 0, changes.pop("workers_busy", 1)),
+            "learner alone": rate(0, changes.pop("updates", 250), changes.pop("learner_busy", 1)),
+            "the loop": rate(changes.pop("loop", 1000), 250, 2),
+        },
+        "account": dict.fromkeys(PARTS, 0.0) | changes.pop("account", {}),
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("figures", "limit", "times", "bottleneck", "advice"),
+    [
+        (report(updates=500), "envs", 1.0, "the workers", "higher --replay-ratio"),
+        (report(updates=500, config={"num_workers": 1}), "envs", 1.0, "the workers", "--num-workers 2"),
+        (report(env_steps=4000), "learner", 1.0, "the learner", "lower --replay-ratio"),
+        (report(env_steps=4000, precision="fp32", config={"precision": "fp32"}), "learner", 1.0, "the le", "auto"),
+        (report(env_steps=4000, precision="fp32"), "learner", 1.0, "the learner", "native bf16"),
+        (report(env_steps=2000, learner_busy=2), "cores", 0.8, "80% with updates, 20%", "--replay-ratio"),
+        (report(updates=500, workers_busy=2), "cores", 0.8, "20% with updates, 80%", "higher --replay-ratio"),
+        (report(loop=500, account={"acting": 0.3}), "envs", 2.0, "30% of the time", "--envs-per-worker"),
+        (report(loop=500), "envs", 2.0, "in each other's way", "--torch-threads 1"),
+    ],
+)
+def test_the_largest_limit_is_named_with_what_to_change(
+    figures: dict[str, Any], limit: str, times: float, bottleneck: str, advice: str
+) -> None:
+    found = bench.diagnose(figures)
+    assert max(found["limits"], key=found["limits"].get) == limit
+    assert found["times_limit"] == pytest.approx(times)
+    assert bottleneck in found["bottleneck"]
+    assert advice in found["advice"]
