@@ -42,7 +42,7 @@ def run(argv: Sequence[str]) -> int | None:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"it must be one of {', '.join(COMMANDS)}"
         raise ConfigError(f"unknown command {name!r}; {hint}")
-    code: int | None = importlib.import_module(f"atari_dqn.{name}").main(rest)
+    code: int | None = importlib.import_module(f"atari_dqn.{name}").main(rest, prog=f"atari-dqn {name}")
     return code
 
 

@@ -56,6 +56,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
     console = Console()
     report = _measure(config, spec, command.seconds, command.rounds, console)
     console.print(table(report))
+    taken = statistics.median(rate["cores_taken"] for rate in report["rates"].values())
+    if taken > 0.1:
+        console.print(f"[yellow]other programs kept {taken:.1f} cores busy meanwhile[/yellow]", highlight=False)
     console.print(f"[bold]bottleneck:[/bold] {report['bottleneck']}", highlight=False)
     console.print(f"[bold]to change:[/bold] {report['advice']}", highlight=False)
     if command.out is not None:

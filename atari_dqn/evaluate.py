@@ -49,9 +49,9 @@ class EvaluateCommand:
     device: Annotated[Literal["auto", "cpu", "cuda"], Setting("where the network runs")] = "auto"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.evaluate") -> int:
     """Evaluate as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
-    command = cli.parse(EvaluateCommand, argv, prog="python -m atari_dqn.evaluate")
+    command = cli.parse(EvaluateCommand, argv, prog=prog)
     for name, setting in settings(EvaluateCommand).items():
         setting.check(name, getattr(command, name))
     read_config(command.run)

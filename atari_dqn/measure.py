@@ -187,7 +187,7 @@ PARTS = {
     "env wait": (("workers", "send"), ("workers", "recv")),
     "acting": (("replay", "latest_observation"), ("actor", "act")),
     "sampling": (("replay", "sample"),),
-    "forward, backward, optimizer": (("learner", "update"),),
+    "gradient step": (("learner", "update"),),
     "priorities": (("replay", "update_priorities"),),
     "append": (("replay", "append"),),
     "other": (("", "iterate"),),

@@ -44,9 +44,9 @@ class PlayCommand:
     device: Annotated[Literal["auto", "cpu", "cuda"], Setting("where the network runs")] = "auto"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.play") -> int:
     """Play as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
-    command = cli.parse(PlayCommand, argv, prog="python -m atari_dqn.play")
+    command = cli.parse(PlayCommand, argv, prog=prog)
     for name, setting in settings(PlayCommand).items():
         setting.check(name, getattr(command, name))
     read_config(command.run)

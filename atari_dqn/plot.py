@@ -49,9 +49,9 @@ class Run:
     evaluations: list[dict[str, Any]]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.plot") -> int:
     """Draw as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
-    command = cli.parse(PlotCommand, argv, prog="python -m atari_dqn.plot")
+    command = cli.parse(PlotCommand, argv, prog=prog)
     if not command.runs:
         raise ConfigError("name at least one run directory, such as runs/Breakout-1-...")
     runs = [read_run(run_dir) for run_dir in command.runs]

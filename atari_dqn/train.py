@@ -10,14 +10,11 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +23,7 @@ import tyro
 
 from atari_dqn import cli
 from atari_dqn.config import ConfigError, Derived, TrainConfig, derive, flag, load_config, settings
+from atari_dqn.system import cores, describe_system
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,7 +94,7 @@ def _train(
     on_gpu = device.type == "cuda"
     available = torch.cuda.mem_get_info(device)[0] if on_gpu else _available_memory()
     _check_memory(config, derived.replay_bytes, available, "the GPU" if on_gpu else "this machine")
-    threads = config.run.torch_threads or len(os.sched_getaffinity(0))
+    threads = config.run.torch_threads or cores()
     torch.set_num_threads(threads)
     if config.run.deterministic:
         torch.use_deterministic_algorithms(True)
@@ -191,36 +189,8 @@ def _describe_run(config: TrainConfig, run_dir: Path, device: str, precision: st
     (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     with (run_dir / "command.txt").open("a") as file:
         file.write(shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]) + "\n")
-    packages = ("torch", "gymnasium", "ale-py", "numpy", "opencv-python")
-    system = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "device": device,
-        "precision": precision,
-        "torch_threads": threads,
-        "git_revision": _git_revision(),
-        "packages": {name: metadata.version(name) for name in packages},
-    }
+    system = describe_system() | {"device": device, "precision": precision, "torch_threads": threads}
     (run_dir / "system.json").write_text(json.dumps(system, indent=2) + "\n")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-def _git_revision() -> str | None:
-    root = Path(__file__).resolve().parent.parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:

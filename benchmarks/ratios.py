@@ -79,7 +79,7 @@ def native_vector_env(num_threads: int) -> Iterator[Kinds]:
     )
     env.reset(seed=np.arange(NUM_ENVS))
     rng = np.random.default_rng(SEED)
-    num_actions = int(env.single_action_space.n)
+    num_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
     env_steps, resets = 0, 0
 
     def tick() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_the_command_prints_and_writes_every_quantity(tmp_path: Path) -> None:
     result = run([*TINY.split(), "--out", "figures.json"], tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "s in all" in result.stdout.splitlines()[0] + result.stdout.splitlines()[1]
+    assert "s in all" in " ".join(result.stdout.splitlines()[:2])
     words = ("workers alone", "learner alone", "the loop", "env steps/s", "updates/s", "cores busy")
     for word in (*words, *PARTS, "limit: envs", "limit: learner", "limit: cores", "bottleneck:", "to change:"):
         assert word in result.stdout, word
@@ -123,16 +124,13 @@ def test_the_account_has_each_second_once_and_is_taken_off_again() -> None:
         with account_of(trainer, lambda: synchronized.append(True)) as spent:
             calls = [("", "iterate"), *(call for part in PARTS.values() for call in part if call[0])]
             owners = [getattr(trainer, owner) if owner else trainer for owner, _ in calls]
-            import time
-
             start = time.perf_counter()
             for _ in range(50):
                 trainer.iterate()
             whole = time.perf_counter() - start
         assert set(spent) == set(PARTS)
         assert all(seconds > 0 for seconds in spent.values())
-        assert sum(spent.values()) <= whole
-        assert sum(spent.values()) == pytest.approx(whole, rel=0.05)
+        assert 0.8 * whole < sum(spent.values()) <= whole
         assert len(synchronized) >= 50 * 6
         assert not any(method in vars(owner) for owner, (_, method) in zip(owners, calls, strict=True))
     finally:

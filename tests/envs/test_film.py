@@ -95,10 +95,9 @@ def test_the_emulator_is_set_as_the_protocol_says(protocol: Any, sticky: float, 
 class Drawn(Shifted):
     """Its actions are 5, 6 and 7; its observation's fourth number is the action that led there."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
-
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__()
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
         self.render_mode = render_mode
 
     def render(self) -> npt.NDArray[np.uint8]:
