@@ -80,7 +80,7 @@ def settings(cls: type) -> dict[str, Setting]:
     return found
 
 
-def _help_from_settings(cls: type[C]) -> type[C]:
+def help_from_settings(cls: type[C]) -> type[C]:
     """Let tyro print `Setting.describe()` for every field, so that help and checks cannot disagree."""
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         for extra in hint.__metadata__:
@@ -89,7 +89,7 @@ def _help_from_settings(cls: type[C]) -> type[C]:
     return cls
 
 
-@_help_from_settings
+@help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnvConfig:
     """Environment and workers"""
@@ -116,7 +116,7 @@ class EnvConfig:
     ] = 60.0
 
 
-@_help_from_settings
+@help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplayConfig:
     """Replay"""
@@ -143,7 +143,7 @@ class ReplayConfig:
     beta_at: Annotated[tuple[float, ...], Setting("its knots", "fraction of total_env_steps", 0, 1)] = (0.0, 1.0)
 
 
-@_help_from_settings
+@help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """Network"""
@@ -166,7 +166,7 @@ class NetworkConfig:
     ] = (128, 128)
 
 
-@_help_from_settings
+@help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LearnerConfig:
     """Learner"""
@@ -207,7 +207,7 @@ class LearnerConfig:
     ] = "auto"
 
 
-@_help_from_settings
+@help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExplorationConfig:
     """Exploration"""
@@ -224,7 +224,7 @@ class ExplorationConfig:
     )
 
 
-@_help_from_settings
+@help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Run"""

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from atari_dqn import cli
-from atari_dqn.config import Setting, settings
-from atari_dqn.config import _help_from_settings as help_from_settings
+from atari_dqn.config import Setting, help_from_settings, settings
 from atari_dqn.runs import read_config
 
 if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds
@@ -60,10 +59,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.eva
 
     from atari_dqn.checkpoint import load_policy
     from atari_dqn.envs.pool import WorkerError
-    from atari_dqn.evaluation import evaluate
+    from atari_dqn.evaluation import append_evaluation, evaluate
     from atari_dqn.learner import resolve_device
     from atari_dqn.status import StatusLine
-    from atari_dqn.trainer import append_evaluation
 
     console = Console()
     device = resolve_device(command.device)

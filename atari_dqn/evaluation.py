@@ -8,8 +8,10 @@ own: an evaluation changes no bit of a training that goes on around it.
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,6 +154,12 @@ def evaluate(
         ci95=bootstrap(returns, bootstrap_seed),
         seconds=time.monotonic() - started,
     )
+
+
+def append_evaluation(run_dir: Path, env_step: int, result: Evaluation) -> None:
+    """Add one line to `evaluations.jsonl`."""
+    with (run_dir / "evaluations.jsonl").open("a") as file:
+        file.write(json.dumps({"env_step": env_step, **result.to_dict()}) + "\n")
 
 
 def quotas(episodes: int, num_envs: int) -> npt.NDArray[np.int64]:

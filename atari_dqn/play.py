@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from atari_dqn import cli
-from atari_dqn.config import Setting, settings
-from atari_dqn.config import _help_from_settings as help_from_settings
+from atari_dqn.config import Setting, help_from_settings, settings
 from atari_dqn.runs import read_config
 
 if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from atari_dqn import cli
-from atari_dqn.config import ConfigError, Setting
-from atari_dqn.config import _help_from_settings as help_from_settings
+from atari_dqn.config import ConfigError, Setting, help_from_settings
 from atari_dqn.runs import read_config, read_rows
 from atari_dqn.scores import references
 

@@ -13,7 +13,6 @@ counts env steps; env steps, frames (4 to a step) and updates are three units.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from atari_dqn.config import Derived, TrainConfig, derive, updates_at
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec
 from atari_dqn.envs.pool import StepResult, WorkerPool
 from atari_dqn.episodes import EpisodeStatistics
-from atari_dqn.evaluation import Evaluation, Progress, evaluate
+from atari_dqn.evaluation import Progress, append_evaluation, evaluate
 from atari_dqn.learner import Learner, resolve_device, resolve_precision
 from atari_dqn.monitor import Monitor
 from atari_dqn.network import make_network
@@ -242,12 +241,6 @@ def seeds_of(root: int) -> dict[str, int]:
 
 def _derived_seed(root: int, branch: int) -> int:
     return int(np.random.SeedSequence((root, branch)).generate_state(1)[0] >> 1)
-
-
-def append_evaluation(run_dir: Path, env_step: int, result: Evaluation) -> None:
-    """Add one line to `evaluations.jsonl`."""
-    with (run_dir / "evaluations.jsonl").open("a") as file:
-        file.write(json.dumps({"env_step": env_step, **result.to_dict()}) + "\n")
 
 
 def _crossed(before: int, after: int, interval: int) -> bool:

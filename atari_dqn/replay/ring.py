@@ -69,8 +69,7 @@ class FrameRing:
             )
         device = torch.device(device)
         self.rows, self.num_envs, self.stack, self.n_step, self.device = rows, num_envs, stack, n_step, device
-        # Zeros, not empty: the memory is claimed now, so a machine with too little fails at the start, not hours on.
-        self.frames = torch.zeros((rows, num_envs, *frame_shape), dtype=frame_dtype, device=device)
+        self.frames = _zeros((rows, num_envs, *frame_shape), frame_dtype, device)
         shape = (rows, num_envs)
         self._age, self._last = _Field(shape, torch.int32, device), _Field(shape, torch.bool, device)
         self._action, self._terminal = _Field(shape, torch.int64, device), _Field(shape, torch.bool, device)
@@ -244,3 +243,10 @@ class FrameRing:
         self.num_drawable = int(self.drawable.sum())
         self.newest = state["newest"]
         self.head.fill_((self.newest + 1) * self.num_envs - 1)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on a CPU from numpy, whose large arrays cost neither time nor memory until they are written to."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros(shape, dtype=torch.empty(0, dtype=dtype).numpy().dtype))
+    return torch.zeros(shape, dtype=dtype, device=device)
