@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import tyro
 
 from atari_dqn import cli
-from atari_dqn.config import ConfigError, Setting, TrainConfig, settings
-from atari_dqn.system import cores, describe_system
+from atari_dqn.config import ConfigError, Setting, TrainConfig, derive, settings
+from atari_dqn.system import check_memory, describe_system, set_up_torch
 
 SECONDS = Setting("length of each measurement", "seconds", 0, 3600, low_open=True)
 ROUNDS = Setting("so many measurements of each kind, in alternation; medians are shown", "rounds", 1, 1000)
@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
         settings(BenchCommand)[name].check(name, getattr(command, name))
     if command.out is not None and not command.out.parent.is_dir():
         raise ConfigError(f"--out {command.out}: there is no directory {command.out.parent}")
+    if command.out is not None and command.out.is_dir():
+        raise ConfigError(f"--out {command.out} is a directory; name a file")
 
     from atari_dqn.envs.make import PROTOCOLS, env_spec, resolve_env_id
 
@@ -53,8 +55,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
 
     from rich.console import Console
 
+    from atari_dqn.envs.pool import WorkerError
+
     console = Console()
-    report = _measure(config, spec, command.seconds, command.rounds, console)
+    try:
+        report = _measure(config, spec, command.seconds, command.rounds, console)
+    except WorkerError as error:
+        raise cli.CommandFailed(str(error)) from None
     console.print(table(report))
     taken = statistics.median(rate["cores_taken"] for rate in report["rates"].values())
     if taken > 0.1:
@@ -77,13 +84,12 @@ def _measure(config: TrainConfig, spec: Any, seconds: float, rounds: int, consol
         highlight=False,
     )
     with StatusLine(console, "importing torch") as status:
-        import torch
+        threads = set_up_torch(config)
+        check_memory(config, derive(config, spec.frame_bytes, spec.stack).replay_bytes)
 
         from atari_dqn.measure import Bench, Rates, Turn
         from atari_dqn.trainer import Trainer
 
-        threads = config.run.torch_threads or cores()
-        torch.set_num_threads(threads)
         trainer = Trainer(config, spec)
         progress = _Progress(trainer, turns, seconds)
         bench = Bench(trainer, lambda: status.update(progress.line()))

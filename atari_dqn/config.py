@@ -393,8 +393,8 @@ class Derived:
 
 RING_BYTES = 4 + 8 + 4 + 1 + 1
 """Bytes a transition takes in the ring beside its frame: age, action, reward, terminal, last."""
-TREE_BYTES = 16 * 64 / 63
-"""Bytes a leaf takes in the sum tree with its share of the nodes above it: a sum and a minimum, float64."""
+TREE_BYTES = 8 + 16 / 63
+"""Bytes a leaf takes in the sum tree: its priority, and its share of the nodes above it, a sum and a minimum each."""
 
 
 def derive(config: TrainConfig, frame_bytes: int, stack: int) -> Derived:

@@ -65,7 +65,7 @@ class Learner:
         self.max_grad_norm = torch.tensor(config.max_grad_norm, device=device)
         self._params: list[Tensor] = list(self.online.parameters())
         self._target_params: list[Tensor] = list(self.target.parameters())
-        self.optimizer = make_optimizer(config, self._params, self.learning_rate)
+        self.optimizer = _make_optimizer(config, self._params, self.learning_rate)
         self._metric_sums = torch.zeros(len(METRICS), device=device)
         self._metric_updates = 0
 
@@ -81,6 +81,7 @@ class Learner:
         """The device part of `update`: no decision here depends on a tensor's value."""
         batch = self.replay.sample(self.config.batch_size)
         with precision_context(self.precision, self.device):
+            # This pass comes first: autocast keeps the weights it casts, and those cast without gradient have none.
             q = self.online(batch.obs)
             target = self._target_values(batch)
         error = td_error(q, batch.actions, target)
@@ -144,7 +145,7 @@ class Learner:
         for param, stored in zip(self._params, state["optimizer"], strict=True):
             # The fused step walks through memory, so moments must be laid out as their parameter is.
             self.optimizer.state[param] = {
-                name: torch.empty_like(param).copy_(value) if value.shape == param.shape else value.clone()
+                name: torch.empty_like(param if value.shape == param.shape else value, device=self.device).copy_(value)
                 for name, value in stored.items()
             }
 
@@ -160,13 +161,6 @@ class Learner:
             )
         self.online.load_state_dict(weights)
         self.target.load_state_dict(weights)
-
-
-def make_optimizer(config: LearnerConfig, params: list[Tensor], learning_rate: Tensor) -> torch.optim.Optimizer:
-    """Adam (Kingma & Ba 2015), or AdamW with amsgrad, in one fused pass. `learning_rate` is read at every step."""
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(params, lr=learning_rate, eps=config.adam_epsilon, amsgrad=True, fused=True)
-    return torch.optim.Adam(params, lr=learning_rate, eps=config.adam_epsilon, fused=True)
 
 
 def resolve_device(requested: str) -> torch.device:
@@ -205,3 +199,13 @@ def keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_threshold = -1, -3
         mallopt(m_mmap_threshold, 1 << 25)  # the largest value it takes
         mallopt(m_trim_threshold, 1 << 30)
+
+
+def _make_optimizer(config: LearnerConfig, params: list[Tensor], learning_rate: Tensor) -> torch.optim.Optimizer:
+    """Adam (Kingma & Ba 2015), or AdamW with amsgrad and torch's weight decay, in one fused pass.
+
+    `learning_rate` is read at every step.
+    """
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(params, lr=learning_rate, eps=config.adam_epsilon, amsgrad=True, fused=True)
+    return torch.optim.Adam(params, lr=learning_rate, eps=config.adam_epsilon, fused=True)

@@ -1,4 +1,4 @@
-"""What a figure was measured on: hardware, versions and the code's revision flow out, for the files that record one."""
+"""The machine: what it is and what it has left flow out, for files that record a figure and for checks before a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from atari_dqn.config import ConfigError, TrainConfig
 
 PACKAGES = ("torch", "gymnasium", "ale-py", "numpy", "opencv-python")
 
@@ -48,3 +50,45 @@ def git_revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def set_up_torch(config: TrainConfig) -> int:
+    """Import torch and let it compute as the settings say. Returns the threads of its arithmetic."""
+    import torch
+
+    threads = config.run.torch_threads or cores()
+    torch.set_num_threads(threads)
+    if config.run.deterministic:
+        torch.use_deterministic_algorithms(True)
+        # Only guards against reading uninitialised memory, at the price of filling every new tensor.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return threads
+
+
+def check_memory(config: TrainConfig, replay_bytes: int) -> None:
+    """Raise `ConfigError`, with figures, when the replay is larger than what is free where it will live."""
+    import torch
+
+    from atari_dqn.learner import resolve_device
+
+    device = resolve_device(config.run.device)
+    on_gpu = device.type == "cuda"
+    available = torch.cuda.mem_get_info(device)[0] if on_gpu else available_memory()
+    if replay_bytes > available:
+        fits = config.replay.replay_capacity * available // replay_bytes
+        raise ConfigError(
+            f"--replay-capacity {config.replay.replay_capacity} needs {replay_bytes / 1e9:.1f} GB and"
+            f" {'the GPU' if on_gpu else 'this machine'} has {available / 1e9:.1f} GB free;"
+            f" {2 ** max(1, fits.bit_length() - 1)} would fit"
+        )
+
+
+def available_memory() -> int:
+    """Bytes this process may still take: the machine's, or what its container leaves."""
+    import psutil
+
+    available: int = psutil.virtual_memory().available
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        available = min(available, int(text) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    return available

@@ -1,4 +1,4 @@
-"""`python -m atari_dqn.bench`: it measures every quantity, counts as the loop counts, and accounts for each second once."""
+"""`python -m atari_dqn.bench`: every quantity is measured, counted as the loop counts, each second once."""
 
 from __future__ import annotations
 
@@ -57,6 +57,8 @@ def test_the_command_prints_and_writes_every_quantity(tmp_path: Path) -> None:
         (["--rounds", "0"], "--rounds is 0; it must be from 1 to 1000"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--out", "nowhere/figures.json"], "there is no directory nowhere"),
+        (["--out", "."], "is a directory"),
+        (["--replay-capacity", str(2**30), "--num-workers", "64"], "GB"),
         (["--no-such-flag", "1"], "--no-such-flag"),
     ],
 )

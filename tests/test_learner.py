@@ -80,11 +80,13 @@ class Table(QNetwork):
     def __init__(self, q: Tensor) -> None:
         nn.Module.__init__(self)
         self.q = nn.Parameter(q.clone())
+        self.grad_modes: list[bool] = []
 
     def prepare(self, obs: Tensor) -> Tensor:
         return obs
 
     def q_values(self, prepared: Tensor) -> Tensor:
+        self.grad_modes.append(torch.is_grad_enabled())
         return self.q[prepared[:, 0]]
 
 
@@ -121,6 +123,16 @@ def test_online_chooses_and_target_values(double_q: bool, errors: list[float]) -
     learner, replay = table_learner(double_q=double_q)
     learner.update()
     assert replay.td_errors[0].tolist() == pytest.approx(errors)
+
+
+def test_only_the_taken_actions_pass_builds_a_graph() -> None:
+    learner, _ = table_learner()
+    learner.update()
+    assert isinstance(learner.online, Table)
+    assert isinstance(learner.target, Table)
+    assert learner.online.grad_modes == [True, False]
+    assert learner.target.grad_modes == [False]
+    assert not learner.target.q.requires_grad
 
 
 def gradient(learner: Learner) -> Tensor:

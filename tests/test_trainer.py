@@ -227,6 +227,12 @@ def test_a_rate_changed_in_mid_run_is_obeyed_at_the_next_update() -> None:
         assert weights_of(trainer.learner.online) == frozen
 
 
+def test_the_printed_size_of_the_replay_is_its_size() -> None:
+    trainer = make_trainer(env_id="ALE/Breakout-v5", num_workers=8, envs_per_worker=1, replay_capacity=2**12)
+    assert trainer.derived.replay_bytes == pytest.approx(trainer.replay.nbytes, rel=1e-3)
+    assert trainer.derived.bytes_per_transition < 7_100
+
+
 def test_every_env_gets_its_own_exploration() -> None:
     with started() as trainer:
         actions = np.stack([trainer.actor.act(trainer.replay.latest_observation(), 1.0) for _ in range(200)])
