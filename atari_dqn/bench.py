@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
     config.validate()
     for name in ("seconds", "rounds"):
         settings(BenchCommand)[name].check(name, getattr(command, name))
-    if command.out is not None and not command.out.parent.is_dir():
-        raise ConfigError(f"--out {command.out}: there is no directory {command.out.parent}")
+    if command.out is not None and (command.out.is_dir() or not command.out.parent.is_dir()):
+        raise ConfigError(f"--out {command.out} cannot be a file: name one in a directory that is there")
     if command.out is not None and command.out.is_dir():
         raise ConfigError(f"--out {command.out} is a directory; name a file")
 

@@ -22,9 +22,10 @@ import zstandard
 
 from atari_dqn.config import ConfigError, TrainConfig, load_config
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec, env_spec
-from atari_dqn.network import make_network
+from atari_dqn.network import make_network, take_weights
 
 CHUNK_BYTES = 1 << 24
+FILES = {"counters.json", "learner.pt", "replay.pt", "frames.zst"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +50,14 @@ class CheckpointStore:
         """Env steps of the stored checkpoints, oldest first, whole or not."""
         if not self.directory.is_dir():
             return []
-        return sorted(int(path.name) for path in self.directory.iterdir() if path.is_dir() and path.name.isdigit())
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.is_dir() and _is_step(path.name))
 
     def save(self, env_step: int, snapshot: Snapshot, score: float | None) -> Path:
         """Write the checkpoint of `env_step`, then drop old ones: the newest `keep` stay, and the best `score`."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        for abandoned in self.directory.glob(".*.partial"):
+            shutil.rmtree(abandoned, ignore_errors=True)
         temporary = self.directory / f".{env_step}.partial"
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         counters = {**snapshot.counters, "score": score, "frame_rows": len(snapshot.frames)}
         (temporary / "counters.json").write_text(json.dumps(counters))
@@ -81,29 +83,41 @@ class CheckpointStore:
     def load_newest(self, device: torch.device, frames: torch.Tensor) -> tuple[Snapshot | None, list[str]]:
         """The newest whole checkpoint (None: there is none) and a line about each newer one that was skipped.
 
-        The frames are read straight into the first rows of `frames`, the ring's own tensor.
+        The frames are read straight into the first rows of `frames`, the ring's own tensor. Skipped checkpoints are
+        renamed, so that they neither stand before newer ones nor crowd them out. Raises `ConfigError` when there are
+        checkpoints and none is whole: to start over silently would bury what might still be rescued.
         """
-        skipped = []
+        faults: dict[Path, str] = {}
         for step in reversed(self.steps()):
             path = self.directory / str(step)
             fault = _fault(path)
             if fault:
-                skipped.append(f"checkpoint {path} skipped: {fault}")
+                faults[path] = fault
                 continue
+            skipped = []
+            for damaged, reason in faults.items():
+                damaged.rename(damaged.with_name(f"{damaged.name}.damaged"))
+                skipped.append(f"checkpoint {damaged} skipped and renamed to {damaged.name}.damaged: {reason}")
             counters = json.loads((path / "counters.json").read_text())
             used = frames[: counters["frame_rows"]]
             _read_frames(path / "frames.zst", used)
             learner = torch.load(path / "learner.pt", map_location=device, weights_only=True)
             replay = torch.load(path / "replay.pt", map_location="cpu", weights_only=True)
             return Snapshot(counters, learner, replay, used), skipped
-        return None, skipped
+        if faults:
+            newest = next(iter(faults))
+            raise ConfigError(
+                f"no whole checkpoint is left in {self.directory} (the newest, {newest.name}: {faults[newest]});"
+                " name another --run-dir to start over"
+            )
+        return None, []
 
     def find(self, which: str) -> Path:
         """The directory of checkpoint `which`: "latest", "best" or an env step. Raises `ConfigError`."""
         stored = self.steps()
         if not stored:
             raise ConfigError(f"{self.directory} holds no checkpoint; train writes one every --checkpoint-interval")
-        name = which if which.isdigit() else self._named(which)
+        name = which if _is_step(which) else self._named(which)
         if name is None or int(name) not in stored:
             known = ", ".join(map(str, stored))
             raise ConfigError(f"no checkpoint {which!r} in {self.directory}; it must be latest, best or one of {known}")
@@ -118,7 +132,7 @@ class CheckpointStore:
             name = (self.directory / pointer).read_text().strip()
         except OSError:
             return None
-        return name if name.isdigit() and (self.directory / name).is_dir() else None
+        return name if _is_step(name) and (self.directory / name).is_dir() else None
 
     def _point(self, pointer: str, name: str) -> None:
         temporary = self.directory / f".{pointer}.partial"
@@ -134,9 +148,9 @@ class CheckpointStore:
         return -np.inf if score is None else float(score)
 
     def _prune(self) -> None:
-        best = self._named("best")
+        wanted = {self._named("best"), self._named("latest")}
         for step in self.steps()[: -self.keep]:
-            if str(step) != best:
+            if str(step) not in wanted:
                 shutil.rmtree(self.directory / str(step))
 
 
@@ -158,33 +172,45 @@ def load_policy(run_dir: Path, which: str = "latest", device: str | torch.device
     path = CheckpointStore(run_dir).find(which)
     spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
     network = make_network(spec, config.network).to(device)
-    network.load_state_dict(load_weights(path / "learner.pt", device))
+    take_weights(network, load_weights(path / "learner.pt", device), path)
     network.eval()
     return Policy(config=config, spec=spec, network=network, env_step=int(path.name))
 
 
 def load_weights(file: Path, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
     """The online network's weights from a checkpoint directory or its `learner.pt`. Raises `ConfigError`."""
-    file = file / "learner.pt" if file.is_dir() else file
+    if file.is_dir():
+        fault = _fault(file)
+        if fault:
+            raise ConfigError(f"{file} is no whole checkpoint: {fault}")
+        file = file / "learner.pt"
     try:
-        return torch.load(file, map_location=device, weights_only=True)["online"]
+        weights = torch.load(file, map_location=device, weights_only=True)["online"]
     except OSError as error:
         raise ConfigError(f"no weights at {file}: {error.strerror}") from None
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{file} holds no weights (a checkpoint's learner.pt does): {reason}") from None
+    except Exception as error:  # whatever a foreign file makes the unpickler say
+        raise ConfigError(f"{file} holds no weights; a checkpoint's learner.pt does ({type(error).__name__})") from None
+    if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
+        raise ConfigError(f"{file} holds no weights; a checkpoint's learner.pt does")
+    return weights
+
+
+def _is_step(name: str) -> bool:
+    return name.isascii() and name.isdigit()
 
 
 def _fault(path: Path) -> str:
     """Why the checkpoint at `path` cannot be trusted; empty when it can."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
+        if set(manifest) != FILES:
+            return "manifest.json does not name the four files of a checkpoint"
         for name, expected in manifest.items():
             if _sha256(path / name) != expected:
                 return f"{name} does not match its checksum"
     except OSError as error:
         return f"{Path(error.filename or path).name}: {error.strerror}"
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         return "manifest.json is not a manifest"
     return ""
 

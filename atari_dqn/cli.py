@@ -6,13 +6,17 @@ with the state saved. Nothing here imports torch, so that bad input is answered 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import tyro
 
 from atari_dqn.config import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Schema = TypeVar("Schema")
 
@@ -43,3 +47,16 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def console() -> Console:
+    """Where a command talks to the user. Paths are printed as they are, and a reader that leaves ends nothing."""
+    from rich.console import Console
+
+    class Steady(Console):
+        def on_broken_pipe(self) -> None:
+            # rich would end the process here, and a training with it, because `| head` or a pager was closed.
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return Steady(markup=False)

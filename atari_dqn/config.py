@@ -43,9 +43,9 @@ class Setting:
     @property
     def bounds(self) -> str:
         if self.low is not None and self.high is not None:
-            return f"{'above' if self.low_open else 'from'} {self.low:g} to {self.high:g}"
+            return f"{'above' if self.low_open else 'from'} {_shown(self.low)} to {_shown(self.high)}"
         if self.low is not None:
-            return f"{'above' if self.low_open else 'at least'} {self.low:g}"
+            return f"{'above' if self.low_open else 'at least'} {_shown(self.low)}"
         return ""
 
     def describe(self) -> str:
@@ -59,8 +59,14 @@ class Setting:
                 continue
             below = self.low is not None and (number <= self.low if self.low_open else number < self.low)
             above = self.high is not None and number > self.high
-            if below or above or not math.isfinite(number):
-                raise ConfigError(f"{flag(name)} is {number:g}; it must be {self.bounds or 'finite'}")
+            if below or above or (isinstance(number, float) and not math.isfinite(number)):
+                raise ConfigError(f"{flag(name)} is {_shown(number)}; it must be {self.bounds or 'finite'}")
+
+
+def _shown(number: float) -> str:
+    if isinstance(number, float):
+        return f"{number:g}"
+    return str(number) if abs(number) < 10**15 else f"a number of {number.bit_length() * 3 // 10 + 1} digits or so"
 
 
 def flag(name: str) -> str:
@@ -347,7 +353,7 @@ def load_config(file: Path) -> TrainConfig:
         stored = json.loads(Path(file).read_text())
     except OSError as error:
         raise ConfigError(f"--config {file}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"--config {file} is not JSON: {error}") from None
     if not isinstance(stored, dict):
         raise ConfigError(f"--config {file} holds no settings; a run's config.json is a JSON object")
@@ -355,21 +361,33 @@ def load_config(file: Path) -> TrainConfig:
 
 
 def from_dict(stored: Mapping[str, Any]) -> TrainConfig:
-    """The inverse of `TrainConfig.to_dict`; settings that are absent take their defaults."""
-    defaults = TrainConfig().to_dict()
-    changes: dict[str, Any] = {}
-    for name, value in stored.items():
-        default = defaults.get(name)
-        if isinstance(default, list) and isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        elif name == "run_dir":
-            value = Path(value) if value else None
-        elif name in defaults and type(value) is not type(default):
-            raise ConfigError(f"{flag(name)} is {value!r} in the config file; it must be {type(default).__name__}")
-        changes[name] = value
+    """The inverse of `TrainConfig.to_dict`; settings that are absent take their defaults. Raises `ConfigError`."""
+    hints = {
+        name: hint
+        for section in typing.get_type_hints(TrainConfig).values()
+        for name, hint in typing.get_type_hints(section).items()
+    }
+    changes = {name: _typed(name, hints[name], value) if name in hints else value for name, value in stored.items()}
     return TrainConfig().replace(**changes)
+
+
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """`value`, as JSON gave it, as the type of the setting `name`. Raises `ConfigError`."""
+    choices = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        if value in choices:
+            return value
+        raise ConfigError(f"{flag(name)} is {value!r} in the config file; it must be one of {', '.join(choices)}")
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_typed(name, choices[0], element) for element in value)
+    if hint == Path | None and (value is None or isinstance(value, str)):
+        return Path(value) if value else None
+    if hint is float and type(value) is int and abs(value) < 10**300:
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    words = f"a list of {choices[0].__name__}" if choices else hint.__name__
+    raise ConfigError(f"{flag(name)} is {value!r:.60} in the config file; it must be {words}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -118,12 +118,13 @@ def evaluate(
     epsilon: float,
     seed: int,
     device: torch.device,
+    deadline: float = 60.0,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
     """Play `episodes` whole games with `network` (on `device`), epsilon-greedily, one env in each of the workers.
 
-    The same arguments give the same games. `on_progress` is called after every tick; what it raises ends the
-    evaluation. Raises `WorkerError` when a worker fails.
+    The same arguments give the same games. `deadline` (seconds) is the `WorkerPool`'s. `on_progress` is called after
+    every tick; what it raises ends the evaluation. Raises `WorkerError` when a worker fails.
     """
     started = time.monotonic()
     num_envs = min(num_workers, episodes)
@@ -132,7 +133,9 @@ def evaluate(
     dtype = torch.from_numpy(np.empty(0, dtype=spec.frame_dtype)).dtype
     ring = FrameRing(spec.stack + 2, num_envs, spec.frame_shape, dtype, spec.stack, 1, device)
     games = Games(quotas(episodes, num_envs), protocol.max_episode_frames // 4 if spec.is_atari else None)
-    with WorkerPool(spec, protocol, num_workers=num_envs, envs_per_worker=1, seed=env_seed) as workers:
+    with WorkerPool(
+        spec, protocol, num_workers=num_envs, envs_per_worker=1, seed=env_seed, deadline=deadline
+    ) as workers:
         ring.append(workers.reset().frames, last=np.zeros(num_envs, dtype=bool))
         while not games.over:
             actions = actor.act(ring.latest_observation(), epsilon)

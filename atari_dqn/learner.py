@@ -19,7 +19,7 @@ from torch import Tensor
 
 from atari_dqn.config import ConfigError, LearnerConfig
 from atari_dqn.loss import double_q_target, q_target, td_error, weighted_huber_loss
-from atari_dqn.network import Precision, QNetwork, precision_context
+from atari_dqn.network import Precision, QNetwork, precision_context, take_weights
 from atari_dqn.replay.base import Batch
 
 METRICS = ("losses/td_loss", "losses/q_values", "losses/grad_norm", "losses/abs_td_error")
@@ -151,16 +151,8 @@ class Learner:
 
     def load_weights(self, weights: Mapping[str, Tensor], file: Path) -> None:
         """Start both networks from the weights of `file`. Raises `ConfigError`, naming it, when they do not fit."""
-        expected = {name: list(tensor.shape) for name, tensor in self.online.state_dict().items()}
-        found = {name: list(tensor.shape) for name, tensor in weights.items()}
-        if expected != found:
-            name = next(name for name in (*expected, *found) if expected.get(name) != found.get(name))
-            raise ConfigError(
-                f"the weights in {file} are another network's: {name} is {found.get(name, 'absent')} there"
-                f" and {expected.get(name, 'absent')} here"
-            )
-        self.online.load_state_dict(weights)
-        self.target.load_state_dict(weights)
+        take_weights(self.online, weights, file)
+        take_weights(self.target, weights, file)
 
 
 def resolve_device(requested: str) -> torch.device:
@@ -206,6 +198,9 @@ def _make_optimizer(config: LearnerConfig, params: list[Tensor], learning_rate: 
 
     `learning_rate` is read at every step.
     """
+    capturable = learning_rate.device.type == "cuda"  # or torch refuses to capture the step in a graph
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(params, lr=learning_rate, eps=config.adam_epsilon, amsgrad=True, fused=True)
-    return torch.optim.Adam(params, lr=learning_rate, eps=config.adam_epsilon, fused=True)
+        return torch.optim.AdamW(
+            params, lr=learning_rate, eps=config.adam_epsilon, amsgrad=True, fused=True, capturable=capturable
+        )
+    return torch.optim.Adam(params, lr=learning_rate, eps=config.adam_epsilon, fused=True, capturable=capturable)

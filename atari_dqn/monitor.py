@@ -50,7 +50,7 @@ class JsonLines:
 
 
 def cut_back(file: Path, env_step: int) -> None:
-    """Drop the rows of `metrics.jsonl` past `env_step` (a resume repeats them), and a last line torn by a kill."""
+    """Drop the rows of a record past `env_step` (a resume repeats them), and a last line torn by a kill."""
     if not file.exists():
         return
     kept = []
@@ -68,10 +68,11 @@ def cut_back(file: Path, env_step: int) -> None:
 class TensorBoard:
     """Writes event files that `tensorboard --logdir runs` shows, by env step."""
 
-    def __init__(self, directory: Path, first_env_step: int) -> None:
+    def __init__(self, directory: Path, env_steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-        self._writer = SummaryWriter(str(directory), purge_step=first_env_step)
+        # A resume hides what was logged past its checkpoint.
+        self._writer = SummaryWriter(str(directory), purge_step=env_steps + 1)
 
     def write(self, row: Row) -> None:
         for name, value in row.items():
@@ -91,7 +92,7 @@ class Terminal:
         self._note = ""
         self._env_steps = env_steps
         self._started = time.monotonic()
-        self._pace = collections.deque([(self._started, env_steps)])
+        self._pace: collections.deque[tuple[float, int]] = collections.deque()
         self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
         self._due = self._started + (PANEL_SECONDS if self._live else FIRST_LINE_SECONDS)
         if self._live:
@@ -104,6 +105,8 @@ class Terminal:
         """Redraw when it is time; called at every step, so it must cost nothing when it is not."""
         now = time.monotonic()
         self._env_steps, self._note = env_steps, note
+        if not self._pace:
+            self._pace.append((now, env_steps))  # only now: starting the workers is no step
         if now < self._due:
             return
         self._due = now + (PANEL_SECONDS if self._live else LINE_SECONDS)
@@ -122,6 +125,8 @@ class Terminal:
 
     def steps_per_second(self) -> float:
         """Env steps a second over the last `PACE_SECONDS`."""
+        if not self._pace:
+            return 0.0
         (then, before), (now, after) = self._pace[0], self._pace[-1]
         return (after - before) / (now - then) if now > then else 0.0
 
@@ -171,7 +176,8 @@ class Monitor:
     """All views of one run."""
 
     def __init__(self, run_dir: Path, console: Console, title: str, total_env_steps: int, env_steps: int) -> None:
-        cut_back(run_dir / "metrics.jsonl", env_steps)
+        for name in ("metrics.jsonl", "evaluations.jsonl"):
+            cut_back(run_dir / name, env_steps)
         self._console = console
         self._views: list[View] = [JsonLines(run_dir / "metrics.jsonl"), TensorBoard(run_dir, env_steps)]
         self._terminal = Terminal(console, title, total_env_steps, env_steps)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -53,6 +55,19 @@ def make_network(spec: ObservationSpec, config: NetworkConfig) -> QNetwork:
     else:
         raise ConfigError("--mlp-hidden is empty; a network needs at least one hidden width")
     return QNetwork(trunk, width, spec.num_actions, dueling=config.dueling, head=config.head)
+
+
+def take_weights(network: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
+    """Load `weights`, which came from `file`. Raises `ConfigError`, naming it and the misfit, when they do not fit."""
+    expected = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: list(tensor.shape) for name, tensor in weights.items()}
+    for name in (*expected, *found):
+        if expected.get(name) != found.get(name):
+            raise ConfigError(
+                f"the weights in {file} are another network's: {name} is {found.get(name, 'absent')} there"
+                f" and {expected.get(name, 'absent')} here"
+            )
+    network.load_state_dict(weights)
 
 
 def precision_context(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -55,10 +55,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.plo
         raise ConfigError("name at least one run directory, such as runs/Breakout-1-...")
     runs = [read_run(run_dir) for run_dir in command.runs]
     out = command.out or command.runs[0] / "plots" / "return.png"
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a directory; name the PNG to write in it")
     figure = draw(runs)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=150)
+        figure.savefig(out, dpi=150, format="png")
     except (OSError, ValueError) as error:
         raise ConfigError(f"--out {out} cannot be written: {error}") from None
     print(out)

@@ -1,12 +1,95 @@
-"""What can be known of a run directory without torch: its settings and the rows it has logged."""
+"""A run directory as far as torch is not needed: whether a run may live there, who holds it, its settings and rows."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from atari_dqn.config import ConfigError, TrainConfig, load_config
+from atari_dqn.config import ConfigError, TrainConfig, flag, load_config, settings
+from atari_dqn.system import describe_system
+
+
+def new_run_dir(config: TrainConfig) -> Path:
+    """`runs/<env>-<seed>-<time>`."""
+    name = config.env.env_id.split(":")[-1].removeprefix("ALE/").replace("/", "-")
+    return Path("runs") / f"{name}-{config.run.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def check_run_dir(config: TrainConfig, run_dir: Path) -> None:
+    """Raise `ConfigError` unless a run with `config` can begin or go on in `run_dir`; creates nothing.
+
+    A run may go on with other rates and intervals, but not as another run.
+    """
+    try:
+        place = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            what = "not writable" if place.is_dir() else "a file"
+            raise ConfigError(f"--run-dir {run_dir}: {place} is {what}; name a directory that can be written")
+        begun = (run_dir / "config.json").exists()
+        if not begun and run_dir.exists() and {path.name for path in run_dir.iterdir()} - {LOCK}:
+            raise ConfigError(f"--run-dir {run_dir} holds something else than a run; name an empty or a new one")
+    except OSError as error:
+        raise ConfigError(f"--run-dir {run_dir}: {error.strerror}") from None
+    if not begun:
+        return
+    stored, asked = read_config(run_dir).to_dict(), config.to_dict()
+    for name, setting in settings(TrainConfig).items():
+        if setting.structural and stored[name] != asked[name]:
+            raise ConfigError(
+                f"{run_dir} was begun with {flag(name)} {stored[name]} and cannot go on with {asked[name]};"
+                " give the former value, or another --run-dir"
+            )
+
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Create `run_dir` and hold it for this process. Raises `ConfigError` when another one trains in it.
+
+    The kernel drops the lock with the process, however that ends: none is ever stale.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = (run_dir / LOCK).open("a+")
+    except OSError as error:
+        raise ConfigError(f"--run-dir {run_dir}: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ConfigError(
+                f"process {file.read() or '?'} is training in {run_dir}; name another --run-dir"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:
+    """Write what was asked, how, and on what: config.json, command.txt, and system.json with further `facts`."""
+    _write(run_dir / "config.json", config.to_dict())
+    _write(run_dir / "system.json", describe_system() | facts)
+    with (run_dir / "command.txt").open("a") as file:
+        file.write(shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]) + "\n")
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    # Under another name first: a kill in mid-write would leave a run that cannot be continued.
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(file)
 
 
 def read_config(run_dir: Path) -> TrainConfig:
@@ -24,8 +107,12 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             if number < len(lines):
                 raise ConfigError(f"{file}, line {number}, is not JSON") from None
+            break
+        if not isinstance(row, dict) or "env_step" not in row:
+            raise ConfigError(f"{file}, line {number}, is no row: it has no env_step")
+        rows.append(row)
     return rows

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
-import shlex
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -22,8 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from atari_dqn import cli
-from atari_dqn.config import ConfigError, Derived, TrainConfig, derive, flag, load_config, settings
-from atari_dqn.system import cores, describe_system
+from atari_dqn.config import ConfigError, Derived, TrainConfig, derive, load_config
+from atari_dqn.runs import check_run_dir, describe_run, locked, new_run_dir
+from atari_dqn.system import check_memory, set_up_torch
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,69 +59,60 @@ def main(
     derived = derive(config, spec.frame_bytes, spec.stack)
     if command.init_from is not None and not command.init_from.exists():
         raise ConfigError(f"--init-from {command.init_from} does not exist")
-    run_dir = config.run.run_dir or _new_run_dir(config)
-    _check_resume(config, run_dir)
-
-    from rich.console import Console
-
-    console = Console()
+    run_dir = config.run.run_dir.expanduser() if config.run.run_dir else new_run_dir(config)
+    check_run_dir(config, run_dir)
+    console = cli.console()
     console.print(_summary(config, derived, run_dir), highlight=False)
     stop = _StopRequest()
     with stop:
-        return _train(config, spec, derived, run_dir, command.init_from, console, stop)
+        check_memory(config, derived.replay_bytes)
+        with locked(run_dir):
+            return _train(config, spec, run_dir, command.init_from, console, stop)
 
 
 def _train(
     config: TrainConfig,
     spec: EnvSpec,
-    derived: Derived,
     run_dir: Path,
     init_from: Path | None,
     console: Console,
     stop: _StopRequest,
 ) -> int:
-    import torch
-
     from atari_dqn.checkpoint import CheckpointStore
     from atari_dqn.envs.pool import WorkerError
-    from atari_dqn.learner import resolve_device
     from atari_dqn.monitor import Monitor
     from atari_dqn.trainer import Trainer
 
-    device = resolve_device(config.run.device)
-    on_gpu = device.type == "cuda"
-    available = torch.cuda.mem_get_info(device)[0] if on_gpu else _available_memory()
-    _check_memory(config, derived.replay_bytes, available, "the GPU" if on_gpu else "this machine")
-    threads = config.run.torch_threads or cores()
-    torch.set_num_threads(threads)
-    if config.run.deterministic:
-        torch.use_deterministic_algorithms(True)
-        # Only guards against reading uninitialised memory, at the price of filling every new tensor.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    threads = set_up_torch(config)
     trainer = Trainer(config, spec)
     for line in trainer.resume(CheckpointStore(run_dir)):
         console.print(line, highlight=False, soft_wrap=True)
     if trainer.env_steps:
         console.print(f"continuing {run_dir} at env step {trainer.env_steps:,}", highlight=False, soft_wrap=True)
+        if init_from is not None:
+            console.print("--init-from is left aside: this run has weights of its own", highlight=False)
         if trainer.env_steps >= config.run.total_env_steps:
             console.print("nothing left to do: raise --total-env-steps to go on", highlight=False)
             return cli.DONE
     elif init_from is not None:
         trainer.init_from(init_from)
-    _describe_run(config, run_dir, str(trainer.device), trainer.learner.precision, threads)
-    title = f"{config.env.env_id} · {trainer.device} {trainer.learner.precision}"
-    monitor = Monitor(run_dir, console, title, config.run.total_env_steps, trainer.env_steps)
+    device, precision = trainer.device, trainer.learner.precision
+    describe_run(config, run_dir, device=str(device), precision=precision, torch_threads=threads)
+    began_at = trainer.env_steps
+    title = f"{config.env.env_id} · {device} {precision}"
+    monitor = Monitor(run_dir, console, title, config.run.total_env_steps, began_at)
     try:
         done = trainer.run(run_dir, monitor, stop.asked)
-    except WorkerError as error:
-        raise cli.CommandFailed(str(error)) from None
+    except (WorkerError, FloatingPointError) as error:
+        raise cli.CommandFailed(f"{error}\n{run_dir} can be continued from its newest checkpoint") from None
     finally:
         monitor.close()
     if done:
         console.print(f"done: {trainer.env_steps:,} env steps in {run_dir}", highlight=False, soft_wrap=True)
         return cli.DONE
+    saved = "state saved" if trainer.env_steps > began_at else "nothing done yet"
     console.print(
-        f"stopped at env step {trainer.env_steps:,}, state saved; to go on, give --run-dir {run_dir}",
+        f"stopped at env step {trainer.env_steps:,}, {saved}; to go on, give --run-dir {run_dir}",
         highlight=False,
         soft_wrap=True,
     )
@@ -142,57 +131,6 @@ def _parse(argv: Sequence[str] | None, default: TrainConfig, prog: str) -> Train
     return cli.parse(TrainCommand, argv, prog=prog, default=TrainCommand(**sections))
 
 
-def _new_run_dir(config: TrainConfig) -> Path:
-    name = config.env.env_id.split(":")[-1].removeprefix("ALE/").replace("/", "-")
-    return Path("runs") / f"{name}-{config.run.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _check_memory(config: TrainConfig, replay_bytes: int, available: int, place: str) -> None:
-    """Refuse a replay that `place` cannot hold, before anything is allocated."""
-    if replay_bytes > available:
-        fits = config.replay.replay_capacity * available // replay_bytes
-        raise ConfigError(
-            f"--replay-capacity {config.replay.replay_capacity} needs {replay_bytes / 1e9:.1f} GB and {place} has"
-            f" {available / 1e9:.1f} GB free; {2 ** max(1, fits.bit_length() - 1)} would fit"
-        )
-
-
-def _available_memory() -> int:
-    """Bytes this process may still take: the machine's, or what its container leaves."""
-    import psutil
-
-    available: int = psutil.virtual_memory().available
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        available = min(available, int(text) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    return available
-
-
-def _check_resume(config: TrainConfig, run_dir: Path) -> None:
-    """A run may go on with other rates and intervals, but not as another run."""
-    if not (run_dir / "config.json").exists():
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise ConfigError(f"--run-dir {run_dir} holds something else than a run; name an empty or a new one")
-        return
-    stored, asked = load_config(run_dir / "config.json").to_dict(), config.to_dict()
-    for name, setting in settings(TrainConfig).items():
-        if setting.structural and stored[name] != asked[name]:
-            raise ConfigError(
-                f"{run_dir} was begun with {flag(name)} {stored[name]} and cannot go on with {asked[name]};"
-                " give the former value, or another --run-dir"
-            )
-
-
-def _describe_run(config: TrainConfig, run_dir: Path, device: str, precision: str, threads: int) -> None:
-    """Write what was asked, how, and on what: config.json, command.txt, system.json."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    with (run_dir / "command.txt").open("a") as file:
-        file.write(shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]) + "\n")
-    system = describe_system() | {"device": device, "precision": precision, "torch_threads": threads}
-    (run_dir / "system.json").write_text(json.dumps(system, indent=2) + "\n")
-
-
 def _summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:
     """The derived counts, for the start of a run."""
     from rich.table import Table
@@ -200,7 +138,9 @@ def _summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:
     def knots(pairs: tuple[tuple[float, float], ...]) -> str:
         return " → ".join(f"{value:g} at {at:,.0f}" for at, value in pairs)
 
-    per_update = float(derived.env_steps_per_update)
+    per_update = f"one per {float(derived.env_steps_per_update):g} env steps"
+    if not derived.total_updates:
+        per_update = "[none in so short a run]"
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_row("run", str(run_dir))
@@ -213,7 +153,7 @@ def _summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:
     )
     table.add_row(
         "updates",
-        f"one per {per_update:g} env steps from env step {config.learner.learning_starts:,} on;"
+        f"{per_update} from env step {config.learner.learning_starts:,} on;"
         f" target every {config.learner.target_update_interval:,} updates"
         f" = {float(derived.target_sync_env_steps):,.0f} env steps",
     )

@@ -25,7 +25,7 @@ from atari_dqn.actor import Actor
 from atari_dqn.checkpoint import CheckpointStore, Snapshot, load_weights
 from atari_dqn.config import Derived, TrainConfig, derive, updates_at
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec
-from atari_dqn.envs.pool import StepResult, WorkerPool
+from atari_dqn.envs.pool import StepResult, WorkerError, WorkerPool
 from atari_dqn.episodes import EpisodeStatistics
 from atari_dqn.evaluation import Progress, append_evaluation, evaluate
 from atari_dqn.learner import Learner, resolve_device, resolve_precision
@@ -68,6 +68,10 @@ class Trainer:
         self.episodes = EpisodeStatistics(config.num_envs)
         self.workers: WorkerPool | None = None
         self._env_seed = seeds["envs"]
+        self._rate_set_at = (0, 0)
+        """env steps and updates"""
+        self._elapsed = 0.0
+        self._clock: _Clock | None = None
 
     # ------------------------------------------------------------------ the loop
 
@@ -88,11 +92,21 @@ class Trainer:
         """One decision of every env, and the updates that are due, overlapped."""
         assert self.workers is not None, "start() comes first"
         self.replay.beta.fill_(self.beta(self.env_steps))
-        actions = self.actor.act(self.replay.latest_observation(), self.epsilon(self.env_steps))
+        actions = self.actor.act(self.replay.latest_observation(), self.current_epsilon())
         self.workers.send(actions)
-        for _ in range(updates_at(self.config.learner, self.env_steps) - self.learner.updates):
+        for _ in range(self.updates_due()):
             self.learner.update()
         self.observe(actions, self.workers.recv())
+
+    def current_epsilon(self) -> float:
+        """The schedule's, and 1 before learning starts: an untrained network's moves are one action over and over."""
+        return 1.0 if self.env_steps < self.config.learner.learning_starts else self.epsilon(self.env_steps)
+
+    def updates_due(self) -> int:
+        """Updates to be made now, by integer arithmetic since the rate was set: at the start, or by a resume."""
+        env_steps, updates = self._rate_set_at
+        learner = self.config.learner
+        return updates + updates_at(learner, self.env_steps) - updates_at(learner, env_steps) - self.learner.updates
 
     def observe(self, actions: np.ndarray, step: StepResult) -> None:
         """Let one tick of all envs join the replay, the counters and the scores."""
@@ -114,8 +128,10 @@ class Trainer:
         """Train to `total_env_steps`, or until `should_stop`. Saves at the end either way. True: all steps done."""
         run = self.config.run
         store = CheckpointStore(run_dir, run.keep_checkpoints)
-        clock = _Clock(self.env_steps)
+        clock = self._clock = _Clock(self.env_steps, self._elapsed)
         logged = self.env_steps
+        if should_stop():
+            return False
         try:
             self.start()
             while self.env_steps < run.total_env_steps and not should_stop():
@@ -135,10 +151,17 @@ class Trainer:
                 monitor.write(self._row(clock))
             self.save(store)
             return done
+        except WorkerError:
+            # The step under way is lost; what was learned is not. (A resume cuts the games anyway.)
+            self.save(store)
+            raise
         finally:
             self.close()
 
     def _row(self, clock: _Clock) -> dict[str, float]:
+        learning = self.learner.pop_metrics()
+        if not np.isfinite(list(learning.values())).all():
+            raise FloatingPointError(f"the loss or a gradient is not finite at env step {self.env_steps:,}: {learning}")
         return {
             "env_step": self.env_steps,
             "update": self.learner.updates,
@@ -146,10 +169,10 @@ class Trainer:
             **self.episodes.metrics(),
             "charts/SPS": round(clock.steps_per_second(self.env_steps), 1),
             "charts/learning_rate": float(str(np.float32(self.learner.learning_rate.item()))),
-            "charts/epsilon": self.epsilon(self.env_steps),
+            "charts/epsilon": self.current_epsilon(),
             "charts/beta": self.beta(self.env_steps),
             "charts/replay_fill": self.replay.fill / (self.derived.rows * self.derived.num_envs),
-            **self.learner.pop_metrics(),
+            **learning,
         }
 
     def _evaluate(self, run_dir: Path, monitor: Monitor, should_stop: Callable[[], bool]) -> dict[str, float]:
@@ -169,6 +192,7 @@ class Trainer:
                 epsilon=run.eval_epsilon,
                 seed=seeds_of(run.seed)["evaluation"],
                 device=self.device,
+                deadline=self.config.env.worker_deadline,
                 on_progress=watch,
             )
         except Stopped:
@@ -187,6 +211,9 @@ class Trainer:
             "env_steps": self.env_steps,
             "episodes": self.episodes.state(),
             "actor": self.actor.state(),
+            "rate": self._rate(),
+            "rate_set_at": self._rate_set_at,
+            "time": self._clock.elapsed() if self._clock else self._elapsed,
         }
         score = self.episodes.metrics().get("charts/episodic_return")
         return store.save(self.env_steps, Snapshot(counters, self.learner.state(), replay, frames), score)
@@ -201,13 +228,22 @@ class Trainer:
             self.env_steps = snapshot.counters["env_steps"]
             self.episodes.load(snapshot.counters["episodes"])
             self.episodes.abandon()
+            self._elapsed = snapshot.counters["time"]
             self.actor.load(snapshot.counters["actor"])
             self.learner.load(snapshot.learner)
+            same_rate = snapshot.counters["rate"] == self._rate()
+            env_steps, updates = snapshot.counters["rate_set_at"]
+            self._rate_set_at = (env_steps, updates) if same_rate else (self.env_steps, self.learner.updates)
             self.replay.load(snapshot.replay | {"frames": snapshot.frames})
             self.replay.cut()
             # Other games than those already played, yet the same ones whenever this checkpoint is continued.
             self._env_seed = _derived_seed(self._env_seed, self.env_steps)
         return skipped
+
+    def _rate(self) -> list[float]:
+        """What decides how many updates are due: when it changes, they are counted anew, or a burst would be due."""
+        learner = self.config.learner
+        return [learner.replay_ratio, learner.batch_size, learner.learning_starts]
 
     def init_from(self, file: Path) -> None:
         """Take over the weights of another run's checkpoint. Raises `ConfigError` when they do not fit."""
@@ -250,15 +286,17 @@ def _crossed(before: int, after: int, interval: int) -> bool:
 
 @dataclasses.dataclass
 class _Clock:
-    """Wall time of this process's part of the run, and env steps a second since it was last asked."""
+    """Wall time of the run, its former parts included, and env steps a second since it was last asked."""
 
     env_steps: int
+    before: float
+    """seconds"""
 
     def __post_init__(self) -> None:
         self._start = self._asked = time.monotonic()
 
     def elapsed(self) -> float:
-        return time.monotonic() - self._start
+        return self.before + time.monotonic() - self._start
 
     def steps_per_second(self, env_steps: int) -> float:
         now = time.monotonic()

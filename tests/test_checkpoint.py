@@ -64,8 +64,35 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_one_named(tmp_path
     assert loaded.counters["env_steps"] == 1
     assert len(skipped) == 1
     assert "2 skipped" in skipped[0]
-    with pytest.raises(ConfigError, match="damaged"):
-        store.find("latest")
+    assert [path.name for path in store.directory.glob("*.damaged")] == ["2.damaged"]
+
+
+def test_a_checkpoint_saved_behind_a_damaged_one_stays(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    for step in (1, 20, 30):
+        store.save(step, snapshot(step), score=None)
+        if step > 1:
+            (store.directory / str(step) / "learner.pt").write_bytes(b"damaged")
+        else:
+            shutil.copytree(store.directory / "1", tmp_path / "kept")
+    shutil.copytree(tmp_path / "kept", store.directory / "1", dirs_exist_ok=True)
+    loaded, skipped = store.load_newest(CPU, empty_frames())
+    assert loaded is not None
+    assert loaded.counters["env_steps"] == 1
+    assert len(skipped) >= 1
+    store.save(2, snapshot(2), score=None)
+    assert store.find("latest").name == "2"
+    again, skipped = store.load_newest(CPU, empty_frames())
+    assert again is not None
+    assert again.counters["env_steps"] == 2
+    assert skipped == []
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    (store.save(1, snapshot(1), score=None) / "manifest.json").write_text("{}")
+    with pytest.raises(ConfigError, match="no whole checkpoint is left"):
+        store.load_newest(CPU, empty_frames())
 
 
 def test_a_save_that_was_killed_is_not_seen(tmp_path: Path) -> None:
@@ -76,6 +103,7 @@ def test_a_save_that_was_killed_is_not_seen(tmp_path: Path) -> None:
     store.save(2, snapshot(2), score=None)
     assert store.steps() == [1, 2]
     assert store.find("latest").name == "2"
+    assert not list(store.directory.glob(".*"))
 
 
 def test_the_newest_few_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -96,5 +124,14 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"online": print}, tmp_path / "learner.pt")
     with pytest.raises(ConfigError, match="holds no weights"):
         load_weights(tmp_path / "learner.pt")
+    for content in (b"", b"text"):
+        (tmp_path / "learner.pt").write_bytes(content)
+        with pytest.raises(ConfigError, match="holds no weights"):
+            load_weights(tmp_path / "learner.pt")
+    torch.save({"online": {"a": 1}}, tmp_path / "learner.pt")
+    with pytest.raises(ConfigError, match="holds no weights"):
+        load_weights(tmp_path / "learner.pt")
+    with pytest.raises(ConfigError, match="no whole checkpoint"):
+        load_weights(tmp_path)
     with pytest.raises(ConfigError, match="no weights at"):
         load_weights(tmp_path / "absent.pt")

@@ -35,6 +35,8 @@ def test_every_setting_has_help_and_its_default_is_in_bounds() -> None:
     [
         ("learning_rate", 0.0, "--learning-rate is 0; it must be above 0 to 1"),
         ("learning_rate", float("nan"), "--learning-rate is nan"),
+        ("seed", 2**31, "--seed is 2147483648; it must be from 0 to 2147483647"),
+        ("seed", 10**400, "--seed is a number of 39"),
         ("learning_rate", 1e9, "--learning-rate is 1e+09"),
         ("gamma", -0.1, "--gamma is -0.1"),
         ("num_workers", 0, "--num-workers is 0; it must be from 1"),
@@ -70,11 +72,18 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
     assert load_config(tmp_path / "config.json") == config
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"no_such": 1}', '{"seed": "one"}', '{"seed": 1.5}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", '{"no_such": 1}', '{"seed": "one"}', '{"seed": 1.5}', '{"seed": true}', '{"gamma": 1e999}'),
+        *('{"protocol": "foo"}', '{"device": "tpu"}', '{"mlp_hidden": ["a"]}', '{"mlp_hidden": [64.5]}'),
+        *('{"epsilon_values": [1, null]}', '{"run_dir": 5}', "[" * 100_000, '{"gamma": 1' + "0" * 400 + "}"),
+    ],
+)
 def test_a_broken_config_file_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ConfigError) as caught:
-        load_config(tmp_path / "config.json")
+        load_config(tmp_path / "config.json").validate()
     assert "\n" not in str(caught.value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from atari_dqn.runs import locked
 
 TRAIN = [sys.executable, "-m", "atari_dqn.train"]
 SHORT = [
@@ -39,6 +42,8 @@ def rows(run_dir: Path) -> list[dict[str, float]]:
         (["--replay-capacity", str(2**30), "--num-workers", "64"], "GB"),
         (["--config", "nowhere.json"], "nowhere.json"),
         (["--init-from", "nowhere"], "nowhere"),
+        (["--run-dir", "/proc/nope"], "--run-dir /proc/nope"),
+        (["--run-dir", "x" * 300], "--run-dir"),
         (["--no-such-flag", "1"], "--no-such-flag"),
         (["--seed", "x"], "--seed"),
     ],
@@ -104,6 +109,23 @@ def test_a_short_run_leaves_a_whole_run_directory_and_goes_on_longer(tmp_path: P
     (other,) = (tmp_path / "runs").iterdir()
     stored = json.loads((other / "config.json").read_text())
     assert (stored["batch_size"], stored["total_env_steps"]) == (16, 300)
+
+
+def test_two_trainings_in_one_directory_are_refused(tmp_path: Path) -> None:
+    with locked(tmp_path / "run"):
+        result = run([*SHORT, "--run-dir", "run"], tmp_path)
+    assert result.returncode == 2
+    assert f"process {os.getpid()} is training in run" in result.stderr
+    assert run([*SHORT, "--run-dir", "run", "--total-env-steps", "50"], tmp_path).returncode == 0, "the lock is gone"
+
+
+def test_a_reader_that_leaves_does_not_end_the_training(tmp_path: Path) -> None:
+    command = shlex.join([*SHORT, "--run-dir", "run", "--total-env-steps", "400"])
+    result = subprocess.run(
+        ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert rows(tmp_path / "run")[-1]["env_step"] >= 400
 
 
 def test_ctrl_c_saves_the_state_and_says_so_in_one_line(tmp_path: Path) -> None:

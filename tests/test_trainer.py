@@ -17,6 +17,7 @@ from rich.console import Console
 from atari_dqn.checkpoint import CheckpointStore
 from atari_dqn.config import TrainConfig, updates_at
 from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.pool import WorkerError
 from atari_dqn.monitor import Monitor
 from atari_dqn.trainer import Trainer
 
@@ -102,8 +103,8 @@ def test_the_overlapped_loop_equals_a_sequential_one() -> None:
         assert twin.workers is not None
         for _ in range(400):
             trainer.iterate()
-            epsilon, beta = twin.epsilon(twin.env_steps), twin.beta(twin.env_steps)
-            twin.replay.beta.fill_(beta)
+            twin.replay.beta.fill_(twin.beta(twin.env_steps))
+            epsilon = 1.0 if twin.env_steps < 64 else twin.epsilon(twin.env_steps)
             actions = twin.actor.act(twin.replay.latest_observation(), epsilon)
             while twin.learner.updates < updates_at(twin.config.learner, twin.env_steps):
                 twin.learner.update()
@@ -170,6 +171,76 @@ def test_a_lost_life_is_terminal_for_learning_and_no_end_of_the_game() -> None:
         rows = slice(0, ring.newest)
         assert int(ring.terminal[rows].sum()) == 10, "five lives lost in each of two games"
         assert int(ring.last[: ring.newest + 1].sum()) == 2, "each game ends once"
+
+
+def test_a_time_limit_is_no_termination() -> None:
+    """Every episode is cut by its limit, so every window that is drawn bootstraps, from the true final frame."""
+    with started(env_id="tests.stubs:Timed-v0", num_workers=1, envs_per_worker=2, learning_starts=40) as trainer:
+        for _ in range(100):
+            trainer.iterate()
+        ring = trainer.replay.ring
+        assert ring.last[: ring.newest].any()
+        assert not ring.terminal[: ring.newest].any()
+        gamma = trainer.config.replay.gamma
+        discounts = {round(discount, 4) for discount in trainer.replay.sample(64).discounts.tolist()}
+        assert discounts == {round(gamma, 4), round(gamma**2, 4)}
+
+
+def test_play_is_random_until_learning_starts() -> None:
+    with started(learning_starts=400, epsilon_values=(0.0,), epsilon_at=(0.0,)) as trainer:
+        assert trainer.current_epsilon() == 1.0
+        while trainer.env_steps < 400:
+            trainer.iterate()
+        assert trainer.current_epsilon() == 0.0
+
+
+@pytest.mark.parametrize("change", [{"replay_ratio": 64.0}, {"batch_size": 1}, {"replay_ratio": 0.5}])
+def test_a_resume_at_another_rate_makes_no_burst_and_no_pause(tmp_path: Path, change: dict[str, Any]) -> None:
+    store = CheckpointStore(tmp_path)
+    with started() as trainer:
+        while trainer.env_steps < 1_000:
+            trainer.iterate()
+        trainer.save(store)
+    resumed = make_trainer(**change)
+    resumed.resume(store)
+    before, config = resumed.learner.updates, resumed.config.learner
+    assert resumed.updates_due() == 0
+    resumed.env_steps += 320
+    assert resumed.updates_due() == 320 * config.replay_ratio // config.batch_size
+    resumed.save(CheckpointStore(tmp_path / "again"))
+    again = make_trainer(**change)
+    again.resume(CheckpointStore(tmp_path / "again"))
+    assert again.updates_due() == resumed.updates_due()
+    assert again.learner.updates == before
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path: Path) -> None:
+    trainer = make_trainer(replay="uniform", log_interval=8)
+    with torch.no_grad():
+        next(trainer.learner.online.parameters()).fill_(float("nan"))
+    monitor = Monitor(tmp_path, Console(quiet=True), "test", 8_064, 0)
+    with pytest.raises(FloatingPointError, match="not finite at env step"):
+        trainer.run(tmp_path, monitor, lambda: False)
+    monitor.close()
+    assert CheckpointStore(tmp_path).steps() == [], "what is broken is not saved"
+
+
+def test_a_worker_that_dies_costs_no_learning(tmp_path: Path) -> None:
+    trainer = make_trainer()
+    monitor = Monitor(tmp_path, Console(quiet=True), "test", 8_064, 0)
+
+    def kill_one() -> bool:
+        if trainer.env_steps >= 400 and trainer.workers is not None:
+            trainer.workers._processes[1].kill()
+        return False
+
+    with pytest.raises(WorkerError, match=r"worker 1 \(envs 4 to 7"):
+        trainer.run(tmp_path, monitor, kill_one)
+    monitor.close()
+    resumed = make_trainer()
+    resumed.resume(CheckpointStore(tmp_path))
+    assert resumed.env_steps == trainer.env_steps >= 400
+    assert weights(resumed) == weights(trainer)
 
 
 def test_watching_changes_nothing(tmp_path: Path) -> None:
