@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
     config.validate()
     for name in ("seconds", "rounds"):
         settings(BenchCommand)[name].check(name, getattr(command, name))
-    if command.out is not None and (command.out.is_dir() or not command.out.parent.is_dir()):
-        raise ConfigError(f"--out {command.out} cannot be a file: name one in a directory that is there")
+    if command.out is not None and not command.out.parent.is_dir():
+        raise ConfigError(f"--out {command.out}: there is no directory {command.out.parent}")
     if command.out is not None and command.out.is_dir():
         raise ConfigError(f"--out {command.out} is a directory; name a file")
 
@@ -63,9 +63,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
     except WorkerError as error:
         raise cli.CommandFailed(str(error)) from None
     console.print(table(report))
-    taken = statistics.median(rate["cores_taken"] for rate in report["rates"].values())
-    if taken > 0.1:
-        console.print(f"[yellow]other programs kept {taken:.1f} cores busy meanwhile[/yellow]", highlight=False)
     console.print(f"[bold]bottleneck:[/bold] {report['bottleneck']}", highlight=False)
     console.print(f"[bold]to change:[/bold] {report['advice']}", highlight=False)
     if command.out is not None:
@@ -168,13 +165,18 @@ def diagnose(report: dict[str, Any]) -> dict[str, Any]:
     limits = {"envs": step, "learner": update, "cores": (step_cpu + update_cpu) / report["system"]["cores"]}
     limit = max(limits, key=lambda name: limits[name])
     taken = 1 / loop["env_steps_per_second"]
+    others = statistics.median(rate["cores_taken"] for rate in rates.values())
     serial = sum(report["account"][part] for part in ("acting", "append", "other"))
-    if taken > 1.25 * limits[limit] and serial > 0.2:
+    if others > 0.2 and report["torch_threads"] >= report["system"]["cores"]:
+        # Threads that work in step all wait for the one whose core another program has.
+        words = f"other programs, which kept {others:.1f} cores busy meanwhile"
+        advice = f"--torch-threads {max(1, report['torch_threads'] - 1)}, or stop the other programs"
+    elif taken > 1.25 * limits[limit] and serial > 0.2:
         words = f"{serial:.0%} of the time the envs wait while this process acts and stores"
         advice = "raise --envs-per-worker: one forward pass then serves more envs"
     elif taken > 1.25 * limits[limit] and report["torch_threads"] > 1:
-        words = "torch's threads and the workers are in each other's way, or other programs are in theirs"
-        advice = f"--torch-threads {report['torch_threads'] - 1}, or stop the other programs"
+        words = "torch's threads and the workers are in each other's way"
+        advice = f"--torch-threads {report['torch_threads'] - 1}"
     else:
         share = update_cpu / (step_cpu + update_cpu)
         words = {

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.plo
     figure = draw(runs)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=150, format="png")
+        figure.savefig(out, dpi=150)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--out {out} cannot be written: {error}") from None
     print(out)

@@ -212,6 +212,8 @@ def play(rounds: int, seconds: float, threads: int, batch_size: int) -> list[dic
             print(f"preparing {name}", flush=True)
             seats[name] = Seat(*contestant)
             stack.callback(seats[name].close)
+        kinds = sum(len(seat.kinds) for seat in seats.values())
+        print(f"{rounds} rounds of {kinds} turns of {seconds:g} s, {rounds * kinds * seconds:.0f} s in all", flush=True)
         for number in range(rounds + 1):
             start = time.monotonic()
             warm_up = number == 0

@@ -144,8 +144,14 @@ def report(**changes: Any) -> dict[str, Any]:
     """Figures of a machine of two cores, by default a balanced one: everything takes 1 ms an env step."""
 
     def rate(env_steps: float, updates: float, busy: float) -> dict[str, float]:
-        return {"env_steps_per_second": env_steps, "updates_per_second": updates, "cores_busy": busy}
+        return {
+            "env_steps_per_second": env_steps,
+            "updates_per_second": updates,
+            "cores_busy": busy,
+            "cores_taken": taken,
+        }
 
+    taken = changes.pop("taken", 0.0)
     config = TrainConfig().replace(num_workers=2).to_dict() | changes.pop("config", {})
     return {
         "config": config,
@@ -172,6 +178,8 @@ def report(**changes: Any) -> dict[str, Any]:
         (report(env_steps=2000, learner_busy=2), "cores", 0.8, "80% with updates, 20%", "--replay-ratio"),
         (report(updates=500, workers_busy=2), "cores", 0.8, "20% with updates, 80%", "higher --replay-ratio"),
         (report(loop=500, account={"acting": 0.3}), "envs", 2.0, "30% of the time", "--envs-per-worker"),
+        (report(taken=0.5), "envs", 1.0, "other programs, which kept 0.5", "--torch-threads 1"),
+        (report(taken=0.5, torch_threads=1), "envs", 1.0, "the workers", "higher --replay-ratio"),
         (report(loop=500), "envs", 2.0, "in each other's way", "--torch-threads 1"),
     ],
 )

@@ -12,14 +12,13 @@ import importlib
 import re
 from typing import Any, Literal
 
-import ale_py
 import gymnasium as gym
 import numpy as np
-from ale_py import roms
-from ale_py.vector_env import AtariVectorEnv
 from gymnasium.spaces import Box, Discrete
 
 from atari_dqn.config import ConfigError
+from atari_dqn.envs.atari import AtariGames
+from atari_dqn.envs.block import StepResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +92,8 @@ def resolve_env_id(name: str) -> str:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(f"--env-id {name}: cannot import {module} ({error})") from error
+        except (Exception, SystemExit) as error:  # a user's module may fail in any way
+            raise ConfigError(f"--env-id {name}: cannot import {module} ({type(error).__name__}: {error})") from error
     games = {_plain(env_id): env_id for env_id in gym.registry if env_id.startswith("ALE/")}
     words = re.fullmatch(r"(?P<game>.+?)(?P<old>-ram|NoFrameskip|Deterministic)*(?P<version>-v\d+)?", bare)
     game = games.get(_plain(words["game"])) if words else None
@@ -131,7 +130,7 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
             kind="pixels",
             frame_shape=(84, 84),
             frame_dtype=np.dtype(np.uint8),
-            num_actions=_count_actions(_rom(env_id), protocol.full_action_space),
+            num_actions=_atari(env_id, protocol, 1).num_actions,
             stack=frame_stack,
         )
     try:
@@ -157,30 +156,16 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
     )
 
 
-def make_vector_env(spec: EnvSpec, protocol: Protocol, num_envs: int) -> gym.vector.VectorEnv[Any, Any, Any]:
+def make_vector_env(
+    spec: EnvSpec, protocol: Protocol, num_envs: int, out: StepResult | None = None
+) -> gym.vector.VectorEnv[Any, Any, Any]:
     """`num_envs` envs stepped together, actions 0 to `num_actions - 1`, next-step autoreset, raw rewards.
 
     Observations are one frame of each env, [num_envs, *frame_shape] but for axes of length 1 and flattening.
     Seed with `reset(seed=[one int per env])`. An action out of range hangs an Atari env for good: check before.
     """
     if spec.is_atari:
-        return AtariVectorEnv(
-            _rom(spec.env_id),
-            num_envs,
-            num_threads=1,
-            stack_num=1,
-            frameskip=4,
-            maxpool=True,
-            max_num_frames_per_episode=protocol.max_episode_frames,
-            repeat_action_probability=protocol.repeat_action_probability,
-            full_action_space=protocol.full_action_space,
-            noop_max=protocol.noop_max,
-            use_fire_reset=protocol.fire_reset,
-            episodic_life=False,
-            life_loss_info=False,
-            reward_clipping=False,
-            autoreset_mode=gym.vector.AutoresetMode.NEXT_STEP,
-        )
+        return _atari(spec.env_id, protocol, num_envs, out)
     # never an env's own vector version: most draw all their envs from one generator, so that an env's randomness
     # would depend on how many share its worker
     return gym.vector.SyncVectorEnv([lambda: _make_one(spec)] * num_envs, copy=False)
@@ -194,15 +179,14 @@ def _make_one(spec: EnvSpec) -> gym.Env[Any, Any]:
     return gym.wrappers.TransformAction(env, lambda action: action + start, Discrete(spec.num_actions))
 
 
-def _rom(env_id: str) -> str:
-    """`ALE/MsPacman-v5` -> `ms_pacman`."""
-    return str(gym.spec(env_id).kwargs["game"])
-
-
-def _count_actions(rom: str, full: bool) -> int:
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    ale = ale_py.ALEInterface()
-    path = roms.get_rom_path(rom)
-    assert path is not None, "every registered game's ROM comes in ale-py's wheel"
-    ale.loadROM(path)
-    return len(ale.getLegalActionSet() if full else ale.getMinimalActionSet())
+def _atari(env_id: str, protocol: Protocol, num_envs: int, out: StepResult | None = None) -> AtariGames:
+    return AtariGames(
+        gym.spec(env_id).kwargs["game"],
+        num_envs,
+        repeat_action_probability=protocol.repeat_action_probability,
+        full_action_space=protocol.full_action_space,
+        noop_max=protocol.noop_max,
+        fire_reset=protocol.fire_reset,
+        max_episode_frames=protocol.max_episode_frames,
+        out=out,
+    )

@@ -26,13 +26,15 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.envs import worker
+from atari_dqn.envs.block import StepResult, block_bytes, map_block
 from atari_dqn.envs.make import EnvSpec, Protocol
-from atari_dqn.envs.worker import StepResult
 
 START_DEADLINE = 120.0
-"""Seconds in which a worker must be ready at least: imports and ROMs may be slow to load on a busy machine."""
+"""Seconds that a worker may take at least to get ready or to reset: imports and ROMs load slowly on a busy machine."""
 GRACE = 1.0
 """Seconds that a worker is given to answer or to exit when it should do so at once."""
+GONE = b"?"
+"""In place of an answer: the pipe has no other end."""
 
 
 class WorkerError(RuntimeError):
@@ -70,8 +72,8 @@ class WorkerPool:
         self._was_reset = False
         self._sent = False
         context = multiprocessing.get_context("spawn")
-        block = context.RawArray(ctypes.c_byte, worker.block_bytes(spec, self.num_envs))
-        self._result, self._actions = worker.map_block(block, spec, self.num_envs)
+        block = context.RawArray(ctypes.c_byte, block_bytes(self.num_envs, spec.frame_shape, spec.frame_dtype))
+        self._result, self._actions = map_block(block, self.num_envs, spec.frame_shape, spec.frame_dtype)
         self._stacks, stacks = context.Pipe(duplex=False)
         self._processes: list[SpawnProcess] = []
         self._pipes: list[Connection] = []
@@ -86,7 +88,7 @@ class WorkerPool:
                     mine = seeds[first : first + envs_per_worker]
                     arguments = (theirs, stacks, block, spec, protocol, self.num_envs, first, mine)
                     name = f"env-worker-{len(self._processes)}"
-                    process = context.Process(target=worker.main, args=arguments, name=name, daemon=True)
+                    process = context.Process(target=worker.serve, args=arguments, name=name, daemon=True)
                     process.start()
                     self._processes.append(process)
                     theirs.close()
@@ -96,13 +98,14 @@ class WorkerPool:
         self._pollers = [select.poll() for _ in self._pipes]
         for poller, pipe in zip(self._pollers, self._pipes, strict=True):
             poller.register(pipe, select.POLLIN)
+            os.set_blocking(pipe.fileno(), False)
         self._collect(max(deadline, START_DEADLINE))
 
     def reset(self) -> StepResult:
         """Start an episode in every env from its seed, as at the pool's beginning. `is_reset` is True for all."""
         self._check_idle()
         self._command(worker.RESET)
-        self._collect(self._deadline)
+        self._collect(max(self._deadline, START_DEADLINE))
         self._was_reset = True
         return self._result
 
@@ -157,26 +160,38 @@ class WorkerPool:
     def _command(self, command: bytes) -> None:
         for index, pipe in enumerate(self._pipes):
             try:
-                pipe.send_bytes(command)
+                os.write(pipe.fileno(), command)
             except OSError:
                 self._fail(index, self._death(index))
 
     def _collect(self, deadline: float) -> None:
         """Wait for an acknowledgement of every worker."""
         end = time.monotonic() + deadline
-        for index, pipe in enumerate(self._pipes):
-            if not self._answered(index, end - time.monotonic()) and not self._answered(index, GRACE):
-                # (a second chance: when a job is stopped and continued, the clock has run and the workers have not)
+        # the last to be told is the last to be done: whoever waits for it first is woken once, and not for each
+        for index in reversed(range(len(self._pipes))):
+            answer = (
+                self._answer(index, 0.0)
+                or self._answer(index, end - time.monotonic())
+                or self._answer(index, GRACE)  # when a job is stopped and continued, its clock has run, it has not
+            )
+            if answer == worker.FAILED:
+                os.set_blocking(self._pipes[index].fileno(), True)
+                self._fail(index, f"failed:\n{self._pipes[index].recv_bytes().decode()}")
+            if answer is None:
                 self._fail(index, f"has not answered for {deadline:g} s and hangs{self._stack_of(index)}")
-            try:
-                trouble = pipe.recv_bytes()
-            except (EOFError, OSError):
+            if answer == GONE:
                 self._fail(index, self._death(index))
-            if trouble:
-                self._fail(index, f"failed:\n{trouble.decode()}")
 
-    def _answered(self, index: int, seconds: float) -> bool:
-        return bool(self._pollers[index].poll(max(0.0, seconds * 1000)))
+    def _answer(self, index: int, seconds: float) -> bytes | None:
+        """The byte that a worker answers, `GONE` if it is dead, None if it says nothing for so long."""
+        if seconds > 0:
+            self._pollers[index].poll(seconds * 1000)
+        try:
+            return os.read(self._pipes[index].fileno(), 1) or GONE
+        except BlockingIOError:
+            return None
+        except OSError:
+            return GONE
 
     def _stack_of(self, index: int) -> str:
         """Ask a hanging worker where it is; it answers while Python code or C code runs or waits, unless stopped."""

@@ -1,12 +1,11 @@
 """A worker process: one-byte commands flow in by a pipe and actions by shared memory; frames, rewards and flags flow
-out by shared memory, and by the pipe an empty message (done) or the traceback of what went wrong.
+out by shared memory, and by the pipe one byte for done, or another and the traceback of what went wrong.
 
 It owns the envs of one slice of the pool and never outlives its parent. It imports neither torch nor labml.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import faulthandler
 import os
 import signal
@@ -19,59 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from atari_dqn.envs.block import StepResult, map_block
 from atari_dqn.envs.make import EnvSpec, Protocol, make_vector_env
 
-RESET, STEP = b"r", b"s"
-ALIGNMENT = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class StepResult:
-    """What one tick of N envs brought. The arrays are views of shared memory: valid until the next command."""
-
-    frames: npt.NDArray[Any]
-    """[N, *frame_shape] of the spec's dtype: the newest frame; at an episode's end its final one."""
-    rewards: npt.NDArray[np.float64]
-    """[N] raw"""
-    terminated: npt.NDArray[np.bool_]
-    """[N] the game is over"""
-    truncated: npt.NDArray[np.bool_]
-    """[N] the episode was cut by a time limit"""
-    lives: npt.NDArray[np.int32]
-    """[N] lives left; 0 where the env has none"""
-    life_lost: npt.NDArray[np.bool_]
-    """[N] lives fell, and the game goes on"""
-    is_reset: npt.NDArray[np.bool_]
-    """[N] this tick began an episode: its action was ignored, its reward is 0, and it is no env step"""
-
-    def of(self, envs: slice) -> StepResult:
-        """The part of some envs, still views."""
-        return StepResult(*(getattr(self, field.name)[envs] for field in dataclasses.fields(self)))
-
-
-def _fields(spec: EnvSpec, num_envs: int) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
-    """The arrays of a block: those of `StepResult` in order, then the actions."""
-    frames = (spec.frame_dtype, (num_envs, *spec.frame_shape))
-    rest = (np.float64, np.bool_, np.bool_, np.int32, np.bool_, np.bool_, np.int64)
-    return [frames, *((np.dtype(kind), (num_envs,)) for kind in rest)]
-
-
-def _padded_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    return -(-int(np.prod(shape)) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-
-
-def block_bytes(spec: EnvSpec, num_envs: int) -> int:
-    """Bytes of shared memory that a pool of `num_envs` needs."""
-    return sum(_padded_bytes(*field) for field in _fields(spec, num_envs))
-
-
-def map_block(block: Any, spec: EnvSpec, num_envs: int) -> tuple[StepResult, npt.NDArray[np.int64]]:
-    """Lay a pool's results and actions ([N] int64) over a buffer of `block_bytes`."""
-    arrays, offset = [], 0
-    for dtype, shape in _fields(spec, num_envs):
-        arrays.append(np.frombuffer(block, dtype, int(np.prod(shape)), offset).reshape(shape))
-        offset += _padded_bytes(dtype, shape)
-    return StepResult(*arrays[:-1]), arrays[-1]
+START, RESET, STEP = b"b", b"r", b"s"
+DONE, FAILED = b".", b"!"
 
 
 class Envs:
@@ -80,8 +31,9 @@ class Envs:
     def __init__(
         self, spec: EnvSpec, protocol: Protocol, seeds: list[int], actions: npt.NDArray[np.int64], out: StepResult
     ) -> None:
-        self._env = make_vector_env(spec, protocol, len(seeds))
-        self._seeds: Any = np.array(seeds) if spec.is_atari else seeds  # ALE takes an array, gymnasium a list
+        self._env = make_vector_env(spec, protocol, len(seeds), out)
+        self._writes_out = spec.is_atari
+        self._seeds: Any = seeds
         self._actions = actions
         self._out = out
         # kept here, for what lies in shared memory may be scribbled over by its reader
@@ -98,7 +50,9 @@ class Envs:
 
     def step(self) -> None:
         """One tick of every env with the actions in shared memory."""
-        self._write(*self._env.step(self._actions))
+        outcome = self._env.step(self._actions)
+        if not self._writes_out:
+            self._write(*outcome)
 
     def close(self) -> None:
         self._env.close()
@@ -106,7 +60,7 @@ class Envs:
     def _write(self, frames: Any, rewards: Any, terminated: Any, truncated: Any, info: dict[str, Any]) -> None:
         out, lives_before = self._out, self._lives.copy()
         if "lives" in info:
-            # gymnasium marks the envs that told their lives at this tick; ALE's envs always do
+            # gymnasium marks the envs that told their lives at this tick
             np.copyto(self._lives, info["lives"], casting="unsafe", where=info.get("_lives", True))
         np.copyto(out.frames, frames.reshape(out.frames.shape), casting="same_kind")
         out.rewards[:] = rewards
@@ -118,7 +72,7 @@ class Envs:
         np.logical_or(terminated, truncated, out=self._over)
 
 
-def main(
+def serve(
     pipe: Connection,
     stacks: Connection,
     block: Any,
@@ -137,25 +91,29 @@ def main(
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    line = pipe.fileno()  # bare reads and writes: with few envs a tick is short, and a process wakes with cold caches
     envs: Envs | None = None
     mine = slice(first_env, first_env + len(seeds))
-    command, answer = b"", b""
-    while not answer:
+    command, trouble = START, ""
+    while command and not trouble:  # reading nothing means that the pool closed the pipe
         try:
             if envs is None:
-                out, actions = map_block(block, spec, num_envs)
+                out, actions = map_block(block, num_envs, spec.frame_shape, spec.frame_dtype)
                 envs = Envs(spec, protocol, seeds, actions[mine], out.of(mine))
             elif command == RESET:
                 envs.reset()
             else:
                 envs.step()
         except BaseException:  # an env may even call sys.exit: whatever it was, the trainer must hear of it
-            answer = traceback.format_exc().encode()
+            trouble = traceback.format_exc()
         try:
-            pipe.send_bytes(answer)
-            command = pipe.recv_bytes()
-        except (EOFError, OSError):
-            break  # the pool is closed
+            os.write(line, FAILED if trouble else DONE)
+            if trouble:
+                pipe.send_bytes(trouble.encode())
+            else:
+                command = os.read(line, 1)
+        except OSError:
+            break  # the pool closed the pipe in mid-step
     if envs is not None:
         envs.close()
 

@@ -117,56 +117,83 @@ def test_the_protocols_are_those_of_the_papers() -> None:
 
 def started(envs: Any, seeds: list[int]) -> tuple[npt.NDArray[Any], dict[str, Any]]:
     """The first frames and infos of envs with a seed each."""
-    frames, info = envs.reset(seed=np.array(seeds) if isinstance(envs, AtariVectorEnv) else seeds)
+    frames, info = envs.reset(seed=seeds)
     return frames, info
 
 
-def twin_of(spec: EnvSpec, protocol: Protocol, seed: int) -> AtariPreprocessing:
-    """gymnasium's own preprocessing over a raw emulator that skips nothing, seeded as the native one is."""
+def twin_of(spec: EnvSpec, protocol: Protocol, seed: int) -> gym.Env[Any, Any]:
+    """gymnasium's own preprocessing, over a raw emulator that skips nothing and is seeded as ours are."""
     emulator = gym.make(
         spec.env_id,
         frameskip=1,
         repeat_action_probability=protocol.repeat_action_probability,
         full_action_space=protocol.full_action_space,
-        max_num_frames_per_episode=protocol.max_episode_frames,
     )
     raw: Any = emulator.unwrapped
     assert raw.ale.getFloat("repeat_action_probability") == protocol.repeat_action_probability
     emulator.reset()
     raw.ale.setInt("random_seed", seed)
     raw.load_game()
-    return AtariPreprocessing(emulator, noop_max=0, frame_skip=4, screen_size=84, terminal_on_life_loss=False)
+    preprocessed = AtariPreprocessing(emulator, noop_max=0, frame_skip=4, screen_size=84, terminal_on_life_loss=False)
+    return gym.wrappers.TimeLimit(preprocessed, protocol.max_episode_frames // 4)
 
 
 @pytest.mark.parametrize("protocol", [NATURE, MACHADO], ids=["nature", "machado"])
 @pytest.mark.parametrize("game", ["breakout", "space_invaders", "asteroids", "qbert"])
 def test_preprocessing_equals_gymnasiums_pixel_for_pixel(game: str, protocol: Protocol) -> None:
-    """Frame skip, maximum before resizing, sticky actions, lives, raw rewards and both kinds of end, over several
-    games; Asteroids and Space Invaders draw their sprites on every other frame only.
-
-    No-ops are left out here, since the two draw them from different generators. At a truncation gymnasium's last
-    frame is as stale as the native one: both stop before they look at the screen of the tick that hits the cap.
-    """
+    """Frame skip, maximum before resizing, sticky actions, lives, raw rewards and both kinds of end. Asteroids and
+    Space Invaders draw their sprites on every other frame only. No-ops are drawn from another generator there."""
     protocol = dataclasses.replace(protocol, noop_max=0, max_episode_frames=640)
     spec = env_spec(resolve_env_id(game), protocol, 4)
-    native = make_vector_env(spec, protocol, 1)
-    twin = twin_of(spec, protocol, seed=12345)
-    frames, info = started(native, [12345])
-    expected, _ = twin.reset()
-    np.testing.assert_array_equal(frames[0, 0], expected)
-    rng, over = np.random.default_rng(0), False
+    ours, twin = make_vector_env(spec, protocol, 1), twin_of(spec, protocol, seed=12345)
+    np.testing.assert_array_equal(started(ours, [12345])[0][0], twin.reset()[0])
+    rng, over, ends = np.random.default_rng(0), False, 0
     for _ in range(200):
         action = int(rng.integers(spec.num_actions))
-        frames, rewards, terminated, truncated, info = native.step(np.array([action]))
-        after: Any = twin.step(action) if not over else (twin.reset()[0], 0.0, False, False, None)
-        np.testing.assert_array_equal(frames[0, 0], after[0])
+        frames, rewards, terminated, truncated, info = ours.step(np.array([action]))
+        after: Any = twin.step(action) if not over else (*twin.reset()[:1], 0.0, False, False, None)
+        np.testing.assert_array_equal(frames[0], after[0])
         assert (rewards[0], terminated[0], truncated[0]) == after[1:4]
         if not over:
+            facts = after[4]
             assert (info["lives"][0], info["episode_frame_number"][0]) == (
-                after[4]["lives"],
-                after[4]["episode_frame_number"],
+                facts["lives"],
+                facts["episode_frame_number"],
             )
         over = after[2] or after[3]
+        ends += over
+    assert ends
+
+
+@pytest.mark.parametrize("protocol", [NATURE, MACHADO], ids=["nature", "machado"])
+def test_games_equal_those_of_ales_own_vector_env(protocol: Protocol) -> None:
+    """Over resets that nobody seeds, too. At a truncation its last frame misses the last tick, so none is reached."""
+    protocol = dataclasses.replace(protocol, noop_max=0)
+    spec = env_spec("ALE/Breakout-v5", protocol, 4)
+    ours = make_vector_env(spec, protocol, 2)
+    native = AtariVectorEnv(
+        "breakout",
+        2,
+        stack_num=1,
+        noop_max=0,
+        use_fire_reset=False,
+        reward_clipping=False,
+        repeat_action_probability=protocol.repeat_action_probability,
+        full_action_space=protocol.full_action_space,
+    )
+    seeds = env_seeds(7, 2)
+    frames, _ = native.reset(seed=np.array(seeds))
+    np.testing.assert_array_equal(started(ours, seeds)[0], frames[:, 0])
+    rng, ends = np.random.default_rng(1), 0
+    for _ in range(250):
+        actions = rng.integers(spec.num_actions, size=2)
+        (frames, *outcome, info), expected = ours.step(actions), native.step(actions)
+        np.testing.assert_array_equal(frames, expected[0][:, 0])
+        np.testing.assert_array_equal(outcome, expected[1:4])
+        for fact in ("lives", "episode_frame_number"):
+            np.testing.assert_array_equal(info[fact], expected[4][fact])
+        ends += int(outcome[1].sum())
+    assert ends
 
 
 @pytest.mark.parametrize("protocol", [NATURE, MACHADO], ids=["nature", "machado"])
@@ -174,7 +201,7 @@ def test_a_step_is_four_frames(protocol: Protocol) -> None:
     envs = make_vector_env(env_spec("ALE/Pong-v5", protocol, 4), protocol, 2)
     _, info = started(envs, [1, 2])
     for _ in range(10):
-        before = info["episode_frame_number"]
+        before = info["episode_frame_number"].copy()
         *_, info = envs.step(np.zeros(2, np.int64))
         np.testing.assert_array_equal(info["episode_frame_number"], before + 4)
 
@@ -185,6 +212,19 @@ def first_frame_numbers(protocol: Protocol, num_envs: int) -> npt.NDArray[np.int
     return np.array(info["episode_frame_number"])
 
 
+def test_a_reset_tick_pays_nothing() -> None:
+    """Not even when the game before it ended on a reward: here it is cut off at Pong's first lost point."""
+    spec = env_spec("ALE/Pong-v5", MACHADO, 4)
+    envs = make_vector_env(spec, MACHADO, 1)
+    started(envs, [1])
+    nothing = np.zeros(1, np.int64)
+    steps = next(step for step in range(1, 200) if envs.step(nothing)[1][0])
+    cut = make_vector_env(spec, dataclasses.replace(MACHADO, max_episode_frames=4 * steps), 1)
+    started(cut, [1])
+    ticks = [(float(tick[1][0]), bool(tick[3][0])) for tick in (cut.step(nothing) for _ in range(steps + 1))]
+    assert ticks[-2:] == [(-1.0, True), (0.0, False)]
+
+
 def test_envs_start_apart_by_no_ops() -> None:
     """0 to 29 frames of no-op, drawn for each env: 32 fair draws take fewer than 14 values once in 10,000 times, and
     the seeds here are fixed."""
@@ -193,6 +233,16 @@ def test_envs_start_apart_by_no_ops() -> None:
     assert 24 <= starts.max() <= 29
     assert len(set(starts.tolist())) >= 14
     assert (first_frame_numbers(MACHADO, 4) == 0).all()
+
+
+def test_fire_reset_starts_the_ball() -> None:
+    """No protocol of ours has it; the rest of a game is the player's business all the same."""
+    protocol = dataclasses.replace(NATURE, noop_max=0, fire_reset=True)
+    envs = make_vector_env(env_spec("ALE/Breakout-v5", protocol, 4), protocol, 1)
+    assert started(envs, [1])[1]["episode_frame_number"][0] == 1
+    for _ in range(50):
+        *_, info = envs.step(np.zeros(1, np.int64))
+    assert info["lives"][0] < 5, "nobody caught the ball"
 
 
 def test_who_never_fires_is_cut_off_at_the_cap() -> None:

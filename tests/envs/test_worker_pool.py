@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atari_dqn.envs.make import PROTOCOLS, EnvSpec, Protocol, env_spec, make_vector_env
-from atari_dqn.envs.pool import StepResult, WorkerPool, env_seeds
-from atari_dqn.envs.worker import block_bytes, map_block
+from atari_dqn.envs.block import StepResult, block_bytes, map_block
+from atari_dqn.envs.make import PROTOCOLS, Protocol, env_spec, make_vector_env
+from atari_dqn.envs.pool import WorkerPool, env_seeds
 
 NATURE = PROTOCOLS["nature"]
 FIELDS = [field.name for field in dataclasses.fields(StepResult)]
@@ -69,16 +69,16 @@ def test_a_pool_gives_what_its_envs_give() -> None:
     """Against the same vector env stepped here, without processes: nothing lost, moved or rounded on the way."""
     protocol = SHORT
     spec = env_spec("ALE/Breakout-v5", protocol, 4)
-    native = make_vector_env(spec, protocol, 4)
+    alone = make_vector_env(spec, protocol, 4)
     rng = np.random.default_rng(0)
     with WorkerPool(spec, protocol, num_workers=2, envs_per_worker=2, seed=5) as pool:
         results = play(pool, 90)
         first = next(results)
-        frames, info = native.reset(seed=np.array(env_seeds(5, 4)))  # type: ignore[arg-type]
-        np.testing.assert_array_equal(first.frames, frames[:, 0])
+        frames, info = alone.reset(seed=env_seeds(5, 4))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(first.frames, frames)
         for result in results:
-            frames, rewards, terminated, truncated, info = native.step(rng.integers(4, size=4))
-            np.testing.assert_array_equal(result.frames, frames[:, 0])
+            frames, rewards, terminated, truncated, info = alone.step(rng.integers(4, size=4))
+            np.testing.assert_array_equal(result.frames, frames)
             np.testing.assert_array_equal(result.rewards, rewards)
             np.testing.assert_array_equal(result.terminated, terminated)
             np.testing.assert_array_equal(result.truncated, truncated)
@@ -166,7 +166,7 @@ def test_frames_cross_in_their_own_dtype(env_id: str, dtype: type, shape: tuple[
         assert (frames.dtype, frames.shape) == (dtype, (2, *shape))
         assert frames.flags.c_contiguous
         assert frames.nbytes == 2 * pool.spec.frame_bytes == 2 * math.prod(shape) * np.dtype(dtype).itemsize
-        assert block_bytes(pool.spec, 2) <= frames.nbytes + 8 * 64
+        assert block_bytes(2, shape, frames.dtype) <= frames.nbytes + 8 * 64
 
 
 def test_colours_arrive_unharmed() -> None:
@@ -228,9 +228,9 @@ def test_seeds_are_distinct_and_depend_on_the_env_alone(seed: int, num_envs: int
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=3), st.sampled_from([np.uint8, np.float32]), st.integers(1, 9))
 def test_the_arrays_of_a_block_are_apart_and_aligned(shape: list[int], dtype: type, num_envs: int) -> None:
-    spec = EnvSpec("any", False, "pixels", tuple(shape), np.dtype(dtype), 2, 1)
-    block = bytearray(block_bytes(spec, num_envs))
-    result, actions = map_block(block, spec, num_envs)
+    layout = num_envs, tuple(shape), np.dtype(dtype)
+    block = bytearray(block_bytes(*layout))
+    result, actions = map_block(block, *layout)
     arrays = [*(getattr(result, name) for name in FIELDS), actions]
     start = np.frombuffer(block, np.uint8).__array_interface__["data"][0]
     for number, array in enumerate(arrays, 1):
@@ -244,8 +244,7 @@ def test_the_arrays_of_a_block_are_apart_and_aligned(shape: list[int], dtype: ty
 def test_a_workers_part_of_a_result_is_its_own(num_envs: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, num_envs - 1))
     last = data.draw(st.integers(first, num_envs - 1))
-    spec = EnvSpec("any", False, "vector", (3,), np.dtype(np.float32), 2, 1)
-    whole, _ = map_block(bytearray(block_bytes(spec, num_envs)), spec, num_envs)
+    whole = StepResult.empty(num_envs, (3,), np.dtype(np.float32))
     part = whole.of(slice(first, last + 1))
     for name in FIELDS:
         getattr(part, name)[:] = 1

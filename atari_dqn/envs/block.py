@@ -1,0 +1,73 @@
+"""What a tick of the envs brings, and where it lies: one block of memory that all processes of a pool share, laid out
+field by field, so that each worker writes its slice and the pool reads whole arrays without a copy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+ALIGNMENT = 64
+Field = tuple[np.dtype[Any], tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """What one tick of N envs brought. The arrays are views of shared memory: valid until the next command."""
+
+    frames: npt.NDArray[Any]
+    """[N, *frame_shape] of the spec's dtype: the newest frame; at an episode's end its final one."""
+    rewards: npt.NDArray[np.float64]
+    """[N] raw"""
+    terminated: npt.NDArray[np.bool_]
+    """[N] the game is over"""
+    truncated: npt.NDArray[np.bool_]
+    """[N] the episode was cut by a time limit"""
+    lives: npt.NDArray[np.int32]
+    """[N] lives left; 0 where the env has none"""
+    life_lost: npt.NDArray[np.bool_]
+    """[N] lives fell, and the game goes on"""
+    is_reset: npt.NDArray[np.bool_]
+    """[N] this tick began an episode: its action was ignored, its reward is 0, and it is no env step"""
+
+    @classmethod
+    def empty(cls, num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]) -> StepResult:
+        """Zeros in memory of this process alone."""
+        return map_block(
+            bytearray(block_bytes(num_envs, frame_shape, frame_dtype)), num_envs, frame_shape, frame_dtype
+        )[0]
+
+    def of(self, envs: slice) -> StepResult:
+        """The part of some envs, still views."""
+        return StepResult(*(getattr(self, field.name)[envs] for field in dataclasses.fields(self)))
+
+
+def block_bytes(num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]) -> int:
+    """Bytes that `map_block` lays out."""
+    return sum(_padded_bytes(field) for field in _fields(num_envs, frame_shape, frame_dtype))
+
+
+def map_block(
+    block: Any, num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]
+) -> tuple[StepResult, npt.NDArray[np.int64]]:
+    """Lay the results and the actions ([num_envs] int64) of a pool over a writable buffer of `block_bytes`."""
+    arrays, offset = [], 0
+    for field in _fields(num_envs, frame_shape, frame_dtype):
+        dtype, shape = field
+        arrays.append(np.frombuffer(block, dtype, int(np.prod(shape)), offset).reshape(shape))
+        offset += _padded_bytes(field)
+    return StepResult(*arrays[:-1]), arrays[-1]
+
+
+def _fields(num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]) -> list[Field]:
+    """The fields of `StepResult` in order, then the actions."""
+    rest = (np.float64, np.bool_, np.bool_, np.int32, np.bool_, np.bool_, np.int64)
+    return [(frame_dtype, (num_envs, *frame_shape)), *((np.dtype(kind), (num_envs,)) for kind in rest)]
+
+
+def _padded_bytes(field: Field) -> int:
+    dtype, shape = field
+    return -(-int(np.prod(shape)) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
