@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import multiprocessing
 import os
 import select
@@ -76,29 +77,34 @@ class WorkerPool:
         self._result, self._actions = map_block(block, self.num_envs, spec.frame_shape, spec.frame_dtype)
         self._stacks, stacks = context.Pipe(duplex=False)
         self._processes: list[SpawnProcess] = []
-        self._pipes: list[Connection] = []
+        self._commands: list[Connection] = []
+        self._answers: list[Connection] = []
         # runs once: at close, when the pool is forgotten, or before multiprocessing would join workers at exit
-        self._stop = util.Finalize(self, _stop, args=(self._processes, self._pipes, self._stacks), exitpriority=10)
+        pipes = (self._commands, self._answers, [self._stacks])
+        self._stop = util.Finalize(self, _stop, args=(self._processes, pipes), exitpriority=10)
         seeds = env_seeds(seed, self.num_envs)
         try:
             with stacks, _quiet_spawn():
                 for first in range(0, self.num_envs, envs_per_worker):
-                    pipe, theirs = context.Pipe()
-                    self._pipes.append(pipe)
+                    # two pipes: one that goes both ways is a pair of sockets, and three times as slow
+                    commands, to_worker = context.Pipe(duplex=False)
+                    from_worker, answers = context.Pipe(duplex=False)
+                    self._commands.append(to_worker)
+                    self._answers.append(from_worker)
                     mine = seeds[first : first + envs_per_worker]
-                    arguments = (theirs, stacks, block, spec, protocol, self.num_envs, first, mine)
+                    arguments = (commands, answers, stacks, block, spec, protocol, self.num_envs, first, mine)
                     name = f"env-worker-{len(self._processes)}"
                     process = context.Process(target=worker.serve, args=arguments, name=name, daemon=True)
-                    process.start()
+                    with commands, answers:
+                        process.start()
                     self._processes.append(process)
-                    theirs.close()
         except BaseException:
             self._kill()
             raise
-        self._pollers = [select.poll() for _ in self._pipes]
-        for poller, pipe in zip(self._pollers, self._pipes, strict=True):
-            poller.register(pipe, select.POLLIN)
-            os.set_blocking(pipe.fileno(), False)
+        self._pollers = [select.poll() for _ in self._answers]
+        for poller, answers in zip(self._pollers, self._answers, strict=True):
+            poller.register(answers, select.POLLIN)
+            os.set_blocking(answers.fileno(), False)
         self._collect(max(deadline, START_DEADLINE))
 
     def reset(self) -> StepResult:
@@ -158,7 +164,7 @@ class WorkerPool:
             raise RuntimeError("the last send waits for its recv")
 
     def _command(self, command: bytes) -> None:
-        for index, pipe in enumerate(self._pipes):
+        for index, pipe in enumerate(self._commands):
             try:
                 os.write(pipe.fileno(), command)
             except OSError:
@@ -168,15 +174,15 @@ class WorkerPool:
         """Wait for an acknowledgement of every worker."""
         end = time.monotonic() + deadline
         # the last to be told is the last to be done: whoever waits for it first is woken once, and not for each
-        for index in reversed(range(len(self._pipes))):
+        for index in reversed(range(len(self._answers))):
             answer = (
                 self._answer(index, 0.0)
                 or self._answer(index, end - time.monotonic())
                 or self._answer(index, GRACE)  # when a job is stopped and continued, its clock has run, it has not
             )
             if answer == worker.FAILED:
-                os.set_blocking(self._pipes[index].fileno(), True)
-                self._fail(index, f"failed:\n{self._pipes[index].recv_bytes().decode()}")
+                os.set_blocking(self._answers[index].fileno(), True)
+                self._fail(index, f"failed:\n{self._answers[index].recv_bytes().decode()}")
             if answer is None:
                 self._fail(index, f"has not answered for {deadline:g} s and hangs{self._stack_of(index)}")
             if answer == GONE:
@@ -187,7 +193,7 @@ class WorkerPool:
         if seconds > 0:
             self._pollers[index].poll(seconds * 1000)
         try:
-            return os.read(self._pipes[index].fileno(), 1) or GONE
+            return os.read(self._answers[index].fileno(), 1) or GONE
         except BlockingIOError:
             return None
         except OSError:
@@ -230,9 +236,9 @@ class WorkerPool:
         self._stop()
 
 
-def _stop(processes: list[SpawnProcess], pipes: list[Connection], stacks: Connection) -> None:
+def _stop(processes: list[SpawnProcess], pipes: tuple[list[Connection], ...]) -> None:
     """A closed pipe bids a worker to exit; `GRACE` seconds later SIGKILL does, which also ends a stopped one."""
-    for pipe in (*pipes, stacks):
+    for pipe in itertools.chain(*pipes):
         pipe.close()
     end = time.monotonic() + GRACE
     for process in processes:

@@ -1,5 +1,5 @@
 """A worker process: one-byte commands flow in by a pipe and actions by shared memory; frames, rewards and flags flow
-out by shared memory, and by the pipe one byte for done, or another and the traceback of what went wrong.
+out by shared memory, and by another pipe one byte for done, or one for failed and the traceback.
 
 It owns the envs of one slice of the pool and never outlives its parent. It imports neither torch nor labml.
 """
@@ -73,7 +73,8 @@ class Envs:
 
 
 def serve(
-    pipe: Connection,
+    commands: Connection,
+    answers: Connection,
     stacks: Connection,
     block: Any,
     spec: EnvSpec,
@@ -82,7 +83,7 @@ def serve(
     first_env: int,
     seeds: list[int],
 ) -> None:
-    """Serve the envs `first_env`, `first_env + 1`, ... of a pool of `num_envs`, one per seed, until the pipe closes.
+    """Serve the envs `first_env`, `first_env + 1`, ... of a pool of `num_envs`, one per seed, until the pipes close.
 
     `stacks` takes the process's stack when SIGUSR1 asks for it, which works while an env hangs.
     """
@@ -91,11 +92,11 @@ def serve(
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    line = pipe.fileno()  # bare reads and writes: with few envs a tick is short, and a process wakes with cold caches
+    # bare reads and writes below: with few envs a tick is short, and a process wakes with cold caches
     envs: Envs | None = None
     mine = slice(first_env, first_env + len(seeds))
     command, trouble = START, ""
-    while command and not trouble:  # reading nothing means that the pool closed the pipe
+    while command and not trouble:  # reading nothing means that the pool closed the pipes
         try:
             if envs is None:
                 out, actions = map_block(block, num_envs, spec.frame_shape, spec.frame_dtype)
@@ -107,13 +108,13 @@ def serve(
         except BaseException:  # an env may even call sys.exit: whatever it was, the trainer must hear of it
             trouble = traceback.format_exc()
         try:
-            os.write(line, FAILED if trouble else DONE)
+            os.write(answers.fileno(), FAILED if trouble else DONE)
             if trouble:
-                pipe.send_bytes(trouble.encode())
+                answers.send_bytes(trouble.encode())
             else:
-                command = os.read(line, 1)
+                command = os.read(commands.fileno(), 1)
         except OSError:
-            break  # the pool closed the pipe in mid-step
+            break  # the pool closed the pipes in mid-step
     if envs is not None:
         envs.close()
 
