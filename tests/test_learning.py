@@ -27,8 +27,8 @@ CATCH: dict[str, Any] = {
     "replay_ratio": 4.0,
     "target_update_interval": 50,
     "epsilon_values": (1.0, 0.05),
-    "epsilon_at": (0.0, 0.5),
-    "total_env_steps": 8_000,
+    "epsilon_at": (0.0, 0.3),
+    "total_env_steps": 14_000,
     "device": "cpu",
 }
 

@@ -249,11 +249,11 @@ def _stop(processes: list[SpawnProcess], pipes: tuple[list[Connection], ...]) ->
 
 @contextlib.contextmanager
 def _quiet_spawn() -> Iterator[None]:
-    """Let processes start without running the parent's script again, and deaf to Ctrl-C from their first moment.
+    """Let processes start without running the parent's script again, and deaf to SIGINT and SIGTERM from birth.
 
     Spawn would import `__main__` in every worker: torch with it, and endless recursion where a user's script has no
-    `if __name__ == "__main__"`. The workers' entry point is importable, so they need none of it. Signals are
-    blocked while a worker starts (it inherits the mask) and reach this process right after.
+    `if __name__ == "__main__"`. The workers' entry point is importable, so they need none of it. A worker
+    inherits the signal mask and keeps it; a signal that came meanwhile reaches this process right after.
     """
     resource_tracker.ensure_running()  # spawn would start it now, and unblock the signals
     script = sys.modules["__main__"]

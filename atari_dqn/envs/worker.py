@@ -85,11 +85,9 @@ def serve(
 ) -> None:
     """Serve the envs `first_env`, `first_env + 1`, ... of a pool of `num_envs`, one per seed, until the pipes close.
 
-    `stacks` takes the process's stack when SIGUSR1 asks for it, which works while an env hangs.
+    `stacks` takes the process's stack when SIGUSR1 asks for it, which works while an env hangs. SIGINT and SIGTERM
+    are blocked from birth: they reach every process of a terminal or a job, but the trainer alone decides when to end.
     """
-    # Ctrl-C reaches every process of the terminal, but only the trainer decides when to end
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     # bare reads and writes below: with few envs a tick is short, and a process wakes with cold caches

@@ -127,6 +127,7 @@ from multiprocessing import active_children
 from atari_dqn.envs.make import PROTOCOLS, env_spec
 from atari_dqn.envs.pool import WorkerPool
 from tests.stubs import Fragile
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
 def pool_of(env_id, **settings):
     nature = PROTOCOLS["nature"]
     return WorkerPool(env_spec(env_id, nature, 4), nature, num_workers=2, envs_per_worker=2, seed=1, **settings)
@@ -302,6 +303,7 @@ def test_workers_run_no_line_of_the_parents_script(tmp_path: Path) -> None:
     """Neither do they load what it loads, torch above all."""
     body = """
         print("once")
+        sys.modules["torch"] = sys  # the real one takes seconds
         with pool_of("tests.stubs:Modules-v0") as pool:
             print(pool.reset().frames[0])
         print(sys.modules["__main__"].__file__ == __file__)
