@@ -1,7 +1,7 @@
 """CartPole-v1 with the whole machine: workers, prioritized replay, dueling double Q, n-step returns.
 
-Settings: ours. Expected: some network of the run has a mean of 475 or more over 100 fresh evaluation games; the last one
-need not (one 60,000-step run ended below 475: the policy still swings).
+Settings: ours. Expected: some network of the run has a mean of 475 or more over 100 fresh evaluation games; the last
+one need not (one 60,000-step run ended below 475: the policy still swings).
 
     python -m experiments.cartpole
 """
