@@ -9,8 +9,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from atari_dqn.network import Precision, precision_context
-
 
 class Actor:
     """Picks actions by `network` (Q values [N, A] of observations [N, ...]), at random where an env explores.
@@ -19,22 +17,20 @@ class Actor:
     explore independently and the stream does not depend on epsilon.
     """
 
-    def __init__(self, network: nn.Module, num_actions: int, *, seed: int, precision: Precision = "fp32") -> None:
+    def __init__(self, network: nn.Module, num_actions: int, *, seed: int) -> None:
         self.network = network
         self.num_actions = num_actions
-        self.precision: Precision = precision
         self._rng = np.random.default_rng(seed)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, obs: Tensor, epsilon: float | npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
         """`obs` [N, stack, *frame_shape] on the network's device; `epsilon` one number or one per env. Returns [N]."""
         num_envs = len(obs)
         explore = self._rng.random(num_envs) < np.broadcast_to(epsilon, num_envs)
         actions = self._rng.integers(self.num_actions, size=num_envs)
         if not explore.all():
-            with precision_context(self.precision, obs.device):
-                best = self.network(obs).argmax(1)
-            actions = np.where(explore, actions, best.cpu().numpy())
+            best = self.network(obs).argmax(1).cpu().numpy()
+            actions = np.where(explore, actions, best)
         return actions
 
     def state(self) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class EnvConfig:
         int, Setting("frames in an observation of a pixel env", "frames", 1, 16, source="Mnih 2015", structural=True)
     ] = 4
     num_workers: Annotated[int, Setting("worker processes", "processes", 1, 1024, structural=True)] = 8
-    envs_per_worker: Annotated[int, Setting("envs stepped by each worker", "envs", 1, 1024, structural=True)] = 1
+    envs_per_worker: Annotated[int, Setting("envs stepped by each worker", "envs", 1, 1024, structural=True)] = 2
     worker_deadline: Annotated[
         float, Setting("a worker that has not answered for so long is reported and the run ends", "seconds", 0.1, 86400)
     ] = 60.0

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from atari_dqn.config import ConfigError, LearnerConfig
 from atari_dqn.loss import double_q_target, q_target, td_error, weighted_huber_loss
-from atari_dqn.network import Precision, QNetwork, precision_context, take_weights
+from atari_dqn.network import Precision, QNetwork, follow, in_precision, take_weights
 from atari_dqn.replay.base import Batch
 
 METRICS = ("losses/td_loss", "losses/q_values", "losses/grad_norm", "losses/abs_td_error")
@@ -35,6 +35,8 @@ class Replay(Protocol):
 class Learner:
     """Owns the online and the target network and the optimizer.
 
+    `online` and `target` are float32: Adam's steps and Polyak's are too small for bfloat16 to add up. What computes are
+    `policy`, the online network in the run's precision, with which the actor plays too, and `target_policy`.
     `learning_rate` and `max_grad_norm` are 0-dim tensors: fill them, and the next update obeys. `updates` counts
     gradient steps.
     """
@@ -56,6 +58,8 @@ class Learner:
             torch.default_generator.manual_seed(seed)
             self.online = make_net().to(device)
         self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.policy = in_precision(self.online, precision)
+        self.target_policy = in_precision(self.target, precision)
         self.replay = replay
         self.config = config
         self.device = device
@@ -80,16 +84,14 @@ class Learner:
     def gradient_step(self) -> None:
         """The device part of `update`: no decision here depends on a tensor's value."""
         batch = self.replay.sample(self.config.batch_size)
-        with precision_context(self.precision, self.device):
-            # This pass comes first: autocast keeps the weights it casts, and those cast without gradient have none.
-            q = self.online(batch.obs)
-            target = self._target_values(batch)
-        error = td_error(q, batch.actions, target)
+        target = self._target_values(batch)
+        error = td_error(self.policy(batch.obs), batch.actions, target)
         loss = weighted_huber_loss(error, batch.weights)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.policy.zero_grad()
         loss.backward()
         norm = self._clip_gradients()
         self.optimizer.step()
+        follow(self.policy, self.online)
         with torch.no_grad():
             error = error.detach()
             self.replay.update_priorities(batch.ids, error)
@@ -98,14 +100,17 @@ class Learner:
 
     @torch.no_grad()
     def _target_values(self, batch: Batch) -> Tensor:
-        prepared = self.online.prepare(batch.next_obs)
-        of_target = self.target.q_values(prepared)
+        prepared = self.policy.prepare(batch.next_obs)
+        of_target = self.target_policy.q_values(prepared)
         if not self.config.double_q:
             return q_target(of_target, batch.returns, batch.discounts)
-        return double_q_target(self.online.q_values(prepared), of_target, batch.returns, batch.discounts)
+        return double_q_target(self.policy.q_values(prepared), of_target, batch.returns, batch.discounts)
 
     def _clip_gradients(self) -> Tensor:
-        """Scale the gradients down to `max_grad_norm`, if they are longer. Returns their norm before."""
+        """Hand `online` the policy's gradients, scaled down to `max_grad_norm` if longer. Returns their norm before."""
+        for param, computed in zip(self._params, self.policy.parameters(), strict=True):
+            assert computed.grad is not None
+            param.grad = computed.grad.to(param.dtype)
         grads = [param.grad for param in self._params if param.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         torch._foreach_mul_(grads, (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
@@ -118,6 +123,7 @@ class Learner:
             torch._foreach_copy_(self._target_params, self._params)
         else:
             torch._foreach_lerp_(self._target_params, self._params, self.config.target_tau)
+        follow(self.target_policy, self.target)
 
     def pop_metrics(self) -> dict[str, float]:
         """Means over the updates since the last call, by the names in `METRICS`; empty when there were none."""
@@ -141,6 +147,7 @@ class Learner:
         """Take over a `state()`. Settings, the learning rate among them, stay those this learner was made with."""
         self.online.load_state_dict(state["online"])
         self.target.load_state_dict(state["target"])
+        self._follow()
         self.updates = state["updates"]
         for param, stored in zip(self._params, state["optimizer"], strict=True):
             # The fused step walks through memory, so moments must be laid out as their parameter is.
@@ -153,6 +160,11 @@ class Learner:
         """Start both networks from the weights of `file`. Raises `ConfigError`, naming it, when they do not fit."""
         take_weights(self.online, weights, file)
         take_weights(self.target, weights, file)
+        self._follow()
+
+    def _follow(self) -> None:
+        follow(self.policy, self.online)
+        follow(self.target_policy, self.target)
 
 
 def resolve_device(requested: str) -> torch.device:

@@ -1,14 +1,14 @@
 """The Q network. Flows in: observations as the replay holds them, uint8 pixels or float32 vectors. Flows out: float32
 Q values, one per action.
 
-Pixels are scaled to [0, 1] here and nowhere else. Under autocast the trunk and the hidden layer of a pixel network
-run in low precision; the last layers and the sum of value and advantages stay float32, so that Q values which
-differ by a little still differ.
+Pixels are scaled to [0, 1] here and nowhere else. A network computes in the precision its weights are kept in;
+`in_precision` makes one whose convolutions and hidden layers are bfloat16, while the last layers and the sum of value
+and advantages stay float32, so that Q values which differ by a little still differ.
 """
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,11 +70,23 @@ def take_weights(network: nn.Module, weights: Mapping[str, Tensor], file: Path) 
     network.load_state_dict(weights)
 
 
-def precision_context(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """The arithmetic in which every forward pass of a run is made: learner's and actor's alike."""
+def in_precision(network: QNetwork, precision: Precision) -> QNetwork:
+    """`network` itself for fp32; for bf16 a copy of it that computes as `torch.autocast` would let it, yet keeps its
+    weights cast instead of casting them at every pass. The copy follows by `follow` alone. MLPs stay fp32 within it."""
     if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+        return network
+    low = copy.deepcopy(network)
+    if low.trunk.low_precision:
+        for part in (low.trunk, low.shared, low.hidden):
+            part.to(torch.bfloat16)
+    return low
+
+
+@torch.no_grad()
+def follow(low: QNetwork, network: QNetwork) -> None:
+    """Give `low`, which `in_precision` made of `network`, its present weights."""
+    if low is not network:
+        torch._foreach_copy_(list(low.parameters()), list(network.parameters()))
 
 
 class QNetwork(nn.Module):
@@ -115,16 +127,12 @@ class QNetwork(nn.Module):
 
     def q_values(self, prepared: Tensor) -> Tensor:
         """Q, float32 [B, A], of what `prepare` returned."""
-        low_precision = self.trunk.low_precision and torch.is_autocast_enabled(prepared.device.type)
-        with torch.autocast(prepared.device.type, dtype=torch.bfloat16, enabled=low_precision):
-            hidden = F.relu(self.hidden(self.shared(self.trunk(prepared))))
-        with torch.autocast(prepared.device.type, enabled=False):
-            hidden = hidden.float()
-            if not self.dueling:
-                return self.advantage(hidden)
-            of_value, of_advantage = hidden.chunk(2, dim=1)
-            advantage = self.advantage(of_advantage)
-            return self.value(of_value) + advantage - advantage.mean(1, keepdim=True)
+        hidden = F.relu(self.hidden(self.shared(self.trunk(prepared)))).float()
+        if not self.dueling:
+            return self.advantage(hidden)
+        of_value, of_advantage = hidden.chunk(2, dim=1)
+        advantage = self.advantage(of_advantage)
+        return self.value(of_value) + advantage - advantage.mean(1, keepdim=True)
 
 
 class Wide(nn.Linear):
@@ -165,7 +173,7 @@ class Pixels(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def prepare(self, obs: Tensor) -> Tensor:
-        """Pixels in [0, 1] as [B, stack * 16 * colors, H // 4, W // 4], channels last, in autocast's dtype."""
+        """Pixels in [0, 1] as [B, stack * 16 * colors, H // 4, W // 4], channels last, in the weights' dtype."""
         if obs.dtype != torch.uint8 or obs.shape[1:] != (self.stack, *self.frame_shape):
             expected = [self.stack, *self.frame_shape]
             raise ValueError(f"pixels must be uint8 [B, {str(expected)[1:]}, not {obs.dtype} {list(obs.shape)}")
@@ -175,13 +183,11 @@ class Pixels(nn.Module):
         # Whole rows first, then words within a row: two copies that torch makes fast instead of one it makes slowly.
         rows = words.transpose(1, 2).reshape(len(obs), high, self.stack * 4, wide, self.colors)
         pixels = rows.transpose(2, 3).contiguous().view(len(obs), high, wide, -1).view(torch.uint8)
-        kind = obs.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        return pixels.to(dtype).mul_(1 / 255).permute(0, 3, 1, 2)
+        return pixels.to(self.conv1.weight.dtype).mul_(1 / 255).permute(0, 3, 1, 2)
 
     def forward(self, prepared: Tensor) -> Tensor:
         """Features [B, rows * columns * 64], in that order, so that channels-last activations need no copy."""
-        weight = self.conv1.weight.unflatten(1, (self.stack, self.colors)).unflatten(3, (2, 4)).unflatten(5, (2, 4))
+        weight = self.conv1.weight.view(32, self.stack, self.colors, 2, 4, 2, 4)
         weight = weight.permute(0, 1, 4, 6, 2, 3, 5).reshape(32, -1, 2, 2)
         x = F.relu_(F.conv2d(prepared, weight, self.conv1.bias))
         x = F.relu_(self.conv2(x))

@@ -64,7 +64,7 @@ class Trainer:
             device=self.device,
             precision=resolve_precision(config.learner.precision, self.device, config.run.deterministic),
         )
-        self.actor = Actor(self.learner.online, spec.num_actions, seed=seeds["actor"], precision=self.learner.precision)
+        self.actor = Actor(self.learner.policy, spec.num_actions, seed=seeds["actor"])
         self.episodes = EpisodeStatistics(config.num_envs)
         self.workers: WorkerPool | None = None
         self._env_seed = seeds["envs"]

@@ -1,4 +1,4 @@
-"""Five ratios that this project holds itself to, on the machine at hand: measurements flow in, a table and
+"""The ratios that this project holds itself to, on the machine at hand: measurements flow in, a table and
 `benchmarks/results/ratios.json` flow out.
 
 Each contestant sits in a process of its own (so that no one's allocator settings, threads or caches help another) and
@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # torch is for the contestants, each in its own process
 RESULTS = Path(__file__).parent / "results" / "ratios.json"
 GAME, NUM_ENVS, SEED = "ALE/Breakout-v5", 8, 1
 CONFIG = TrainConfig().replace(env_id=GAME)
+WHOLE = ((CONFIG.env.num_workers, CONFIG.env.envs_per_worker), (8, 1), (2, 4))
+"""Workers and envs of each at which the whole is measured: the default, and those of the workers alone."""
 
 
 # ---------------------------------------------------------------------- the contestants
@@ -137,7 +139,7 @@ def learner(kind: str, threads: int, batch_size: int) -> Iterator[Kinds]:
 
 
 @contextlib.contextmanager
-def whole(threads: int, batch_size: int) -> Iterator[Kinds]:
+def whole(num_workers: int, envs_per_worker: int, threads: int, batch_size: int) -> Iterator[Kinds]:
     """The real loop at the default ratio, past `learning_starts`; and its workers and its learner alone."""
     import torch
 
@@ -146,7 +148,9 @@ def whole(threads: int, batch_size: int) -> Iterator[Kinds]:
     from atari_dqn.trainer import Trainer
 
     torch.set_num_threads(threads)
-    config = CONFIG.replace(device="cpu", batch_size=batch_size)
+    config = CONFIG.replace(
+        num_workers=num_workers, envs_per_worker=envs_per_worker, device="cpu", batch_size=batch_size
+    )
     trainer = Trainer(config, env_spec(GAME, PROTOCOLS[config.env.protocol], config.env.frame_stack))
     bench = Bench(trainer)
     try:
@@ -182,8 +186,9 @@ class Seat:
     def _answer(self) -> Any:
         try:
             return self._pipe.recv()
-        except EOFError:
-            raise SystemExit("a contestant failed; its error stands above") from None
+        except (EOFError, ConnectionError):
+            self._process.join()
+            raise SystemExit(f"a contestant ended with exit code {self._process.exitcode}") from None
 
 
 def _sit(pipe: Connection, contestant: Callable[..., contextlib.AbstractContextManager[Kinds]], arguments: Any) -> None:
@@ -203,7 +208,7 @@ def play(rounds: int, seconds: float, threads: int, batch_size: int) -> list[dic
         "bf16": (learner, "bf16", threads, batch_size),
         "fp32": (learner, "fp32", threads, batch_size),
         "plain": (learner, "plain", threads, batch_size),
-        "whole": (whole, threads, batch_size),
+        **{f"whole {w}x{e}": (whole, w, e, threads, batch_size) for w, e in WHOLE},
     }
     taken: list[dict[str, Turn]] = []
     with contextlib.ExitStack() as stack:
@@ -240,15 +245,21 @@ def ratios(turns: dict[str, Turn], batch_size: int) -> dict[str, float]:
         plain = _update_rate(turns[f"plain {feed}"])
         for precision in ("bf16", "fp32"):
             result[f"{precision}, {feed} batches"] = _update_rate(turns[f"{precision} {feed}"]) / plain
-    envs, updates, loop = turns["whole envs"], turns["whole learner"], turns["whole loop"]
+    for num_workers, envs_per_worker in WHOLE:
+        result |= _whole(f"whole {num_workers}x{envs_per_worker}", turns, batch_size)
+    return result
+
+
+def _whole(name: str, turns: dict[str, Turn], batch_size: int) -> dict[str, float]:
+    """Wall time of the loop over that of its envs alone, its learner alone, and the CPU time of both on all cores."""
+    envs, updates, loop = turns[f"{name} envs"], turns[f"{name} learner"], turns[f"{name} loop"]
     due = CONFIG.learner.replay_ratio / batch_size
     step, step_cpu = envs.wall / envs.env_steps, envs.cpu / envs.env_steps
     update, update_cpu = due * updates.wall / updates.updates, due * updates.cpu / updates.updates
     limits = {"envs": step, "learner": update, "cores": (step_cpu + update_cpu) / cores()}
     taken = loop.wall / loop.env_steps
-    result |= {f"whole / {name}": taken / limit for name, limit in limits.items()}
-    result["whole / the largest"] = taken / max(limits.values())
-    return result
+    of_each = {f"{name} / {limit}": taken / seconds for limit, seconds in limits.items()}
+    return of_each | {f"{name} / the largest": taken / max(limits.values())}
 
 
 def _env_rate(turn: Turn) -> float:
@@ -264,7 +275,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "workers 2x4": (0.85, None),
     "bf16, fixed batches": (1.8, None),
     "fp32, fixed batches": (1.3, None),
-    "whole / the largest": (None, 1.1),
+    **{f"whole {w}x{e} / the largest": (None, 1.1) for w, e in WHOLE},
 }
 """At least, at most."""
 

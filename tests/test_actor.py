@@ -110,16 +110,10 @@ def test_global_generators_are_left_alone() -> None:
     assert repr(np.random.get_state()) == numpy_before
 
 
-def test_bf16_reaches_the_network() -> None:
+def test_acting_builds_no_graph() -> None:
     class Probe(nn.Module):
         def forward(self, obs: Tensor) -> Tensor:
-            assert torch.is_autocast_enabled("cpu") is self.expected
             assert not torch.is_grad_enabled()
             return obs
 
-        def __init__(self, expected: bool) -> None:
-            super().__init__()
-            self.expected = expected
-
-    Actor(Probe(True), 6, seed=1, precision="bf16").act(greedy_zero(4, 6), 0.0)
-    Actor(Probe(False), 6, seed=1).act(greedy_zero(4, 6), 0.0)
+    Actor(Probe(), 6, seed=1).act(greedy_zero(4, 6), 0.0)

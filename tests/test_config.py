@@ -44,10 +44,10 @@ def test_every_setting_has_help_and_its_default_is_in_bounds() -> None:
         ("epsilon_values", (1.0, 0.1), "--epsilon-values has 2 numbers and --epsilon-at 3"),
         ("epsilon_at", (0.0, 0.5, 0.5), "--epsilon-at must increase"),
         ("replay_capacity", 1_000_003, "power of two: 524288 or 1048576"),
-        ("replay_capacity", 8, "it must be at least 48"),
+        ("replay_capacity", 8, "it must be at least 96"),
         ("replay_capacity", 1, "--replay-capacity is 1; it must be from 2"),
         ("replay_capacity", -1, "--replay-capacity is -1; it must be from 2"),
-        ("learning_starts", 0, "--learning-starts is 0; with 8 envs and --n-step 1"),
+        ("learning_starts", 0, "--learning-starts is 0; with 16 envs and --n-step 1"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line(name: str, value: Any, words: str) -> None:

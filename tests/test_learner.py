@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from atari_dqn.config import ConfigError, LearnerConfig, NetworkConfig
 from atari_dqn.learner import Learner, resolve_device, resolve_precision
-from atari_dqn.network import Precision, QNetwork, make_network
+from atari_dqn.network import Precision, QNetwork, in_precision, make_network
 from atari_dqn.replay.base import Batch
 from benchmarks.plain_learner import FixedReplay, PlainLearner, PlainNet, Spec, random_batch
 
@@ -130,7 +130,7 @@ def test_only_the_taken_actions_pass_builds_a_graph() -> None:
     learner.update()
     assert isinstance(learner.online, Table)
     assert isinstance(learner.target, Table)
-    assert learner.online.grad_modes == [True, False]
+    assert learner.online.grad_modes == [False, True]
     assert learner.target.grad_modes == [False]
     assert not learner.target.q.requires_grad
 
@@ -431,6 +431,27 @@ def test_bf16_steps_in_the_direction_of_fp32() -> None:
         assert all(param.dtype == torch.float32 for param in learner.online.parameters())
         grads.append(torch.cat([p.grad.flatten() for p in learner.online.parameters() if p.grad is not None]))
     assert torch.cosine_similarity(grads[0], grads[1], dim=0) > 0.99
+
+
+@pytest.mark.parametrize("settings", [{}, {"target_tau": 0.1}])
+def test_what_computes_has_the_weights_of_what_is_kept(settings: dict[str, Any]) -> None:
+    obs = batches(BREAKOUT).batches[0].obs
+
+    def check(learner: Learner) -> None:
+        for computes, kept in ((learner.policy, learner.online), (learner.target_policy, learner.target)):
+            assert computes is not kept
+            assert torch.equal(computes(obs), in_precision(kept, "bf16")(obs))
+
+    learner = make_learner(BREAKOUT, precision="bf16", target_update_interval=2, **settings)
+    for _ in range(4):
+        learner.update()
+        check(learner)
+    other = make_learner(BREAKOUT, precision="bf16", seed=2)
+    other.load(learner.state())
+    check(other)
+    another = make_learner(BREAKOUT, precision="bf16", seed=3)
+    another.load_weights(learner.online.state_dict(), Path("a checkpoint"))
+    check(another)
 
 
 # ---------------------------------------------------------------------- device and precision

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from atari_dqn.config import ConfigError, NetworkConfig
-from atari_dqn.network import Pixels, Precision, QNetwork, make_network, precision_context
+from atari_dqn.network import Pixels, Precision, QNetwork, follow, in_precision, make_network
 from benchmarks.plain_learner import PlainNet, Spec
 
 CPU = torch.device("cpu")
@@ -84,8 +84,7 @@ def test_gradients_equal_the_plain_ones() -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_pixels_are_scaled_once_to_the_unit_interval(precision: Precision) -> None:
     obs = torch.arange(256, dtype=torch.uint8).repeat(28 * 4 * 4 * 2)[: 4 * 84 * 84].view(1, 4, 84, 84)
-    with precision_context(precision, CPU):
-        prepared = make().prepare(obs)
+    prepared = in_precision(make(), precision).prepare(obs)
     assert prepared.dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
     assert prepared.min() == 0
     assert prepared.max() == 1
@@ -116,8 +115,7 @@ def test_q_is_float32_for_any_number_of_actions(spec: Spec, settings: dict[str, 
     network = make(dataclasses.replace(spec, num_actions=num_actions), **settings)
     obs = pixels(2, 4, 84, 84) if spec.kind == "pixels" else torch.randn(2, 1, 5)
     for precision in PRECISIONS:
-        with precision_context(precision, CPU):
-            q = network(obs)
+        q = in_precision(network, precision)(obs)
         assert q.shape == (2, num_actions)
         assert q.dtype == torch.float32
 
@@ -180,8 +178,36 @@ def test_sizes_no_network_fits_are_refused() -> None:
 def test_bf16_is_for_convolutions_and_near_fp32() -> None:
     network, obs, vectors, numbers = make(), pixels(8, 4, 84, 84), make(VECTOR), torch.randn(8, 1, 5)
     exact, small = network(obs), vectors(numbers)
-    with precision_context("bf16", CPU):
-        rough, same = network(obs), vectors(numbers)
+    rough, same = in_precision(network, "bf16")(obs), in_precision(vectors, "bf16")(numbers)
     assert not torch.equal(rough, exact)
     torch.testing.assert_close(rough, exact, atol=2e-3, rtol=2e-2)
     assert torch.equal(same, small)
+
+
+@pytest.mark.parametrize("settings", [{}, {"head": "two_stream"}, {"dueling": False}])
+def test_bf16_weights_give_the_features_and_gradients_of_autocast(settings: dict[str, Any]) -> None:
+    network, obs = make(**settings), pixels(8, 4, 84, 84)
+    low = in_precision(network, "bf16")
+    features = low.hidden(low.shared(low.trunk(low.prepare(obs))))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = network.hidden(network.shared(network.trunk(network.prepare(obs))))
+    assert features.dtype == torch.bfloat16
+    assert torch.equal(features, expected)
+    features.float().square().sum().backward()
+    expected.float().square().sum().backward()
+    for mine, theirs in zip(low.parameters(), network.parameters(), strict=True):
+        assert (mine.grad is None) == (theirs.grad is None)
+        if mine.grad is not None and theirs.grad is not None:
+            assert torch.equal(mine.grad.float(), theirs.grad)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_network_in_low_precision_follows_the_exact_one(precision: Precision) -> None:
+    network, obs = make(), pixels(2, 4, 84, 84)
+    low = in_precision(network, precision)
+    assert (low is network) == (precision == "fp32")
+    with torch.no_grad():
+        for param in network.parameters():
+            param.add_(0.01)
+    follow(low, network)
+    assert torch.equal(low(obs), in_precision(network, precision)(obs))
