@@ -79,16 +79,20 @@ def serve(
     block: Any,
     spec: EnvSpec,
     protocol: Protocol,
+    core: int | None,
     num_envs: int,
     first_env: int,
     seeds: list[int],
 ) -> None:
     """Serve the envs `first_env`, `first_env + 1`, ... of a pool of `num_envs`, one per seed, until the pipes close.
 
-    `stacks` takes the process's stack when SIGUSR1 asks for it, which works while an env hangs. SIGINT and SIGTERM
-    are blocked from birth: they reach every process of a terminal or a job, but the trainer alone decides when to end.
+    `core` is where it runs, None: anywhere. `stacks` takes the process's stack when SIGUSR1 asks for it, which works
+    while an env hangs. SIGINT and SIGTERM are blocked from birth: they reach every process of a terminal or a job, but
+    the trainer alone decides when to end.
     """
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     # bare reads and writes below: with few envs a tick is short, and a process wakes with cold caches
     envs: Envs | None = None

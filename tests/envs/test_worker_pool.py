@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -250,3 +252,25 @@ def test_a_workers_part_of_a_result_is_its_own(num_envs: int, data: st.DataObjec
         getattr(part, name)[:] = 1
         touched = getattr(whole, name).reshape(num_envs, -1).any(axis=1)
         np.testing.assert_array_equal(np.flatnonzero(touched), np.arange(first, last + 1))
+
+
+@pytest.fixture
+def two_cores() -> Iterator[list[int]]:
+    """This process, and what it starts, on two cores."""
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("cores cannot be chosen here")
+    before = os.sched_getaffinity(0)
+    two = sorted(before)[:2]
+    os.sched_setaffinity(0, two)
+    yield two
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(("workers", "places"), [(4, [[0], [1], [0], [1]]), (3, [[0, 1]] * 3), (1, [[0, 1]])])
+def test_workers_that_share_the_cores_evenly_keep_to_one_each(
+    two_cores: list[int], workers: int, places: list[list[int]]
+) -> None:
+    with pool_of("CartPole-v1", workers, 1) as pool:
+        pool.reset()
+        found = [sorted(psutil.Process(process.pid).cpu_affinity()) for process in pool._processes]
+    assert found == [[two_cores[core] for core in cores] for cores in places]
