@@ -107,8 +107,9 @@ class Replay(abc.ABC):
         self._turn_over(self.ring.cut(envs))
 
     def _turn_over(self, turnover: Turnover) -> None:
-        slots, fresh, stale = (torch.from_numpy(part).to(self.ring.device) for part in turnover)
-        self.tree.write(slots, torch.where(fresh, self._largest, 0.0), keep=fresh | stale)
+        if len(turnover.slots):
+            slots, fresh = (torch.from_numpy(part).to(self.ring.device) for part in turnover)
+            self.tree.write(slots, torch.where(fresh, self._largest, 0.0))
 
     def latest_observation(self) -> Tensor:
         """[num_envs, stack, *frame_shape] at the newest row: what the actor acts on; overwritten by the next call."""

@@ -17,14 +17,12 @@ from torch import Tensor
 
 
 class Turnover(NamedTuple):
-    """What one append changed: M = (n_step + stack) * num_envs slots around the write head, in host memory."""
+    """The M slots whose rows may be drawn from now on, or no longer, because of one append; in host memory."""
 
     slots: NDArray[np.int64]
     """[M], each once"""
     fresh: NDArray[np.bool_]
-    """[M], may be drawn from now on"""
-    stale: NDArray[np.bool_]
-    """[M], may no longer be drawn: overwritten, or their stack would reach across the write head"""
+    """[M], may be drawn from now on; the others were overwritten, or their stacks would reach across the write head"""
 
 
 class _Field:
@@ -156,8 +154,9 @@ class FrameRing:
         fresh[self.n_step :] = False
         self.drawable[rows] = (drawable | fresh) & ~stale
         self.num_drawable += int(fresh.sum()) - int(stale.sum())
+        changed = fresh | stale
         slots = rows[:, None] * self.num_envs + self._envs
-        return Turnover(slots.ravel(), fresh.ravel(), stale.ravel())
+        return Turnover(slots[changed], fresh[changed])
 
     def _put_frames(self, row: int, frames: Tensor) -> None:
         target = self.frames[row]
