@@ -275,7 +275,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "workers 2x4": (0.85, None),
     "bf16, fixed batches": (1.8, None),
     "fp32, fixed batches": (1.3, None),
-    **{f"whole {w}x{e} / the largest": (None, 1.1) for w, e in WHOLE},
+    "whole {}x{} / the largest".format(*WHOLE[0]): (None, 1.1),
 }
 """At least, at most."""
 
