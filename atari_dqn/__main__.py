@@ -16,6 +16,7 @@ from atari_dqn.config import ConfigError
 
 COMMANDS = {
     "train": "train an agent; the same command with the same --run-dir goes on",
+    "tune": "change hyperparameters of a running training, or list them",
     "evaluate": "play whole games under a named protocol and report raw scores",
     "play": "film one game, or watch it in a window",
     "plot": "draw the learning curves of one or several runs",

@@ -2,7 +2,8 @@
 
 Flows in: a command line, a former run's `config.json`, or an experiment file. Flows out: one frozen `TrainConfig`
 whose sections are handed to the rooms that need them, and `Derived`, the counts that follow from it.
-The same `Setting` metadata writes `--help`, checks values and (for `structural` ones) guards a resume.
+The same `Setting` metadata writes `--help`, checks values, guards a resume (`structural` ones) and says what may be
+changed while a run is on (`live` ones).
 This file must stay importable without torch, gymnasium or ale_py: bad input is refused before any of them loads.
 """
 
@@ -39,11 +40,17 @@ class Setting:
     source: str = ""
     structural: bool = False
     """A run's checkpoints only make sense under the same value: a resume with another one is refused."""
+    live: str = ""
+    """The name by which it may be changed while a run is on; for the values of a schedule, by one that replaces it."""
+    suggested: tuple[float, float] = (0.0, 1.0)
+    """Of a live setting: the range of its slider, narrower than the bounds."""
 
     @property
     def bounds(self) -> str:
         if self.low is not None and self.high is not None:
-            return f"{'above' if self.low_open else 'from'} {_shown(self.low)} to {_shown(self.high)}"
+            power = self.high > 2**20 and math.log2(self.high).is_integer()
+            high = f"2^{math.log2(self.high):g}" if power else _shown(self.high)
+            return f"{'above' if self.low_open else 'from'} {_shown(self.low)} to {high}"
         if self.low is not None:
             return f"{'above' if self.low_open else 'at least'} {_shown(self.low)}"
         return ""
@@ -57,10 +64,17 @@ class Setting:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 continue
-            below = self.low is not None and (number <= self.low if self.low_open else number < self.low)
-            above = self.high is not None and number > self.high
-            if below or above or (isinstance(number, float) and not math.isfinite(number)):
-                raise ConfigError(f"{flag(name)} is {_shown(number)}; it must be {self.bounds or 'finite'}")
+            fault = self.fault(number)
+            if fault:
+                raise ConfigError(f"{flag(name)} {fault}")
+
+    def fault(self, number: float) -> str:
+        """What is wrong with `number`, as the end of a sentence; empty when nothing is."""
+        below = self.low is not None and (number <= self.low if self.low_open else number < self.low)
+        above = self.high is not None and number > self.high
+        if below or above or (isinstance(number, float) and not math.isfinite(number)):
+            return f"is {_shown(number)}; it must be {self.bounds or 'finite'}"
+        return ""
 
 
 def _shown(number: float) -> str:
@@ -144,7 +158,8 @@ class ReplayConfig:
         float, Setting("priority = (|td_error| + 1e-6)^alpha", "", 0, 1, source="Schaul 2016, eq. 1", structural=True)
     ] = 0.6
     beta_values: Annotated[
-        tuple[float, ...], Setting("importance-weight exponent at the knots", "", 0, 1, source="Schaul 2016, 3.4")
+        tuple[float, ...],
+        Setting("importance-weight exponent at the knots", "", 0, 1, source="Schaul 2016, 3.4", live="beta"),
     ] = (0.4, 1.0)
     beta_at: Annotated[tuple[float, ...], Setting("its knots", "fraction of total_env_steps", 0, 1)] = (0.0, 1.0)
 
@@ -177,7 +192,10 @@ class NetworkConfig:
 class LearnerConfig:
     """Learner"""
 
-    learning_rate: Annotated[float, Setting("Adam's step size", "per update", 0, 1, low_open=True)] = 1e-4
+    learning_rate: Annotated[
+        float,
+        Setting("Adam's step size", "per update", 0, 1, low_open=True, live="learning_rate", suggested=(0, 1e-3)),
+    ] = 1e-4
     optimizer: Annotated[
         Literal["adam", "adamw"], Setting("adam, or adamw with amsgrad", structural=True, source="Kingma & Ba 2015")
     ] = "adam"
@@ -191,11 +209,21 @@ class LearnerConfig:
             0,
             65536,
             source="Mnih 2015",
+            live="replay_ratio",
+            suggested=(0, 32),
         ),
     ] = 8.0
     learning_starts: Annotated[int, Setting("random play before the first update", "env steps", 0, 2**40)] = 20_000
     target_update_interval: Annotated[
-        int, Setting("the target network follows every so many updates", "updates", 1, 2**40)
+        int,
+        Setting(
+            "the target network follows every so many updates",
+            "updates",
+            1,
+            2**40,
+            live="target_update_interval",
+            suggested=(100, 10_000),
+        ),
     ] = 2_000
     target_tau: Annotated[
         float,
@@ -205,7 +233,17 @@ class LearnerConfig:
         bool, Setting("the online network picks the target's action", source="van Hasselt et al. 2016")
     ] = True
     max_grad_norm: Annotated[
-        float, Setting("gradients are scaled down to this norm", "L2 norm", 0, 1e9, low_open=True, source="labml: 0.5")
+        float,
+        Setting(
+            "gradients are scaled down to this norm",
+            "L2 norm",
+            0,
+            1e9,
+            low_open=True,
+            source="labml: 0.5",
+            live="max_grad_norm",
+            suggested=(0.1, 20),
+        ),
     ] = 10.0
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
@@ -218,16 +256,12 @@ class LearnerConfig:
 class ExplorationConfig:
     """Exploration"""
 
-    epsilon_values: Annotated[tuple[float, ...], Setting("probability of a random action at the knots", "", 0, 1)] = (
-        1.0,
-        0.1,
-        0.01,
-    )
+    epsilon_values: Annotated[
+        tuple[float, ...], Setting("probability of a random action at the knots", "", 0, 1, live="epsilon")
+    ] = (1.0, 0.1, 0.01)
     epsilon_at: Annotated[tuple[float, ...], Setting("its knots", "fraction of total_env_steps", 0, 1)] = (
-        0.0,
-        0.025,
-        0.5,
-    )
+        0.0, 0.025, 0.5,
+    )  # fmt: skip
 
 
 @help_from_settings
@@ -250,10 +284,28 @@ class RunConfig:
         Path | None, Setting("the run's directory; one that holds a checkpoint is continued (default: runs/...)")
     ] = None
     log_interval: Annotated[int, Setting("a row of metrics every so many", "env steps", 1, 2**40)] = 500
-    checkpoint_interval: Annotated[int, Setting("a checkpoint every so many", "env steps", 1, 2**40)] = 100_000
+    checkpoint_interval: Annotated[
+        int,
+        Setting(
+            "a checkpoint every so many",
+            "env steps",
+            1,
+            2**40,
+            live="checkpoint_interval",
+            suggested=(10_000, 1_000_000),
+        ),
+    ] = 100_000
     keep_checkpoints: Annotated[int, Setting("the newest so many are kept, and the best", "", 1, 1000)] = 2
     eval_interval: Annotated[
-        int, Setting("an evaluation every so many; 0: none during training", "env steps", 0, 2**40)
+        int,
+        Setting(
+            "an evaluation every so many; 0: none during training",
+            "env steps",
+            0,
+            2**40,
+            live="eval_interval",
+            suggested=(0, 1_000_000),
+        ),
     ] = 0
     eval_episodes: Annotated[int, Setting("games per evaluation during training", "episodes", 1, 100_000)] = 16
     eval_epsilon: Annotated[

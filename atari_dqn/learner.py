@@ -37,8 +37,8 @@ class Learner:
 
     `online` and `target` are float32: Adam's steps and Polyak's are too small for bfloat16 to add up. What computes are
     `policy`, the online network in the run's precision, with which the actor plays too, and `target_policy`.
-    `learning_rate` and `max_grad_norm` are 0-dim tensors: fill them, and the next update obeys. `updates` counts
-    gradient steps.
+    `learning_rate` and `max_grad_norm` are 0-dim tensors: fill them, and the next update obeys; so it does
+    `target_update_interval`, a plain number. `updates` counts gradient steps.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Learner:
         self.updates = 0
         self.learning_rate = torch.tensor(config.learning_rate, device=device)
         self.max_grad_norm = torch.tensor(config.max_grad_norm, device=device)
+        self.target_update_interval = config.target_update_interval
         self._params: list[Tensor] = list(self.online.parameters())
         self._target_params: list[Tensor] = list(self.target.parameters())
         self.optimizer = _make_optimizer(config, self._params, self.learning_rate)
@@ -78,7 +79,7 @@ class Learner:
         self.gradient_step()
         self.updates += 1
         self._metric_updates += 1
-        if self.updates % self.config.target_update_interval == 0:
+        if self.updates % self.target_update_interval == 0:
             self.sync_target()
 
     def gradient_step(self) -> None:

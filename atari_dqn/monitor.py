@@ -19,6 +19,8 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from atari_dqn.live import RECORD, read_edits
+
 Row = dict[str, float]
 
 FIRST_LINE_SECONDS, LINE_SECONDS = 5.0, 10.0
@@ -147,8 +149,10 @@ class Terminal:
             ("episode length", shown("charts/episodic_length", ",.0f")),
             ("epsilon", shown("charts/epsilon", ".3f")),
             ("beta", shown("charts/beta", ".3f")),
+            ("learning rate", shown("charts/learning_rate", ".3g")),
             ("loss", shown("losses/td_loss", ".4g")),
             ("mean Q", shown("losses/q_values", ".3f")),
+            ("replay ratio", shown("charts/replay_ratio", "g")),
             ("replay fill", shown("charts/replay_fill", ".1%")),
             ("evaluation", shown("eval/episodic_return", ".2f")),
         ]
@@ -176,7 +180,10 @@ class Monitor:
     """All views of one run."""
 
     def __init__(self, run_dir: Path, console: Console, title: str, total_env_steps: int, env_steps: int) -> None:
-        for name in ("metrics.jsonl", "evaluations.jsonl"):
+        for edit in read_edits(run_dir):
+            if edit.taken and edit.env_step > env_steps:
+                console.print(f"forgotten, for it came after the checkpoint: {edit}", highlight=False, soft_wrap=True)
+        for name in ("metrics.jsonl", "evaluations.jsonl", RECORD):
             cut_back(run_dir / name, env_steps)
         self._console = console
         self._views: list[View] = [JsonLines(run_dir / "metrics.jsonl"), TensorBoard(run_dir, env_steps)]

@@ -11,6 +11,7 @@ import tyro
 
 from atari_dqn import cli
 from atari_dqn.config import ConfigError, Setting, help_from_settings
+from atari_dqn.live import Edit, read_edits
 from atari_dqn.runs import read_config, read_rows
 from atari_dqn.scores import references
 
@@ -31,7 +32,7 @@ class PlotCommand:
     """Draw learning curves: raw score against env steps (and frames), one panel for each env.
 
     A line is the mean score of the last 100 games of training, as logged, not smoothed further. A point is an
-    evaluation, with the 95% interval of its mean.
+    evaluation, with the 95% interval of its mean. A dashed line upwards marks a live edit.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, Setting("run directories")]
@@ -46,6 +47,8 @@ class Run:
     env_id: str
     metrics: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
+    edits: list[Edit]
+    """those taken"""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.plot") -> int:
@@ -74,7 +77,8 @@ def read_run(run_dir: Path) -> Run:
     evaluations = read_rows(run_dir / "evaluations.jsonl")
     if not metrics and not evaluations:
         raise ConfigError(f"{run_dir} has no score to draw yet: no game of it is finished")
-    return Run(run_dir.resolve().name, config.env.env_id, metrics, evaluations)
+    edits = [edit for edit in read_edits(run_dir) if edit.taken]
+    return Run(run_dir.resolve().name, config.env.env_id, metrics, evaluations, edits)
 
 
 def draw(runs: Sequence[Run]) -> Figure:
@@ -101,6 +105,12 @@ def _draw_panel(axes: Axes, env_id: str, runs: Sequence[tuple[Run, str]]) -> Non
         steps = [row["env_step"] for row in run.metrics]
         # Drawn even when empty: the legend names every run.
         axes.plot(steps, [row[SCORE] for row in run.metrics], color=colour, linewidth=1.6, label=run.name)
+        for edit in run.edits:
+            axes.axvline(edit.env_step, color=colour, linestyle="--", linewidth=0.8, alpha=0.7)
+            axes.annotate(
+                f"{edit.name} {edit.old} → {edit.new}", (edit.env_step, 0), xycoords=("data", "axes fraction"),
+                xytext=(3, 4), textcoords="offset points", rotation=90, va="bottom", fontsize="x-small", color=colour,
+            )  # fmt: skip
         for row in run.evaluations:
             low, high = row["ci95"]
             axes.errorbar(

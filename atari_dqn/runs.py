@@ -77,6 +77,18 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def is_training(run_dir: Path) -> bool:
+    """True while a process holds `run_dir`."""
+    try:
+        with (run_dir / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:
     """Write what was asked, how, and on what: config.json, command.txt, and system.json with further `facts`."""
     _write(run_dir / "config.json", config.to_dict())

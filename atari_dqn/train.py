@@ -20,6 +20,7 @@ import tyro
 
 from atari_dqn import cli
 from atari_dqn.config import ConfigError, Derived, TrainConfig, derive, load_config
+from atari_dqn.live import Edit, recorded_edits
 from atari_dqn.runs import check_run_dir, describe_run, locked, new_run_dir
 from atari_dqn.system import check_memory, set_up_torch
 
@@ -42,6 +43,10 @@ class TrainCommand(TrainConfig):
     init_from: Annotated[
         Path | None, tyro.conf.arg(help="start from the weights of this checkpoint directory or learner.pt")
     ] = None
+    replay_edits: Annotated[
+        Path | None,
+        tyro.conf.arg(help="repeat the edits in another run's hparam_edits.jsonl at their env steps"),
+    ] = None
 
 
 def main(
@@ -59,6 +64,7 @@ def main(
     derived = derive(config, spec.frame_bytes, spec.stack)
     if command.init_from is not None and not command.init_from.exists():
         raise ConfigError(f"--init-from {command.init_from} does not exist")
+    repeated = recorded_edits(command.replay_edits) if command.replay_edits else []
     run_dir = config.run.run_dir.expanduser() if config.run.run_dir else new_run_dir(config)
     check_run_dir(config, run_dir)
     console = cli.console()
@@ -67,7 +73,7 @@ def main(
     with stop:
         check_memory(config, derived.replay_bytes)
         with locked(run_dir):
-            return _train(config, spec, run_dir, command.init_from, console, stop)
+            return _train(config, spec, run_dir, command.init_from, repeated, console, stop)
 
 
 def _train(
@@ -75,6 +81,7 @@ def _train(
     spec: EnvSpec,
     run_dir: Path,
     init_from: Path | None,
+    repeated: list[Edit],
     console: Console,
     stop: _StopRequest,
 ) -> int:
@@ -102,7 +109,7 @@ def _train(
     title = f"{config.env.env_id} · {device} {precision}"
     monitor = Monitor(run_dir, console, title, config.run.total_env_steps, began_at)
     try:
-        done = trainer.run(run_dir, monitor, stop.asked)
+        done = trainer.run(run_dir, monitor, stop.asked, repeated)
     except (WorkerError, FloatingPointError) as error:
         raise cli.CommandFailed(f"{error}\n{run_dir} can be continued from its newest checkpoint") from None
     finally:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from atari_dqn.envs.pool import StepResult, WorkerError, WorkerPool
 from atari_dqn.episodes import EpisodeStatistics
 from atari_dqn.evaluation import Progress, append_evaluation, evaluate
 from atari_dqn.learner import Learner, resolve_device, resolve_precision
+from atari_dqn.live import SCHEDULE, Edit, EditDesk, LiveValues, Request, Value
 from atari_dqn.monitor import Monitor
 from atari_dqn.network import make_network
 from atari_dqn.replay.prioritized import PrioritizedReplay
@@ -54,6 +55,8 @@ class Trainer:
         self.env_steps = 0
         self.epsilon = Piecewise(self.derived.epsilon_knots)
         self.beta = Piecewise(self.derived.beta_knots)
+        self.live = LiveValues(config)
+        self._overruled: list[Request] = []
         seeds = seeds_of(config.run.seed)
         self.replay = make_replay(config, spec, self.device, seeds["replay"])
         self.learner = Learner(
@@ -118,15 +121,42 @@ class Trainer:
         self.env_steps += int(np.count_nonzero(~step.is_reset))
         self.episodes.add(step)
 
+    def edit(self, request: Request) -> Edit:
+        """Take or refuse a live edit; only between two iterations, the next of which obeys. Never raises."""
+        edit = self.live.decide(request, self.env_steps, self.learner.updates)
+        if edit.taken:
+            self._obey(edit.name, edit.new)
+        return edit
+
+    def _obey(self, name: str, value: Value) -> None:
+        if name == "epsilon":
+            self.epsilon = Piecewise(self.derived.epsilon_knots if value == SCHEDULE else ((0, float(value)),))
+        elif name == "beta":
+            self.beta = Piecewise(self.derived.beta_knots if value == SCHEDULE else ((0, float(value)),))
+        else:
+            # What is due by the former ratio stays due; only later env steps count by the new one.
+            owed = self.learner.updates + self.updates_due()
+            self.config = self.config.replace(**{name: value})
+            if name == "replay_ratio":
+                self._rate_set_at = (self.env_steps, owed)
+            self.learner.learning_rate.fill_(self.config.learner.learning_rate)
+            self.learner.max_grad_norm.fill_(self.config.learner.max_grad_norm)
+            self.learner.target_update_interval = self.config.learner.target_update_interval
+
     def close(self) -> None:
         if self.workers is not None:
             self.workers.close()
 
     # ------------------------------------------------------------------ a run
 
-    def run(self, run_dir: Path, monitor: Monitor, should_stop: Callable[[], bool]) -> bool:
-        """Train to `total_env_steps`, or until `should_stop`. Saves at the end either way. True: all steps done."""
-        run = self.config.run
+    def run(
+        self, run_dir: Path, monitor: Monitor, should_stop: Callable[[], bool], repeated: Sequence[Edit] = ()
+    ) -> bool:
+        """Train to `total_env_steps`, or until `should_stop`. Saves at the end either way. True: all steps done.
+
+        `repeated` are another run's live edits, taken at the same env steps again.
+        """
+        run, desk = self.config.run, EditDesk(run_dir, repeated)
         store = CheckpointStore(run_dir, run.keep_checkpoints)
         clock = self._clock = _Clock(self.env_steps, self._elapsed)
         logged = self.env_steps
@@ -134,10 +164,14 @@ class Trainer:
             return False
         try:
             self.start()
+            self._edit(self._overruled, monitor, desk)
             while self.env_steps < run.total_env_steps and not should_stop():
                 before = self.env_steps
                 self.iterate()
                 monitor.tick(self.env_steps)
+                # Before the logs, evaluations and checkpoints of the same env step.
+                self._edit(desk.asked(before, self.env_steps), monitor, desk)
+                run = self.config.run
                 row: dict[str, float] = {}
                 if _crossed(before, self.env_steps, run.eval_interval):
                     row |= self._evaluate(run_dir, monitor, should_stop)
@@ -158,6 +192,12 @@ class Trainer:
         finally:
             self.close()
 
+    def _edit(self, requests: Sequence[Request], monitor: Monitor, desk: EditDesk) -> None:
+        for request in requests:
+            edit = self.edit(request)
+            desk.record(edit)
+            monitor.say(f"env step {self.env_steps:,}: {edit}")
+
     def _row(self, clock: _Clock) -> dict[str, float]:
         learning = self.learner.pop_metrics()
         if not np.isfinite(list(learning.values())).all():
@@ -171,6 +211,9 @@ class Trainer:
             "charts/learning_rate": float(str(np.float32(self.learner.learning_rate.item()))),
             "charts/epsilon": self.current_epsilon(),
             "charts/beta": self.beta(self.env_steps),
+            "charts/replay_ratio": self.config.learner.replay_ratio,
+            "charts/target_update_interval": float(self.config.learner.target_update_interval),
+            "charts/max_grad_norm": self.config.learner.max_grad_norm,
             "charts/replay_fill": self.replay.fill / (self.derived.rows * self.derived.num_envs),
             **learning,
         }
@@ -213,6 +256,7 @@ class Trainer:
             "actor": self.actor.state(),
             "rate": self._rate(),
             "rate_set_at": self._rate_set_at,
+            "live": self.live.state(),
             "time": self._clock.elapsed() if self._clock else self._elapsed,
         }
         score = self.episodes.metrics().get("charts/episodic_return")
@@ -221,7 +265,8 @@ class Trainer:
     def resume(self, store: CheckpointStore) -> list[str]:
         """Continue from the newest whole checkpoint, if there is one. Returns a line about each one skipped.
 
-        The envs start new games, so the unfinished ones are cut as truncations: no transition joins the two.
+        Live edits hold on, except where a flag has changed since. The envs start new games, so the unfinished ones are
+        cut as truncations: no transition joins the two.
         """
         snapshot, skipped = store.load_newest(self.device, self.replay.ring.frames)
         if snapshot is not None:
@@ -231,6 +276,9 @@ class Trainer:
             self._elapsed = snapshot.counters["time"]
             self.actor.load(snapshot.counters["actor"])
             self.learner.load(snapshot.learner)
+            self._overruled = self.live.load(snapshot.counters["live"])
+            for name, value in self.live.values.items():
+                self._obey(name, value)
             same_rate = snapshot.counters["rate"] == self._rate()
             env_steps, updates = snapshot.counters["rate_set_at"]
             self._rate_set_at = (env_steps, updates) if same_rate else (self.env_steps, self.learner.updates)

@@ -79,7 +79,7 @@ def test_an_unknown_command_is_one_line_with_a_suggestion_and_exit_code_2() -> N
 
 
 def test_no_command_is_one_line() -> None:
-    with pytest.raises(ConfigError, match="one of train, evaluate, play, plot, bench"):
+    with pytest.raises(ConfigError, match="one of train, tune, evaluate, play, plot, bench"):
         run([])
 
 
@@ -261,6 +261,21 @@ def test_plot_draws_what_was_logged(tmp_path: Path) -> None:
     assert not cartpole.child_axes, "CartPole has no frames"
     assert "100 games" in figure.get_supxlabel()
     assert "not smoothed" in figure.get_supxlabel()
+
+
+def test_plot_marks_the_edits_that_were_taken(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    log(run_dir, {500: 20.0, 900: 200.0})
+    edit = {"time": 0, "update": 9, "name": "learning_rate", "old": 1e-4, "source": "tune"}
+    lines = [
+        {**edit, "env_step": 600, "new": 5e-5, "taken": True},
+        {**edit, "env_step": 700, "new": -1, "taken": False},
+    ]
+    (run_dir / "hparam_edits.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (axes,) = plot.draw([plot.read_run(run_dir)]).axes
+    (mark,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert list(np.asarray(mark.get_xdata())) == [600, 600]
+    assert [text.get_text() for text in axes.texts] == ["learning_rate 0.0001 → 5e-05"]
 
 
 def test_plot_writes_a_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,219 @@
+"""Live edits: no input gets past the bounds, changes a type or raises, and every one of them is remembered."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atari_dqn.config import ConfigError, TrainConfig
+from atari_dqn.live import (
+    INBOX,
+    RECORD,
+    SCHEDULE,
+    Edit,
+    EditDesk,
+    Inbox,
+    LiveValues,
+    Request,
+    live_settings,
+    new_request,
+    present_values,
+    read_edits,
+    recorded_edits,
+    to_undo,
+)
+
+NAMES = {
+    "learning_rate", "epsilon", "beta", "target_update_interval", "replay_ratio", "max_grad_norm", "eval_interval",
+    "checkpoint_interval",
+}  # fmt: skip
+CONFIG = TrainConfig()
+
+
+def values(config: TrainConfig = CONFIG) -> LiveValues:
+    return LiveValues(config)
+
+
+def edit(name: str, old: Any, new: Any, *, taken: bool = True, undo: bool = False, env_step: int = 8) -> Edit:
+    return Edit(0.0, env_step, 0, name, old, new, taken, "tune", undo=undo)
+
+
+def test_the_live_settings_are_those_of_the_config_and_their_sliders_lie_within_the_bounds() -> None:
+    found = live_settings()
+    assert set(found) == NAMES
+    for live in found.values():
+        low, high = live.setting.suggested
+        middle = live.kind((low + high) / 2)
+        assert low < high
+        assert live.check(middle) == middle
+    assert found["learning_rate"].setting.suggested == (0, 1e-3)
+    assert values().values["epsilon"] == values().values["beta"] == SCHEDULE
+    assert values().values["learning_rate"] == CONFIG.learner.learning_rate
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(SCHEDULE),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+NUMBERS = st.floats(0, 2) | st.integers(-2, 10**6) | st.sampled_from([10**400, -(10**400), 3.0, 3.7, 5e-324])
+
+
+@given(name=st.sampled_from(sorted(NAMES)) | st.text(), value=NUMBERS | JSON)
+def test_no_input_raises_changes_a_type_or_gets_past_the_bounds(name: str, value: Any) -> None:
+    live = values()
+    before = dict(live.values)
+    decided = live.decide(Request(name, value, "dashboard"), env_step=100, update=7)
+    line = json.dumps(dataclasses.asdict(decided))
+    assert json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON")) == dataclasses.asdict(
+        decided
+    )
+    assert len(line) < 1_000
+    line.encode("ascii")
+    str(decided).encode()
+    if not decided.taken:
+        assert live.values == before
+        assert decided.reason
+        return
+    assert live.values == before | {name: decided.new}
+    setting = live.settings[name]
+    if decided.new == SCHEDULE:
+        assert setting.scheduled
+        assert value == SCHEDULE
+        return
+    assert type(decided.new) is setting.kind
+    assert decided.new == value
+    assert not isinstance(value, bool)
+    low, high = setting.setting.low, setting.setting.high
+    assert low is not None
+    assert high is not None
+    assert math.isfinite(decided.new)
+    assert low <= decided.new <= high
+    assert decided.new != 0 or not setting.setting.low_open
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("learning_rate", -1, "learning_rate is -1; it must be above 0 to 1"),
+        ("learning_rate", 0, "above 0 to 1"),
+        ("learning_rate", 1e9, "above 0 to 1"),
+        ("learning_rate", float("nan"), "learning_rate is nan"),
+        ("learning_rate", float("inf"), "learning_rate is inf"),
+        ("learning_rate", None, "must be a number"),
+        ("learning_rate", True, "must be a number"),
+        ("learning_rate", SCHEDULE, "learning_rate is schedule; it must be a number"),
+        ("target_update_interval", 3.7, "target_update_interval is 3.7; it must be a whole number"),
+        ("target_update_interval", 0, "from 1 to 2^40"),
+        ("target_update_interval", "hello", "target_update_interval is hello; it must be a number"),
+        ("epsilon", 1.5, "epsilon is 1.5; it must be from 0 to 1"),
+        ("epsilon", "x\ny\ud800", "it must be a number, or schedule"),
+        ("epsilon_values", 0.1, "epsilon_values cannot be changed during a run; "),
+        ("batch_size", 64, "batch_size cannot be changed during a run; "),
+    ],
+)
+def test_what_is_refused_says_why_in_one_line(name: str, value: Any, words: str) -> None:
+    decided = values().decide(Request(name, value, "tune"), 0, 0)
+    assert not decided.taken
+    assert words in decided.reason
+    assert decided.reason.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "new"),
+    [
+        ("learning_rate", 5e-5, 5e-5),
+        ("learning_rate", 1, 1.0),
+        ("target_update_interval", 500.0, 500),
+        ("epsilon", 0, 0.0),
+        ("beta", SCHEDULE, SCHEDULE),
+        ("eval_interval", 0, 0),
+    ],
+)
+def test_what_is_taken_has_the_settings_type(name: str, value: Any, new: Any) -> None:
+    decided = values().decide(Request(name, value, "tune"), 0, 0)
+    assert decided.taken
+    assert decided.new == new
+    assert type(decided.new) is type(new)
+
+
+def test_a_state_holds_what_was_edited_and_a_flag_given_later_wins() -> None:
+    live = values()
+    for name, value in (("learning_rate", 3e-4), ("epsilon", 0.2), ("beta", 0.5), ("beta", SCHEDULE)):
+        live.decide(Request(name, value, "tune"), 0, 0)
+    state = json.loads(json.dumps(live.state()))
+    assert state.keys() == {"learning_rate", "epsilon"}
+    same = values()
+    assert same.load(state) == []
+    assert same.values == live.values
+    changed = values(CONFIG.replace(learning_rate=7e-5, batch_size=64))
+    (overruling,) = changed.load(state)
+    assert overruling == Request("learning_rate", 7e-5, "command line")
+    assert changed.decide(overruling, 0, 0).old == 3e-4
+    assert changed.values == live.values | {"learning_rate": 7e-5}
+
+
+def test_the_inbox_hands_over_what_was_asked_in_order_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [new_request("learning_rate", value) for value in (1e-4, 2e-4, -1)]
+    Inbox(tmp_path).put(new_request("epsilon", 0.5))
+    desk = EditDesk(tmp_path)
+    for request in asked:
+        Inbox(tmp_path).put(request)
+    for number, garbage in enumerate((b"", b"[]", b"{}", b'{"name": 1', b"\xff", b"[" * 100_000)):
+        (tmp_path / INBOX / f"0{number}.json").write_bytes(garbage)
+    assert desk.asked(0, 8) == asked, "and nothing that was asked of a former process"
+    monkeypatch.setattr("atari_dqn.live.POLL_SECONDS", 0.0)
+    desk = EditDesk(tmp_path)
+    assert desk.asked(8, 16) == []
+    Inbox(tmp_path).put(asked[0])
+    assert desk.asked(16, 24) == [asked[0]]
+    assert desk.asked(24, 32) == []
+
+
+def test_the_record_reads_as_it_was_written(tmp_path: Path) -> None:
+    assert read_edits(tmp_path) == []
+    live, desk = values(), EditDesk(tmp_path)
+    for name, value in (("learning_rate", 2e-4), ("learning_rate", -1), ("epsilon", 0.1)):
+        desk.record(live.decide(new_request(name, value), 40, 3))
+    edits = read_edits(tmp_path)
+    assert [(one.name, one.old, one.new, one.taken) for one in edits] == [
+        ("learning_rate", 1e-4, 2e-4, True),
+        ("learning_rate", 2e-4, -1, False),
+        ("epsilon", SCHEDULE, 0.1, True),
+    ]
+    assert present_values(CONFIG, edits) == live.values
+    assert [one.name for one in recorded_edits(tmp_path / RECORD)] == ["learning_rate", "epsilon"]
+
+
+def test_undo_takes_back_edit_after_edit() -> None:
+    first, second = edit("epsilon", SCHEDULE, 0.1), edit("learning_rate", 1e-4, 2e-4)
+    refused = edit("beta", SCHEDULE, 7, taken=False)
+    undone = edit("learning_rate", 2e-4, 1e-4, undo=True)
+    assert to_undo([]) is None
+    assert to_undo([first, second, refused]) == second
+    assert to_undo([first, second, undone]) == first
+    assert to_undo([first, second, undone, edit("epsilon", 0.1, SCHEDULE, undo=True)]) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"env_step": 8}\n{}\n', "no row"),
+        ('{"env_step": 8, "name": "beta"}\n', "is no edit: new, old, source, taken, time, update missing"),
+        (json.dumps(dataclasses.asdict(edit("beta", 0, 7))), "beta is 7; it must be from 0 to 1"),
+        (json.dumps(dataclasses.asdict(edit("seed", 0, 7))), "seed at 8 is no edit"),
+    ],
+)
+def test_a_record_that_cannot_be_repeated_is_refused(tmp_path: Path, content: str, words: str) -> None:
+    file = tmp_path / "edits.jsonl"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=words):
+        recorded_edits(file)
+    with pytest.raises(ConfigError, match=r"does not exist; a run's hparam_edits\.jsonl is wanted"):
+        recorded_edits(tmp_path / "absent")

@@ -1,0 +1,142 @@
+"""`tune` beside a training in another process: lists, edits, refuses, takes back, and never waits for ever."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from atari_dqn import tune
+from atari_dqn.cli import CommandFailed
+from atari_dqn.config import ConfigError
+from atari_dqn.live import INBOX, RECORD, Edit, read_edits
+from atari_dqn.runs import is_training, locked
+from tests.test_train_command import SHORT, rows
+
+
+def tuned(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "atari_dqn.tune", *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory of a training that goes on for as long as the tests need it."""
+    run_dir = tmp_path_factory.mktemp("runs") / "run"
+    command = [*SHORT, "--run-dir", str(run_dir), "--total-env-steps", "100000000", "--log-interval", "50"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (run_dir / "metrics.jsonl").exists() or not rows(run_dir):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+    yield run_dir
+    process.terminate()
+    process.communicate()
+
+
+def next_row(run_dir: Path, after: Edit) -> dict[str, float]:
+    """The first row of metrics behind an edit."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for row in rows(run_dir):
+            if row["env_step"] > after.env_step:
+                found: dict[str, float] = row
+                return found
+    pytest.fail("no row came")
+
+
+def test_an_edit_reaches_the_running_optimizer_and_is_remembered(training: Path) -> None:
+    asked_at = time.time()
+    result = tuned(str(training), "learning_rate=5e-4", "epsilon=0.25")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"env step [\d,]+: learning_rate \S+ → 0.0005 \(tune\)\n", result.stdout)
+    *_, rate, epsilon = read_edits(training)
+    assert (rate.name, rate.new, rate.taken, rate.source) == ("learning_rate", 5e-4, True, "tune")
+    assert (epsilon.name, epsilon.new) == ("epsilon", 0.25)
+    assert asked_at <= rate.time <= epsilon.time <= time.time()
+    assert next_row(training, rate)["charts/learning_rate"] == 5e-4, "which is the optimizer's own tensor"
+    assert next_row(training, epsilon)["charts/epsilon"] == 0.25
+    assert not any((training / INBOX).iterdir())
+
+
+def test_a_refused_edit_exits_2_with_the_reason_and_is_remembered_too(training: Path) -> None:
+    before = len(read_edits(training))
+    result = tuned(str(training), "learning_rate=1e9", "target_update_interval=3.7", "n_step=3")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    for words in (
+        "learning_rate is 1e+09; it must be above 0 to 1",
+        "must be a whole number",
+        "n_step cannot be changed",
+    ):
+        assert words in line
+    assert [edit.taken for edit in read_edits(training)[before:]] == [False] * 3
+
+
+def test_undo_and_the_list(training: Path) -> None:
+    for value in ("6", "5"):
+        assert tuned(str(training), f"max_grad_norm={value}").returncode == 0
+    listed = tuned(str(training)).stdout
+    assert re.search(r"max_grad_norm\s+5\s+above 0 to 1e\+09", listed)
+    assert "max_grad_norm 6 → 5 (tune)" in listed
+    assert "max_grad_norm 5 → 6 (tune)" in tuned(str(training), "--undo").stdout
+    assert "max_grad_norm 6 → 10 (tune)" in tuned(str(training), "--undo").stdout
+    assert re.search(r"max_grad_norm\s+10\s", tuned(str(training)).stdout)
+    assert tuned(str(training), "beta=0.5").returncode == 0
+    assert "beta 0.5 → schedule" in tuned(str(training), "--undo").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["learning_rate"], "'learning_rate' is no edit; write name=value, such as learning_rate=5e-5"),
+        (["learning_rate=1e-4", "--undo"], "--undo takes back the newest edit alone"),
+        (["--undo"], "nothing to undo"),
+        (["learning_rate=1e-4"], "no process is training in"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    result = tuned(str(tmp_path), *arguments)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / RECORD).exists()
+
+
+def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a run directory"):
+        tune.main([str(tmp_path), "beta=1"])
+
+
+def test_a_run_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(tune, "PATIENCE_SECONDS", 0.2)
+    with locked(tmp_path):
+        assert is_training(tmp_path)
+        with pytest.raises(CommandFailed, match=r"not answered within 0\.2 s"):
+            tune.main([str(tmp_path), "beta=1"])
+        (left,) = (tmp_path / INBOX).iterdir()
+        assert json.loads(left.read_text())["name"] == "beta", "it will be taken later"
+    assert not is_training(tmp_path)
+
+
+def test_a_run_that_ends_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    answers = iter([True, False])
+    monkeypatch.setattr(tune, "is_training", lambda run_dir: next(answers))
+    with pytest.raises(CommandFailed, match="ended before it could take beta"):
+        tune.main([str(tmp_path), "beta=1"])
+    assert not any((tmp_path / INBOX).iterdir())
+
+
+def test_tune_needs_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    probe = "import sys; from atari_dqn import tune; tune.main(sys.argv[1:]); print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", probe, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert result.stdout.endswith("no edit yet; change one with NAME=VALUE\nFalse\n")
