@@ -105,12 +105,7 @@ def _draw_panel(axes: Axes, env_id: str, runs: Sequence[tuple[Run, str]]) -> Non
         steps = [row["env_step"] for row in run.metrics]
         # Drawn even when empty: the legend names every run.
         axes.plot(steps, [row[SCORE] for row in run.metrics], color=colour, linewidth=1.6, label=run.name)
-        for edit in run.edits:
-            axes.axvline(edit.env_step, color=colour, linestyle="--", linewidth=0.8, alpha=0.7)
-            axes.annotate(
-                f"{edit.name} {edit.old} → {edit.new}", (edit.env_step, 0), xycoords=("data", "axes fraction"),
-                xytext=(3, 4), textcoords="offset points", rotation=90, va="bottom", fontsize="x-small", color=colour,
-            )  # fmt: skip
+        _draw_edits(axes, run, colour)
         for row in run.evaluations:
             low, high = row["ci95"]
             axes.errorbar(
@@ -135,6 +130,25 @@ def _draw_panel(axes: Axes, env_id: str, runs: Sequence[tuple[Run, str]]) -> Non
         frames.set_xlabel(f"frames ({FRAMES_PER_STEP} to an env step)")
         frames.xaxis.set_major_formatter(_count)
     axes.legend(loc="upper left", frameon=False, fontsize="small")
+
+
+def _draw_edits(axes: Axes, run: Run, colour: str) -> None:
+    """A dashed line at each edit; those too close together for a name each share one."""
+    last = max((row["env_step"] for row in (*run.metrics, *run.evaluations)), default=0)
+    groups: list[list[Edit]] = []
+    for edit in run.edits:
+        axes.axvline(edit.env_step, color=colour, linestyle="--", linewidth=0.8, alpha=0.7)
+        if groups and edit.env_step - groups[-1][0].env_step < last / 40:
+            groups[-1].append(edit)
+        else:
+            groups.append([edit])
+    for group in groups:
+        names = ", ".join(dict.fromkeys(edit.name for edit in group))
+        label = f"{names} {group[0].old} → {group[0].new}" if len(group) == 1 else f"{len(group)} edits: {names}"
+        axes.annotate(
+            label, (group[0].env_step, 0), xycoords=("data", "axes fraction"), xytext=(-2, 4), rotation=90,
+            textcoords="offset points", ha="right", va="bottom", fontsize="x-small", color=colour,
+        )  # fmt: skip
 
 
 def _draw_references(axes: Axes, env_id: str) -> None:
