@@ -281,7 +281,7 @@ class RunConfig:
         int, Setting("threads of the learner's arithmetic; 0: one per core this process may use", "threads", 0, 4096)
     ] = 0
     run_dir: Annotated[
-        Path | None, Setting("the run's directory; one that holds a checkpoint is continued (default: runs/...)")
+        Path | None, Setting("the run's directory; one with a checkpoint is continued; None: a new one in runs")
     ] = None
     log_interval: Annotated[int, Setting("a row of metrics every so many", "env steps", 1, 2**40)] = 500
     checkpoint_interval: Annotated[
