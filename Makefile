@@ -26,7 +26,7 @@ bench: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,dashboard]"
 	touch $@
 
 clean:

@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "play whole games under a named protocol and report raw scores",
     "play": "film one game, or watch it in a window",
     "plot": "draw the learning curves of one or several runs",
+    "dashboard": "serve the labml dashboard on this machine",
     "bench": "measure what this machine can do, and where the time goes",
 }
 
