@@ -14,11 +14,8 @@ import multiprocessing
 import os
 import select
 import signal
-import sys
 import time
-import types
-from collections.abc import Iterator
-from multiprocessing import resource_tracker, util
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, NoReturn
@@ -29,6 +26,7 @@ import numpy.typing as npt
 from atari_dqn.envs import worker
 from atari_dqn.envs.block import StepResult, block_bytes, map_block
 from atari_dqn.envs.make import EnvSpec, Protocol
+from atari_dqn.processes import quiet_spawn
 
 START_DEADLINE = 120.0
 """Seconds that a worker may take at least to get ready or to reset: imports and ROMs load slowly on a busy machine."""
@@ -84,7 +82,7 @@ class WorkerPool:
         self._stop = util.Finalize(self, _stop, args=(self._processes, pipes), exitpriority=10)
         seeds, cores = env_seeds(seed, self.num_envs), _cores_of(num_workers)
         try:
-            with stacks, _quiet_spawn():
+            with stacks, quiet_spawn():
                 for first in range(0, self.num_envs, envs_per_worker):
                     # two pipes: one that goes both ways is a pair of sockets, and three times as slow
                     commands, to_worker = context.Pipe(duplex=False)
@@ -259,22 +257,3 @@ def _cores_of(num_workers: int) -> list[int | None]:
     if not cores or num_workers % len(cores):
         return [None] * num_workers
     return [cores[index % len(cores)] for index in range(num_workers)]
-
-
-@contextlib.contextmanager
-def _quiet_spawn() -> Iterator[None]:
-    """Let processes start without running the parent's script again, and deaf to SIGINT and SIGTERM from birth.
-
-    Spawn would import `__main__` in every worker: torch with it, and endless recursion where a user's script has no
-    `if __name__ == "__main__"`. The workers' entry point is importable, so they need none of it. A worker
-    inherits the signal mask and keeps it; a signal that came meanwhile reaches this process right after.
-    """
-    resource_tracker.ensure_running()  # spawn would start it now, and unblock the signals
-    script = sys.modules["__main__"]
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

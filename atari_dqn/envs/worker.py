@@ -11,8 +11,7 @@ import os
 import signal
 import threading
 import traceback
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from atari_dqn.envs.block import StepResult, map_block
 from atari_dqn.envs.make import EnvSpec, Protocol, make_vector_env
+from atari_dqn.processes import exit_with_parent
 
 START, RESET, STEP = b"b", b"r", b"s"
 DONE, FAILED = b".", b"!"
@@ -93,7 +93,7 @@ def serve(
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     if core is not None:
         os.sched_setaffinity(0, {core})
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     # bare reads and writes below: with few envs a tick is short, and a process wakes with cold caches
     envs: Envs | None = None
     mine = slice(first_env, first_env + len(seeds))
@@ -119,11 +119,3 @@ def serve(
             break  # the pool closed the pipes in mid-step
     if envs is not None:
         envs.close()
-
-
-def _exit_with_parent() -> None:
-    """A pipe tells an idle worker that its parent is gone; a busy or hung one learns it here."""
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)

@@ -1,0 +1,42 @@
+"""How helper processes (env workers, the labml reporter) start and end: deaf to signals, and never without parent.
+
+Nothing here imports more than the standard library, for every helper process imports it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import types
+from collections.abc import Iterator
+from multiprocessing import parent_process, resource_tracker
+from multiprocessing.connection import wait
+
+
+@contextlib.contextmanager
+def quiet_spawn() -> Iterator[None]:
+    """Let processes start without running the parent's script again, and deaf to SIGINT and SIGTERM from birth.
+
+    Spawn would import `__main__` in every helper: torch with it, and endless recursion where a user's script has no
+    `if __name__ == "__main__"`. A helper's entry point is importable, so it needs none of it. It inherits the signal
+    mask and keeps it; a signal that came meanwhile reaches this process right after.
+    """
+    resource_tracker.ensure_running()  # spawn would start it now, and unblock the signals
+    script = sys.modules["__main__"]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def exit_with_parent() -> None:
+    """A thread's work: end this process when its parent is gone, however busy or hung it is then."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
