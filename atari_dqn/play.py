@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
     if command.window:
         check_display()
 
+    import torch
     from rich.console import Console
 
     from atari_dqn.checkpoint import load_policy
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
     from atari_dqn.learner import resolve_device
     from atari_dqn.status import StatusLine
 
+    torch.set_num_threads(1)  # one observation at a time: more only wait for each other, and long on a busy machine
     console = Console()
     policy = load_policy(command.run, command.checkpoint, resolve_device(command.device))
     protocol = protocol_for(command.protocol, policy.config.env.protocol)

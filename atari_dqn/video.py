@@ -31,7 +31,9 @@ colours, which would smear the console's single-pixel sprites."""
 def enlarge(picture: Picture) -> Picture:
     """Repeat pixels of a [height, width, 3] picture; an odd side gets its last pixels twice, as yuv420p needs."""
     factor = max(1, ENLARGED_HEIGHT // picture.shape[0])
-    large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    large: Picture = picture
+    if factor > 1:  # numpy's repeat takes three times as long, and was a fifth of the filming
+        large = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
     odd = (large.shape[0] % 2, large.shape[1] % 2)
     return np.pad(large, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge") if any(odd) else large
 

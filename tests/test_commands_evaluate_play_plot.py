@@ -209,6 +209,17 @@ def test_play_films_cartpole(tmp_path: Path) -> None:
     assert frames_of(run_dir / "videos" / "5000-nature-seed0.mp4") > 8
 
 
+def test_one_thread_looks_at_one_observation(tmp_path: Path) -> None:
+    """Two of them halved the pace on cores that other programs used."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        play.main([str(make_run(tmp_path / "run", "CartPole-v1"))])
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_network_sees_stacked_frames_oldest_first_and_the_score_is_raw() -> None:
     seen: list[torch.Tensor] = []
 

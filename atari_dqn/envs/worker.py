@@ -6,6 +6,7 @@ It owns the envs of one slice of the pool and never outlives its parent. It impo
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -86,13 +87,14 @@ def serve(
 ) -> None:
     """Serve the envs `first_env`, `first_env + 1`, ... of a pool of `num_envs`, one per seed, until the pipes close.
 
-    `core` is where it runs, None: anywhere. `stacks` takes the process's stack when SIGUSR1 asks for it, which works
-    while an env hangs. SIGINT and SIGTERM are blocked from birth: they reach every process of a terminal or a job, but
-    the trainer alone decides when to end.
+    `core` is where it runs if the system lets it, None: anywhere. `stacks` takes the process's stack when SIGUSR1 asks
+    for it, which works while an env hangs. SIGINT and SIGTERM are blocked from birth: they reach every process of a
+    terminal or a job, but the trainer alone decides when to end.
     """
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     if core is not None:
-        os.sched_setaffinity(0, {core})
+        with contextlib.suppress(OSError):  # a sandbox may forbid it, and the core may be gone: then run anywhere
+            os.sched_setaffinity(0, {core})
     threading.Thread(target=exit_with_parent, daemon=True).start()
     # bare reads and writes below: with few envs a tick is short, and a process wakes with cold caches
     envs: Envs | None = None
