@@ -28,6 +28,8 @@ Value = float | int | str
 """A number of the setting's own type, or `SCHEDULE`."""
 
 RECORD, INBOX = "hparam_edits.jsonl", "edits_asked"
+PAGE_SCHEDULE = -1.0
+"""How the dashboard's page, which knows numbers only, says `SCHEDULE`."""
 POLL_SECONDS = 0.1
 """Seconds between looks into the inbox: a directory is read in microseconds, yet a tick may last no longer."""
 
@@ -45,6 +47,12 @@ class LiveSetting:
     @property
     def scheduled(self) -> bool:
         return self.field != self.name
+
+    @property
+    def suggested(self) -> tuple[float, float]:
+        """The range of the slider on the page; a scheduled one's begins with `PAGE_SCHEDULE`."""
+        low, high = self.setting.suggested
+        return (PAGE_SCHEDULE if self.scheduled else low, high)
 
     def configured(self, config: TrainConfig) -> Value:
         """Its value before any edit."""
@@ -225,6 +233,17 @@ class EditDesk:
         """Append a line to `hparam_edits.jsonl`; whoever asked finds it there by the request's id."""
         with self._record.open("a") as file:
             file.write(json.dumps(dataclasses.asdict(edit)) + "\n")
+
+
+def from_page(name: str, value: Any) -> Request:
+    """A request of the dashboard's page."""
+    live = live_settings().get(name)
+    return Request(name, SCHEDULE if live and live.scheduled and value == PAGE_SCHEDULE else value, "dashboard")
+
+
+def for_page(values: Mapping[str, Value]) -> dict[str, float]:
+    """`values` as numbers, for the dashboard's page."""
+    return {name: PAGE_SCHEDULE if isinstance(value, str) else float(value) for name, value in values.items()}
 
 
 def new_request(name: str, value: Any, undo: bool = False) -> Request:

@@ -1,8 +1,8 @@
 """Metrics out: one row of scalars in, and the same names and values to every view of the run.
 
-Views: `metrics.jsonl` (the record), TensorBoard events, and the terminal. A view is anything with `write(row)` and
-`close()`; the labml dashboard will be one more, living in a side process behind a bounded queue, and this file its
-only importer. Views read the training and never change it.
+Views: `metrics.jsonl` (the record), TensorBoard events, the terminal, and the labml dashboard, whose client lives in a
+side process. A view is anything with `write(row)` and `close()`. Views read the training and never change it; the
+dashboard's page also asks for edits, which `asked` hands to the trainer.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,8 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from atari_dqn.live import RECORD, read_edits
+from atari_dqn.labml_link import LabmlLink
+from atari_dqn.live import RECORD, Request, Value, for_page, from_page, read_edits
 
 Row = dict[str, float]
 
@@ -179,7 +181,15 @@ class Terminal:
 class Monitor:
     """All views of one run."""
 
-    def __init__(self, run_dir: Path, console: Console, title: str, total_env_steps: int, env_steps: int) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        console: Console,
+        title: str,
+        total_env_steps: int,
+        env_steps: int,
+        link: LabmlLink | None = None,
+    ) -> None:
         for edit in read_edits(run_dir):
             if edit.taken and edit.env_step > env_steps:
                 console.print(f"forgotten, for it came after the checkpoint: {edit}", highlight=False, soft_wrap=True)
@@ -189,11 +199,28 @@ class Monitor:
         self._views: list[View] = [JsonLines(run_dir / "metrics.jsonl"), TensorBoard(run_dir, env_steps)]
         self._terminal = Terminal(console, title, total_env_steps, env_steps)
         self._views.append(self._terminal)
+        self._link = link
+        if link is not None:
+            self._views.append(link)
 
     def write(self, row: Row) -> None:
         """Hand a row to every view. It has `env_step`, `update` and `time` (seconds), and scalars named `a/b`."""
         for view in self._views:
             view.write(row)
+
+    def asked(self) -> list[Request]:
+        """Edits asked for on the dashboard's page since the last call; also tells the user of the server's troubles."""
+        if self._link is None:
+            return []
+        problem = self._link.problem()
+        if problem:
+            self.say(f"labml: {problem}")
+        return [from_page(name, value) for name, value in self._link.poll()]
+
+    def show(self, values: Mapping[str, Value]) -> None:
+        """Let the dashboard's page show the present values of the live hyperparameters."""
+        if self._link is not None:
+            self._link.show(for_page(values))
 
     def tick(self, env_steps: int, note: str = "") -> None:
         """Called at every step: keeps the terminal alive between rows. `note` says what else is under way."""
@@ -206,6 +233,8 @@ class Monitor:
     def close(self) -> None:
         for view in self._views:
             view.close()
+        if self._link is not None and self._link.dropped:
+            self.say(f"labml: {self._link.dropped:,} points never reached the server; metrics.jsonl has them all")
 
 
 def duration(seconds: float) -> str:

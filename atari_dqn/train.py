@@ -7,20 +7,21 @@ directory is made. Other programs (the files of `experiments/`) call `main` with
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from atari_dqn import cli
+from atari_dqn import cli, dashboard
 from atari_dqn.config import ConfigError, Derived, TrainConfig, derive, load_config
-from atari_dqn.live import Edit, recorded_edits
+from atari_dqn.live import Edit, for_page, recorded_edits
 from atari_dqn.runs import check_run_dir, describe_run, locked, new_run_dir
 from atari_dqn.system import check_memory, set_up_torch
 
@@ -43,6 +44,14 @@ class TrainCommand(TrainConfig):
     init_from: Annotated[
         Path | None, tyro.conf.arg(help="start from the weights of this checkpoint directory or learner.pt")
     ] = None
+    labml_url: Annotated[
+        str | None, tyro.conf.arg(help="report to the labml server at this URL, such as http://127.0.0.1:5005/api/v1")
+    ] = None
+    dashboard: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.arg(help="report to the local dashboard; if none runs, start one that ends with the run"),
+    ] = False
     replay_edits: Annotated[
         Path | None,
         tyro.conf.arg(help="repeat the edits in another run's hparam_edits.jsonl at their env steps"),
@@ -64,6 +73,7 @@ def main(
     derived = derive(config, spec.frame_bytes, spec.stack)
     if command.init_from is not None and not command.init_from.exists():
         raise ConfigError(f"--init-from {command.init_from} does not exist")
+    labml_url = _labml_url(command)
     repeated = recorded_edits(command.replay_edits) if command.replay_edits else []
     run_dir = config.run.run_dir.expanduser() if config.run.run_dir else new_run_dir(config)
     check_run_dir(config, run_dir)
@@ -72,8 +82,8 @@ def main(
     stop = _StopRequest()
     with stop:
         check_memory(config, derived.replay_bytes)
-        with locked(run_dir):
-            return _train(config, spec, run_dir, command.init_from, repeated, console, stop)
+        with locked(run_dir), _dashboard(command, console):
+            return _train(config, spec, run_dir, command.init_from, repeated, labml_url, console, stop)
 
 
 def _train(
@@ -82,11 +92,13 @@ def _train(
     run_dir: Path,
     init_from: Path | None,
     repeated: list[Edit],
+    labml_url: str | None,
     console: Console,
     stop: _StopRequest,
 ) -> int:
     from atari_dqn.checkpoint import CheckpointStore
     from atari_dqn.envs.pool import WorkerError
+    from atari_dqn.labml_link import LabmlLink
     from atari_dqn.monitor import Monitor
     from atari_dqn.trainer import Trainer
 
@@ -107,7 +119,20 @@ def _train(
     describe_run(config, run_dir, device=str(device), precision=precision, torch_threads=threads)
     began_at = trainer.env_steps
     title = f"{config.env.env_id} · {device} {precision}"
-    monitor = Monitor(run_dir, console, title, config.run.total_env_steps, began_at)
+    link = None
+    if labml_url is not None:
+        values = for_page(trainer.live.values)
+        link = LabmlLink(
+            labml_url,
+            name=run_dir.name,
+            config=config.to_dict(),
+            live=[(live, values[name]) for name, live in trainer.live.settings.items()],
+            repository=Path(__file__).parent,
+            env_step=began_at,
+        )
+        page = labml_url.removesuffix(dashboard.API)
+        console.print(f"watch and tune at {page}/run/{link.uuid}", highlight=False, soft_wrap=True)
+    monitor = Monitor(run_dir, console, title, config.run.total_env_steps, began_at, link)
     try:
         done = trainer.run(run_dir, monitor, stop.asked, repeated)
     except (WorkerError, FloatingPointError) as error:
@@ -124,6 +149,32 @@ def _train(
         soft_wrap=True,
     )
     return cli.INTERRUPTED
+
+
+def _labml_url(command: TrainCommand) -> str | None:
+    """Where to report, if anywhere. Raises `ConfigError` for a URL that is none."""
+    from atari_dqn.labml_link import check_url
+
+    if command.dashboard:
+        if command.labml_url is not None:
+            raise ConfigError("--dashboard and --labml-url both say where to report; give one of them")
+        return f"http://127.0.0.1:{dashboard.PORT}{dashboard.API}"
+    return None if command.labml_url is None else check_url(command.labml_url)
+
+
+@contextlib.contextmanager
+def _dashboard(command: TrainCommand, console: Console) -> Iterator[None]:
+    """The local dashboard, for `--dashboard`: one that runs already is left running, one begun here ends with us."""
+    if not command.dashboard:
+        yield
+        return
+    url = f"http://127.0.0.1:{dashboard.PORT}"
+    with contextlib.ExitStack() as stack:
+        if not dashboard.running(url):
+            server = stack.enter_context(contextlib.closing(dashboard.start()))
+            for line in server.said:
+                console.print(line, highlight=False, soft_wrap=True)
+        yield
 
 
 def _parse(argv: Sequence[str] | None, default: TrainConfig, prog: str) -> TrainCommand:

@@ -170,7 +170,7 @@ class Trainer:
                 self.iterate()
                 monitor.tick(self.env_steps)
                 # Before the logs, evaluations and checkpoints of the same env step.
-                self._edit(desk.asked(before, self.env_steps), monitor, desk)
+                self._edit([*desk.asked(before, self.env_steps), *monitor.asked()], monitor, desk)
                 run = self.config.run
                 row: dict[str, float] = {}
                 if _crossed(before, self.env_steps, run.eval_interval):
@@ -197,6 +197,8 @@ class Trainer:
             edit = self.edit(request)
             desk.record(edit)
             monitor.say(f"env step {self.env_steps:,}: {edit}")
+        if requests:
+            monitor.show(self.live.values)  # after a refusal too: the page believes what was typed
 
     def _row(self, clock: _Clock) -> dict[str, float]:
         learning = self.learner.pop_metrics()
