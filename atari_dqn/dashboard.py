@@ -26,16 +26,14 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType, SimpleNamespace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from atari_dqn import cli
 from atari_dqn.config import ConfigError
-
-if TYPE_CHECKING:
-    from atari_dqn.dashboard_guard import App
-    from atari_dqn.dashboard_page import Packages
+from atari_dqn.dashboard_guard import App, Guard
+from atari_dqn.dashboard_page import PACKAGES, Packages, PageError, localise
 
 PORT = 5005
 API = "/api/v1"
@@ -158,23 +156,23 @@ def _app(port: int, data_dir: Path) -> App:
     chatter.setLevel(logging.CRITICAL)  # its errors are news like the revision it was deployed from
     from labml_app import flask_app
 
-    from atari_dqn.dashboard_guard import Guard
-    from atari_dqn.dashboard_page import PageError, localise
-
     page = data_dir / "page"
     try:
-        policy = localise(flask_app.STATIC_PATH, page, _packages())
+        policy = localise(flask_app.STATIC_PATH, page, _fetched_packages())
     except PageError as error:
         raise cli.CommandFailed(f"the dashboard's page could not be prepared: {error}") from None
     flask_app.STATIC_PATH = page
     return Guard(flask_app.app, port, policy)
 
 
-def _packages() -> Packages | None:
-    """The page's packages, from the cache or fetched; None, after a line that says why, when there are none."""
-    from atari_dqn.dashboard_page import PACKAGES, Packages, PageError
+def page_packages() -> Packages:
+    """The npm packages of the page, in the user's cache."""
+    return Packages(_user_dir("XDG_CACHE_HOME", ".cache") / "dashboard")
 
-    packages = Packages(_user_dir("XDG_CACHE_HOME", ".cache") / "dashboard")
+
+def _fetched_packages() -> Packages | None:
+    """The page's packages, from the cache or fetched; None, after a line that says why, when there are none."""
+    packages = page_packages()
     if packages.missing():
         print(f"fetching the page's packages ({', '.join(package.name for package in PACKAGES)})", flush=True)
         try:

@@ -1,0 +1,162 @@
+"""Fixtures for whoever needs the dashboard in a test: a real server, a real run of labml's client, a real browser.
+
+Import the ones you want into the test's file. `dashboard_server` leaves the npm registry alone unless the test also
+asks for `page_packages`; without those the page is served, but a browser shows nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import pytest
+
+from atari_dqn import dashboard
+from atari_dqn.dashboard_page import PageError
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+CHROMIUM, CHROMEDRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+NOBODY = "http://127.0.0.1:9"
+"""A registry that answers nobody."""
+DEADLINE = 60.0
+"""Seconds after which a test gives up waiting."""
+
+Reply = tuple[int, Any]
+
+
+def wait_until(met: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
+    """The first true value of `met()`; polls, since neither a page nor a foreign process says when."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = met()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+def call(method: str, url: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
+    """Status and JSON (or text) of a request; `body` is sent as JSON, bytes as they are."""
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers or {}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=DEADLINE) as reply:
+            status, content = reply.status, reply.read()
+    except urllib.error.HTTPError as error:
+        status, content = error.code, error.read()
+    try:
+        return status, json.loads(content)
+    except ValueError:
+        return status, content.decode(errors="replace")
+
+
+@pytest.fixture
+def page_packages() -> None:
+    """The page's packages, in the user's cache as at a first start."""
+    packages = dashboard.page_packages()
+    try:
+        packages.fetch()
+    except PageError as error:
+        pytest.skip(f"the page's npm packages are not to be had: {error}")
+
+
+@pytest.fixture
+def dashboard_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dashboard.Server]:
+    """A server on a free port, its data in `tmp_path / "dashboard"`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "page_packages" not in request.fixturenames:
+            patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+            patch.setenv("NPM_CONFIG_REGISTRY", NOBODY)
+        server = dashboard.start(0, tmp_path / "dashboard")
+    yield server
+    server.close()
+
+
+class LabmlRun:
+    """`labml_run.py` in a process of its own."""
+
+    def __init__(self, api_url: str, directory: Path) -> None:
+        directory.mkdir()
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("labml_run.py")), api_url, str(directory)],
+            env=os.environ | {"HOME": str(directory)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self._lines: IO[str] = self.process.stdout
+        self.uuid = self.next("run ")
+
+    def next(self, prefix: str) -> str:
+        """What follows `prefix` on the next line that begins with it."""
+        seen = []
+        for line in self._lines:
+            seen.append(line)
+            if line.startswith(prefix):
+                return line.removeprefix(prefix).strip()
+        raise AssertionError(f"the run ended before it said {prefix!r}:\n{''.join(seen)}")
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(DEADLINE)
+        self._lines.close()
+
+
+@pytest.fixture
+def labml_run(dashboard_server: dashboard.Server, tmp_path: Path) -> Iterator[LabmlRun]:
+    """A run that reports to `dashboard_server`, claimed, so that edits count."""
+    with contextlib.closing(LabmlRun(dashboard_server.api_url, tmp_path / "run")) as run:
+        claim = f"{dashboard_server.api_url}/run/{run.uuid}/claim"
+        wait_until(lambda: call("PUT", claim)[0] == 200, "the run is known to the server")
+        yield run
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Chrome]:
+    """A headless Chromium with an empty profile, which records every request it makes."""
+    for program in (CHROMIUM, CHROMEDRIVER):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is missing; on Debian: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    for flag in (
+        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
+        *("disable-background-networking", "disable-component-update", "disable-dev-shm-usage"),
+        *("window-size=1200,1400", f"user-data-dir={tmp_path / 'chromium'}"),
+    ):
+        options.add_argument(f"--{flag}")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(CHROMEDRIVER))
+    driver.set_page_load_timeout(DEADLINE)
+    yield driver
+    driver.quit()
+
+
+def requested_hosts(driver: Chrome) -> set[str]:
+    """Every `host:port` the browser has sent, or tried to send, a request to; reading empties the record."""
+    hosts = set()
+    for entry in driver.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            url = urllib.parse.urlsplit(message["params"]["request"]["url"])
+            if url.scheme not in ("data", "blob", "chrome"):  # the last is the browser's own first page
+                hosts.add(url.netloc)
+    return hosts
