@@ -49,7 +49,7 @@ def serve(channel: socket.socket, introduction: Introduction) -> None:
 
 
 class Side:
-    """`listen` is the main thread's work, `_report` the other's; rows, values and the count of drops lie under `_lock`."""
+    """`listen` is the main thread's work, `_report` the other's; what both touch often lies under `_lock`."""
 
     def __init__(self, channel: socket.socket, introduction: Introduction) -> None:
         self._channel, self._introduction = channel, introduction
