@@ -88,6 +88,13 @@ def test_a_checkpoint_saved_behind_a_damaged_one_stays(tmp_path: Path) -> None:
     assert skipped == []
 
 
+def test_what_was_saved_last_stays_whatever_its_number(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    store.save(30, snapshot(30), score=None)
+    store.save(2, snapshot(2), score=None)
+    assert store.find("latest").name == "2"
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     (store.save(1, snapshot(1), score=None) / "manifest.json").write_text("{}")
