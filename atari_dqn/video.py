@@ -33,7 +33,8 @@ def enlarge(picture: Picture) -> Picture:
     factor = max(1, ENLARGED_HEIGHT // picture.shape[0])
     large: Picture = picture
     if factor > 1:  # numpy's repeat takes three times as long, and was a fifth of the filming
-        large = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+        resized = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+        large = np.asarray(resized, dtype=np.uint8)
     odd = (large.shape[0] % 2, large.shape[1] % 2)
     return np.pad(large, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge") if any(odd) else large
 

@@ -19,6 +19,7 @@ from atari_dqn.config import TrainConfig, updates_at
 from atari_dqn.envs.make import PROTOCOLS, env_spec
 from atari_dqn.envs.pool import WorkerError
 from atari_dqn.monitor import Monitor
+from atari_dqn.network import in_precision
 from atari_dqn.trainer import Trainer
 
 CARTPOLE: dict[str, Any] = {
@@ -296,6 +297,18 @@ def test_a_rate_changed_in_mid_run_is_obeyed_at_the_next_update() -> None:
         trainer.iterate()
         assert trainer.learner.updates > 10
         assert weights_of(trainer.learner.online) == frozen
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_actor_plays_with_what_was_learned_last(precision: Any) -> None:
+    with started(precision=precision) as trainer:
+        obs = trainer.replay.latest_observation().clone()
+        untrained = trainer.actor.network(obs).detach()
+        while trainer.learner.updates < 10:
+            trainer.iterate()
+        played = trainer.actor.network(obs)
+        assert torch.equal(played, in_precision(trainer.learner.online, precision)(obs))
+        assert not torch.equal(played, untrained)
 
 
 def test_the_printed_size_of_the_replay_is_its_size() -> None:
