@@ -119,6 +119,10 @@ def _finite(value: float) -> bool:
 
 async def _answer(refused: Refused, send: Send) -> None:
     content = json.dumps({"error": str(refused)}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(content)).encode()),
+        (b"connection", b"close"),  # what is left of the request's body is not waited for
+    ]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
