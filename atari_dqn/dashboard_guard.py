@@ -57,7 +57,7 @@ class Guard:
             self._check_head(scope)
             body = await _body(scope, receive)
             if scope["method"] == "POST" and HYPER_PARAMS.fullmatch(scope["path"]):
-                _check_values(body)
+                check_values(body)
         except Refused as refused:
             await _answer(refused, send_guarded)
             return
@@ -98,7 +98,8 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _check_values(body: bytes) -> None:
+def check_values(body: bytes) -> None:
+    """Raise `Refused` unless `body` is a JSON object of finite numbers."""
     try:
         values = json.loads(body)
     except (ValueError, RecursionError):

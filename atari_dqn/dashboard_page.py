@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import http.client
 import io
 import os
 import re
@@ -171,7 +172,10 @@ def _genuine(package: Package, tarball: bytes) -> bool:
 
 def _host(url: str) -> str:
     """What of a registry's URL may be shown: it can hold a password."""
-    return urllib.parse.urlsplit(url).hostname or "the npm registry"
+    try:
+        return urllib.parse.urlsplit(url).hostname or "the npm registry"
+    except ValueError:
+        return "the npm registry"
 
 
 def _download(package: Package) -> bytes:
@@ -187,7 +191,9 @@ def _download(package: Package) -> bytes:
                 tarball += part
                 if len(tarball) > MOST_BYTES or time.monotonic() > until:
                     raise PageError(f"{_host(source)} was too slow or sent too much for {package.name}")
-    except (OSError, ValueError) as error:  # URLError, timeouts and broken connections are OSErrors
+    except (ValueError, http.client.InvalidURL):  # the message would tell what stands in the address
+        raise PageError("the npm registry set is no http address") from None
+    except (OSError, http.client.HTTPException) as error:
         why = getattr(error, "reason", None) or error
         raise PageError(f"{_host(source)} could not be reached ({why})") from None
     return bytes(tarball)
