@@ -12,7 +12,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -61,9 +61,17 @@ class Server:
         self.name = parts.netloc
 
     def ask(
-        self, method: str, path: str, content: Any = None, query: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        content: Any = None,
+        query: Mapping[str, Any] | None = None,
+        sent: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
-        """The JSON object that the server replies. Raises `Trouble`, after `REPLY_SECONDS` and a bit at the latest."""
+        """The JSON object that the server replies. Raises `Trouble`, after `REPLY_SECONDS` and a bit at the latest.
+
+        `sent` is called when the request has gone out.
+        """
         address = f"{self._path}/{path}" + (f"?{urlencode(query)}" if query else "")
         body = None if content is None else json.dumps(content, allow_nan=False).encode()
         headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
@@ -78,6 +86,8 @@ class Server:
             deadline.daemon = True
             deadline.start()
             connection.request(method, address, body, headers)
+            if sent is not None:
+                sent()
             reply = connection.getresponse()
             heard = True
             text = reply.read(MOST_BYTES + 1)

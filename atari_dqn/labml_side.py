@@ -8,8 +8,10 @@ as that pleases. What they share is bounded, so a server that is away, slow or h
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
+import select
 import shutil
 import socket
 import threading
@@ -29,10 +31,13 @@ HEARTBEAT = 1.0
 """Seconds between reports. Edits come with the replies, so there is a report when there is nothing to tell, too."""
 LONGEST_PAUSE = 15.0
 """Seconds between tries while the server is away; they begin with `HEARTBEAT`."""
-LAST_SECONDS = 4.2
-"""Seconds that the last report may take: the real server is 3 s over each reply."""
+LAST_SECONDS, PARTING_SECONDS = 3.7, 0.5
+"""Seconds until the last report must be on its way (the one before may be waiting for its reply: the real server is 3 s
+over each), and seconds that its own reply is waited for."""
 MOST_EDITS, MOST_OF_VALUE = 100, 1_000
 """Edits taken from one reply, and characters of JSON of a value: a longer one arrives as the start of its text."""
+TELL_SECONDS = 0.5
+"""Seconds after which the trainer can know how many rows were dropped."""
 MESSAGE_BYTES = 2**17
 ROW, SHOW, CLOSE = b"r", b"s", b"c"
 """What a message from the trainer begins with; a row and the values to show follow as JSON."""
@@ -70,24 +75,26 @@ class Side:
         self._trouble = ""
         self._unsent: collections.deque[dict[str, Any]] = collections.deque(maxlen=MOST_EDITS)
         self._told_dropped = 0
-        self._wake, self._closing = threading.Event(), threading.Event()
+        self._wake, self._closing, self._parted = threading.Event(), threading.Event(), threading.Event()
 
     # ------------------------------------------------------------------ the trainer's side
 
     def listen(self) -> None:
         reporter = threading.Thread(target=self._report, daemon=True)
         reporter.start()
+        due = time.monotonic()
         while True:
+            ready = select.select([self._channel], [], [], TELL_SECONDS)[0]
+            if time.monotonic() >= due:
+                due = time.monotonic() + TELL_SECONDS
+                self._tell()
+            if not ready:
+                continue
             message = self._channel.recv(MESSAGE_BYTES)
             if not message:
                 return  # no trainer any more
             if message[:1] == CLOSE:
-                self._closing.set()
-                self._wake.set()
-                reporter.join(LAST_SECONDS)
-                with self._lock:
-                    self._dropped += len(self._rows) + self._batch_rows
-                self._tell()
+                self._part(reporter)
                 return
             with self._lock:
                 if message[:1] == ROW:
@@ -100,21 +107,33 @@ class Side:
                     self._values.update((name, value) for name, value in shown.items() if name in self._values)
                     self._wake.set()
 
+    def _part(self, reporter: threading.Thread) -> None:
+        """Let the last report go out, and count what did not."""
+        self._closing.set()
+        self._wake.set()
+        self._parted.wait(LAST_SECONDS)
+        reporter.join(PARTING_SECONDS)
+        # A server that has replied to all before will have taken this one too: its reply alone is not worth the wait.
+        taken = self._introduced and self._parted.is_set()
+        with self._lock:
+            self._dropped += len(self._rows) + (0 if taken else self._batch_rows)
+        self._tell()
+
     def _tell(self, edits: list[tuple[str, Any]] | None = None, problem: str = "") -> None:
         """Pass on what is new; what finds no room now goes with a later call."""
-        if edits:
-            self._unsent.extend({"edit": edit} for edit in edits)
-        if problem:
-            self._unsent.append({"problem": problem})
-        if self._dropped != self._told_dropped:
-            self._told_dropped = self._dropped
-            self._unsent.append({"dropped": self._dropped})
-        try:
+        with self._lock, contextlib.suppress(OSError):
+            self._unsent.extend({"edit": edit} for edit in edits or ())
+            if problem:
+                self._unsent.append({"problem": problem})
             while self._unsent:
-                self._channel.send(json.dumps(self._unsent[0]).encode(), socket.MSG_DONTWAIT)
+                self._send(self._unsent[0])
                 self._unsent.popleft()
-        except OSError:
-            return
+            if self._dropped != self._told_dropped:
+                self._send({"dropped": self._dropped})
+                self._told_dropped = self._dropped
+
+    def _send(self, news: dict[str, Any]) -> None:
+        self._channel.send(json.dumps(news).encode(), socket.MSG_DONTWAIT)
 
     # ------------------------------------------------------------------ the server's side
 
@@ -127,23 +146,26 @@ class Side:
                 try:
                     self._exchange(client, last)
                     self._trouble, pause = "", HEARTBEAT
-                    self._tell()
+                    wait = 0.0 if len(self._rows) >= ROWS_AT_ONCE else HEARTBEAT
                 except Trouble as trouble:
                     self._failed(trouble)
-                    pause = min(2 * pause, LONGEST_PAUSE)
+                    wait, pause = pause, min(2 * pause, LONGEST_PAUSE)
                 if last:
                     return
-                self._wake.wait(pause)
+                self._wake.wait(wait)
                 if not self._closing.is_set():
                     self._wake.clear()
         except Exception as error:  # labml's client itself, or its files
             self._tell(problem=plain(f"the labml client failed and reports no more: {type(error).__name__}: {error}"))
+        finally:
+            self._parted.set()
 
     def _exchange(self, client: Client, last: bool) -> None:
         """One report and its reply. Raises `Trouble`; then the report is kept for the next try."""
         with self._lock:
             values = dict(self._values)
-            rows = [] if self._batch_rows else [self._rows.popleft() for _ in range(min(len(self._rows), ROWS_AT_ONCE))]
+            most = 0 if self._batch_rows else ROWS_KEPT if last else ROWS_AT_ONCE
+            rows = [self._rows.popleft() for _ in range(min(len(self._rows), most))]
         if rows:
             self._batch, self._batch_rows = client.metrics([json.loads(row) for row in rows], values), len(rows)
         packets = [{"time": time.time()}, *([self._batch] if self._batch_rows else [])]
@@ -152,7 +174,8 @@ class Side:
             packets = client.introduction(values) + packets
         if last:
             packets += client.farewell()
-        reply = self._server.ask("POST", "track", packets, client.query)
+        sent = self._parted.set if last else None
+        reply = self._server.ask("POST", "track", packets, client.query, sent)
         self._batch, self._batch_rows, self._tries = {}, 0, 0
         if not self._introduced:
             self._page = dict(values)
