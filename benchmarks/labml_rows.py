@@ -1,0 +1,265 @@
+"""What reports to a labml server cost a training, for each way in which that server may behave: a table and
+`benchmarks/results/labml_rows.json` flow out.
+
+The real loop runs on CartPole in one process, in short turns that alternate between no link and one to a stand-in
+server in a process of its own; rows are logged as often as a training logs them, and edits polled at every step.
+Each ratio of env steps per second is formed within a pair of turns, and the median over the pairs is reported.
+Exit code 1 when a row misses what was promised.
+
+    python -m benchmarks.labml_rows
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atari_dqn.config import TrainConfig
+from atari_dqn.system import cores, describe_system
+
+if TYPE_CHECKING:
+    from atari_dqn.labml_link import LabmlLink
+    from atari_dqn.trainer import Trainer
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results" / "labml_rows.json"
+CONFIG = TrainConfig().replace(
+    env_id="CartPole-v1",
+    num_workers=2,
+    envs_per_worker=4,
+    learning_starts=1_000,
+    replay_capacity=2**14,
+    mlp_hidden=(64, 64),
+    device="cpu",
+)
+LEAST_RATIO, MOST_BYTES, MOST_SECONDS = 0.98, 256 * 2**20, 5.0
+"""Of env steps/s with a link to those without, of the side process's resident memory, and of an exit's delay."""
+DEADLINE = 30.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way for a server to behave; it is up while `up` says so, a turn each, over and over."""
+
+    behaviour: str
+    up: tuple[bool, ...] = (True,)
+
+
+ROWS = {
+    "answers": Row("labml"),
+    "down": Row("labml", (False,)),
+    "goes down and comes back": Row("labml", (True, False)),
+    "30 s a reply": Row("slow"),
+    "never answers": Row("silent"),
+    "HTML": Row("html"),
+    "an error": Row("errors"),
+    "status 500": Row("status_500"),
+    "a gigabyte": Row("gigabyte"),
+    "a redirect": Row("redirect"),
+}
+
+
+@dataclass(frozen=True)
+class Param:
+    name: str
+    kind: type
+    suggested: tuple[float, float]
+
+
+# ---------------------------------------------------------------------- one row
+
+
+class Loop:
+    """The trainer's loop, with or without a link, a turn at a time."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self._start = time.monotonic()
+
+    def turn(self, seconds: float, link: LabmlLink | None) -> float:
+        """Env steps a second."""
+        from atari_dqn.measure import measure
+
+        trainer, interval = self.trainer, self.trainer.config.run.log_interval
+
+        def work() -> None:
+            before = trainer.env_steps // interval
+            trainer.iterate()
+            row = self._row() if trainer.env_steps // interval > before else None
+            if link is not None:
+                link.poll()
+                if row is not None:
+                    link.write(row)
+
+        turn = measure(work, seconds, env_steps=lambda: trainer.env_steps)
+        return turn.env_steps / turn.wall
+
+    def _row(self) -> dict[str, float]:
+        trainer = self.trainer
+        return {
+            "env_step": trainer.env_steps,
+            "update": trainer.learner.updates,
+            "time": time.monotonic() - self._start,
+            **trainer.episodes.metrics(),
+            "charts/epsilon": trainer.current_epsilon(),
+            "charts/beta": trainer.beta(trainer.env_steps),
+            "charts/learning_rate": trainer.learner.learning_rate.item(),
+            **trainer.learner.pop_metrics(),
+        }
+
+
+class Server:
+    """The stand-in, in a process that can be ended and started again on the same port."""
+
+    def __init__(self, behaviour: str) -> None:
+        self._behaviour = behaviour
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self._port = listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def be(self, up: bool) -> None:
+        if up == (self._process is not None):
+            return
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+            return
+        command = [sys.executable, "-m", "tests.labml_stand_in", self._behaviour, str(self._port)]
+        self._process = subprocess.Popen(command, cwd=ROOT)
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
+                return
+            time.sleep(0.05)
+        raise SystemExit("the stand-in server does not start")
+
+
+def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]:
+    """The figures of one row."""
+    import psutil
+
+    from atari_dqn.labml_link import LabmlLink
+
+    server = Server(row.behaviour)
+    server.be(row.up[0])
+    rate = Param("learning_rate", float, (0.0, 1e-3))
+    link = LabmlLink(server.url, name="bench", config=CONFIG.to_dict(), live=[(rate, 1e-4)], repository=ROOT)
+    side = psutil.Process(link.process.pid)
+    try:
+        loop.turn(2.0, link)  # labml is being imported
+        memory, ratios, problems = [], [], []
+        for pair in range(pairs):
+            server.be(row.up[pair % len(row.up)])
+            # The order changes from pair to pair, so that a drift of the machine favours neither.
+            links = (None, link) if pair % 2 else (link, None)
+            rates = {one is not None: loop.turn(seconds, one) for one in links}
+            ratios.append(rates[True] / rates[False])
+            memory.append(side.memory_info().rss)
+            if problem := link.problem():
+                problems.append(problem)
+        start = time.monotonic()
+        link.close()
+        exit_delay = time.monotonic() - start
+    finally:
+        link.close()
+        server.be(False)
+    return {
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "memory_bytes": max(memory),
+        "exit_seconds": exit_delay,
+        "dropped": link.dropped,
+        "problems": problems,
+    }
+
+
+# ---------------------------------------------------------------------- all rows
+
+
+@contextlib.contextmanager
+def started() -> Iterator[Loop]:
+    """The loop past `learning_starts`, alone on its machine as far as we can tell."""
+    from atari_dqn.envs.make import PROTOCOLS, env_spec
+    from atari_dqn.measure import Bench
+    from atari_dqn.system import set_up_torch
+    from atari_dqn.trainer import Trainer
+
+    set_up_torch(CONFIG)
+    trainer = Trainer(CONFIG, env_spec(CONFIG.env.env_id, PROTOCOLS[CONFIG.env.protocol], CONFIG.env.frame_stack))
+    try:
+        Bench(trainer).prepare()
+        yield Loop(trainer)
+    finally:
+        trainer.close()
+
+
+def holds(figures: dict[str, Any]) -> bool:
+    return bool(
+        figures["ratio"] >= LEAST_RATIO
+        and figures["memory_bytes"] <= MOST_BYTES
+        and figures["exit_seconds"] <= MOST_SECONDS
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.labml_rows", description="what labml reports cost")
+    parser.add_argument("--pairs", type=int, default=16, help="of turns for each row")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args(argv)
+    rows: dict[str, dict[str, Any]] = {}
+    with started() as loop:
+        # A turn without link on both sides: what the machine's own noise makes of a ratio of 1.
+        noise = [
+            loop.turn(arguments.seconds, None) / loop.turn(arguments.seconds, None) for _ in range(arguments.pairs)
+        ]
+        for name in arguments.rows:
+            rows[name] = measured(ROWS[name], loop, arguments.pairs, arguments.seconds)
+            print(f"{name}: {rows[name]['ratio']:.3f}", flush=True)
+    report = {
+        "system": describe_system(),
+        "pairs": arguments.pairs,
+        "seconds": arguments.seconds,
+        "noise": {"ratio": statistics.median(noise), "ratios": noise},
+        "rows": {name: figures | {"holds": holds(figures)} for name, figures in rows.items()},
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    show(report)
+    return 0 if all(holds(figures) for figures in rows.values()) else 1
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the report as a table."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=f"{report['system']['processor']}, {cores()} cores")
+    for name in ("the server", "steps/s with / without", "least", "most", "memory", "exit", "dropped", "holds"):
+        table.add_column(name, justify="left" if name == "the server" else "right", no_wrap=True)
+    noise = report["noise"]["ratios"]
+    table.add_row("(no link at all)", f"{report['noise']['ratio']:.3f}", f"{min(noise):.3f}", f"{max(noise):.3f}")
+    for name, figures in report["rows"].items():
+        ratios = (figures["ratio"], min(figures["ratios"]), max(figures["ratios"]))
+        memory, delay = f"{figures['memory_bytes'] / 2**20:.0f} MB", f"{figures['exit_seconds']:.1f} s"
+        verdict = "yes" if figures["holds"] else "NO"
+        table.add_row(name, *(f"{ratio:.3f}" for ratio in ratios), memory, delay, str(figures["dropped"]), verdict)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
