@@ -159,16 +159,21 @@ def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]
     side = psutil.Process(link.process.pid)
     try:
         loop.turn(2.0, link)  # labml is being imported
-        memory, ratios, problems = [], [], []
+        ratios, problems = [], []
         for pair in range(pairs):
             server.be(row.up[pair % len(row.up)])
             # The order changes from pair to pair, so that a drift of the machine favours neither.
             links = (None, link) if pair % 2 else (link, None)
-            rates = {one is not None: loop.turn(seconds, one) for one in links}
+            rates = {}
+            for one in links:
+                if one is None:
+                    side.suspend()  # or it would take its share of the turn without it, too
+                rates[one is link] = loop.turn(seconds, one)
+                side.resume()
             ratios.append(rates[True] / rates[False])
-            memory.append(side.memory_info().rss)
             if problem := link.problem():
                 problems.append(problem)
+        memory = most_memory(side.pid)
         start = time.monotonic()
         link.close()
         exit_delay = time.monotonic() - start
@@ -178,11 +183,17 @@ def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]
     return {
         "ratio": statistics.median(ratios),
         "ratios": ratios,
-        "memory_bytes": max(memory),
+        "memory_bytes": memory,
         "exit_seconds": exit_delay,
         "dropped": link.dropped,
         "problems": problems,
     }
+
+
+def most_memory(pid: int) -> int:
+    """Bytes that the process ever had resident."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 # ---------------------------------------------------------------------- all rows
@@ -222,10 +233,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     rows: dict[str, dict[str, Any]] = {}
     with started() as loop:
-        # A turn without link on both sides: what the machine's own noise makes of a ratio of 1.
-        noise = [
-            loop.turn(arguments.seconds, None) / loop.turn(arguments.seconds, None) for _ in range(arguments.pairs)
-        ]
+        # No link on either side: what the machine's own noise makes of a ratio of 1.
+        alone = [loop.turn(arguments.seconds, None) for _ in range(2 * arguments.pairs)]
+        noise = [one / other for one, other in zip(alone[::2], alone[1::2], strict=True)]
         for name in arguments.rows:
             rows[name] = measured(ROWS[name], loop, arguments.pairs, arguments.seconds)
             print(f"{name}: {rows[name]['ratio']:.3f}", flush=True)
@@ -249,7 +259,7 @@ def show(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, title=f"{report['system']['processor']}, {cores()} cores")
-    for name in ("the server", "steps/s with / without", "least", "most", "memory", "exit", "dropped", "holds"):
+    for name in ("the server", "ratio", "least", "most", "memory", "exit", "dropped", "holds"):
         table.add_column(name, justify="left" if name == "the server" else "right", no_wrap=True)
     noise = report["noise"]["ratios"]
     table.add_row("(no link at all)", f"{report['noise']['ratio']:.3f}", f"{min(noise):.3f}", f"{max(noise):.3f}")
