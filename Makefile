@@ -1,4 +1,4 @@
-# Two commands on a machine with nothing but Python 3.11: `make train` and `make test`.
+# Two commands on a machine with nothing but Python 3.11 or 3.12: `make train` and `make test`.
 # ARGS goes to the command: make train ARGS="--env-id pong --num-workers 4"
 
 PYTHON ?= python3
