@@ -10,6 +10,7 @@ import http.server
 import io
 import json
 import re
+import shutil
 import sys
 import tarfile
 import threading
@@ -19,7 +20,7 @@ from typing import Any
 
 import labml_app
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from atari_dqn import dashboard_guard, dashboard_page
@@ -132,15 +133,18 @@ def test_without_packages_only_their_cdns_are_allowed(tmp_path: Path) -> None:
 def test_a_page_that_is_not_the_known_one_is_refused(npm: Registry, tmp_path: Path) -> None:
     packages = Packages(tmp_path / "cache")
     packages.fetch()
-    for number, (old, new) in enumerate(
-        [("d3.v6.min.js", "d3.v7.min.js"), ("<body", '<script src="//elsewhere.example/x.js"></script><body')]
+    for name, old, new in (
+        ("index.html", "d3.v6.min.js", "d3.v7.min.js"),
+        ("index.html", "<body", '<script src="//elsewhere.example/x.js"></script><body'),
+        ("index.html", "<script src", "<script defer src"),
+        ("js/bundle.min.js", "user.jpg", "someone.jpg"),
     ):
-        static = tmp_path / f"static{number}"
-        localise(STATIC, static, None)  # a copy to spoil
-        (static / "index.html").write_text((STATIC / "index.html").read_text().replace(old, new))
-        (static / "js" / "bundle.min.js").write_text((STATIC / "js" / "bundle.min.js").read_text())
+        static = tmp_path / "static"
+        shutil.copytree(STATIC, static)
+        (static / name).write_text((static / name).read_text().replace(old, new))
         with pytest.raises(PageError):
             localise(static, tmp_path / "page", packages)
+        shutil.rmtree(static)
 
 
 def test_something_else_than_the_package_is_refused(npm: Registry, tmp_path: Path) -> None:
@@ -211,6 +215,9 @@ def test_the_users_registry_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyP
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists)
 
 
+@example(float("nan"))
+@example(float("inf"))
+@example(10**400)
 @given(JSON)
 def test_only_finite_numbers_pass_as_values(value: Any) -> None:
     number = type(value) in (int, float) and value == value and abs(value) <= sys.float_info.max
