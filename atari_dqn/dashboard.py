@@ -156,7 +156,7 @@ def _app(port: int, data_dir: Path) -> App:
     chatter.setLevel(logging.CRITICAL)  # its errors are news like the revision it was deployed from
     from labml_app import flask_app
 
-    page = data_dir / "page"
+    page = data_dir / "labml_app_page"  # made anew each time; nobody else would call a folder so
     try:
         policy = localise(flask_app.STATIC_PATH, page, _fetched_packages())
     except PageError as error:

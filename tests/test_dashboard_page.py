@@ -85,5 +85,11 @@ def test_the_learning_rate_is_changed_in_the_page(
     browser.switch_to.alert.accept()
     assert field.get_attribute("value") == "7.0000e-4"
 
+    # These show the user's picture, which the page would take from elsewhere.
+    for view, css in (("runs", ".list-group-item"), ("settings", "img")):
+        browser.get(f"{dashboard_server.url}/{view}")
+        wait_for(browser, css)
+        shot(browser, view)
+
     assert requested_hosts(browser) == {dashboard_server.url.removeprefix("http://")}
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
