@@ -259,15 +259,17 @@ def show(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, title=f"{report['system']['processor']}, {cores()} cores")
-    for name in ("the server", "ratio", "least", "most", "memory", "exit", "dropped", "holds"):
+    for name in ("the server", "ratio", "spread", "memory", "exit", "dropped", "holds"):
         table.add_column(name, justify="left" if name == "the server" else "right", no_wrap=True)
-    noise = report["noise"]["ratios"]
-    table.add_row("(no link at all)", f"{report['noise']['ratio']:.3f}", f"{min(noise):.3f}", f"{max(noise):.3f}")
+
+    def spread(figures: dict[str, Any]) -> tuple[str, str]:
+        return f"{figures['ratio']:.3f}", f"{min(figures['ratios']):.2f}–{max(figures['ratios']):.2f}"
+
+    table.add_row("(no link at all)", *spread(report["noise"]))
     for name, figures in report["rows"].items():
-        ratios = (figures["ratio"], min(figures["ratios"]), max(figures["ratios"]))
         memory, delay = f"{figures['memory_bytes'] / 2**20:.0f} MB", f"{figures['exit_seconds']:.1f} s"
         verdict = "yes" if figures["holds"] else "NO"
-        table.add_row(name, *(f"{ratio:.3f}" for ratio in ratios), memory, delay, str(figures["dropped"]), verdict)
+        table.add_row(name, *spread(figures), memory, delay, str(figures["dropped"]), verdict)
     Console().print(table)
 
 
