@@ -116,13 +116,14 @@ class Client:
         return [*self._introduction, self.metrics([{"env_step": self._first_step}], values)]
 
     def metrics(self, rows: Sequence[Mapping[str, float]], values: Mapping[str, float]) -> dict[str, Any]:
-        """One packet of all scalars of `rows`, by env step; `values` are those of the live hyperparameters."""
+        """One packet of all scalars of `rows`, by env step; `values` are those of the live hyperparameters now."""
         whole: dict[str, Any] = {"track": {}}
         for row in rows:
             scalars = {name: value for name, value in row.items() if "/" in name}
-            scalars |= {f"hp.{name}": value for name, value in values.items()}
+            # What a row itself says of one is nearer: a schedule moves it, and the row may be older than an edit.
+            scalars |= {f"hp.{name}": row.get(f"charts/{name}", value) for name, value in values.items()}
             self._last_step = int(row["env_step"])
-            self._tracker.save(self._last_step, {name: float(v) for name, v in scalars.items() if math.isfinite(v)})
+            self._tracker.save(self._last_step, {name: float(v) for name, v in scalars.items() if _is_number(v)})
             # One at a time: labml would thin out what it sends together, and average away the newest value.
             for packet in self._collector.packets():
                 for name, series in packet.pop("track", {}).items():
@@ -173,6 +174,10 @@ def clean(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [clean(inner) for inner in value]
     return value if isinstance(value, int | float | None) else clean(str(value))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _revision(repository: Path) -> dict[str, Any]:

@@ -77,12 +77,12 @@ class Server:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
         connection = self._connect(self._host, self._port, timeout=CONNECT_SECONDS)
         deadline: threading.Timer | None = None
-        heard = False
+        heard, late = False, threading.Event()
         try:
             connection.connect()
             # A timeout of the socket's own would begin anew with every byte that drips in.
             connection.sock.settimeout(None)
-            deadline = threading.Timer(REPLY_SECONDS, _hang_up, (connection.sock,))
+            deadline = threading.Timer(REPLY_SECONDS, _hang_up, (connection.sock, late))
             deadline.daemon = True
             deadline.start()
             connection.request(method, address, body, headers)
@@ -91,9 +91,14 @@ class Server:
             reply = connection.getresponse()
             heard = True
             text = reply.read(MOST_BYTES + 1)
+            if late.is_set():
+                raise TimeoutError
         except Exception as error:  # a hostile server finds more ways than http.client declares
-            late = deadline is not None and not deadline.is_alive()
-            what = f"has not answered for {REPLY_SECONDS:g} s" if late else f"cannot be reached ({_reason(error)})"
+            what = (
+                f"has not answered for {REPLY_SECONDS:g} s"
+                if late.is_set()
+                else f"cannot be reached ({_reason(error)})"
+            )
             raise Trouble(f"the labml server {self.name} {what}", heard) from None
         finally:
             if deadline is not None:
@@ -133,6 +138,7 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
-def _hang_up(sock: socket.socket) -> None:
+def _hang_up(sock: socket.socket, late: threading.Event) -> None:
+    late.set()
     with contextlib.suppress(OSError):  # it may just have ended by itself
         sock.shutdown(socket.SHUT_RDWR)

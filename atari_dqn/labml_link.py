@@ -57,8 +57,8 @@ def check_url(url: str) -> str:
 class LabmlLink:
     """Reports one run to the labml server at `url` from a side process; a view for the monitor.
 
-    `live` gives each live hyperparameter with its present value, as `dict.items()` does; `env_step` is where the run
-    begins or goes on. The revision told is that of the git `repository`. Every link is a new run on the server.
+    `live` gives each live hyperparameter with its present value, a number, as `dict.items()` does; `env_step` is where
+    the run begins or goes on. The revision told is that of the git `repository`. Every link is a new run on the server.
     Raises `ConfigError` for a URL that `check_url` refuses; whatever the server does, nothing else is ever raised.
     """
 
@@ -113,7 +113,7 @@ class LabmlLink:
 
     def show(self, values: Mapping[str, float]) -> None:
         """Let the page show these values of live hyperparameters: after each edit, taken or refused, from anywhere."""
-        self._unshown.update((name, value) for name, value in values.items() if math.isfinite(value))
+        self._unshown.update((name, value) for name, value in values.items() if _is_number(value))
         self._show()
 
     def poll(self) -> list[tuple[str, Any]]:
@@ -149,6 +149,8 @@ class LabmlLink:
             self._unshown = {}
 
     def _send(self, message: bytes) -> bool:
+        if len(message) > labml_side.MESSAGE_BYTES:
+            return False
         try:
             self._channel.send(message)
         except OSError:  # no room, too large, or nobody there any more
@@ -172,6 +174,10 @@ class LabmlLink:
             self._edits.append((name, value))
         self._dropped_there = news.get("dropped", self._dropped_there)
         self._problem = news.get("problem", self._problem)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _end(channel: socket.socket, process: SpawnProcess, directory: Path) -> None:

@@ -38,7 +38,8 @@ MOST_EDITS, MOST_OF_VALUE = 100, 1_000
 """Edits taken from one reply, and characters of JSON of a value: a longer one arrives as the start of its text."""
 TELL_SECONDS = 0.5
 """Seconds after which the trainer can know how many rows were dropped."""
-MESSAGE_BYTES = 2**17
+MESSAGE_BYTES = 2**15
+"""Of a message at most, either way; a row has a few hundred."""
 ROW, SHOW, CLOSE = b"r", b"s", b"c"
 """What a message from the trainer begins with; a row and the values to show follow as JSON."""
 

@@ -58,7 +58,7 @@ class Row:
 ROWS = {
     "answers": Row("labml"),
     "down": Row("labml", (False,)),
-    "goes down and comes back": Row("labml", (True, False)),
+    "comes and goes": Row("labml", (True, False)),
     "30 s a reply": Row("slow"),
     "never answers": Row("silent"),
     "HTML": Row("html"),
@@ -259,13 +259,13 @@ def show(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, title=f"{report['system']['processor']}, {cores()} cores")
-    for name in ("the server", "ratio", "spread", "memory", "exit", "dropped", "holds"):
-        table.add_column(name, justify="left" if name == "the server" else "right", no_wrap=True)
+    for name in ("server", "ratio", "spread", "memory", "exit", "dropped", "holds"):
+        table.add_column(name, justify="left" if name == "server" else "right", no_wrap=True)
 
     def spread(figures: dict[str, Any]) -> tuple[str, str]:
         return f"{figures['ratio']:.3f}", f"{min(figures['ratios']):.2f}–{max(figures['ratios']):.2f}"
 
-    table.add_row("(no link at all)", *spread(report["noise"]))
+    table.add_row("(no link)", *spread(report["noise"]))
     for name, figures in report["rows"].items():
         memory, delay = f"{figures['memory_bytes'] / 2**20:.0f} MB", f"{figures['exit_seconds']:.1f} s"
         verdict = "yes" if figures["holds"] else "NO"

@@ -43,7 +43,8 @@ class StandIn:
     """Serves on 127.0.0.1 until `stop`; `behaviour` may change meanwhile.
 
     `labml` is the real server's protocol without its 3 s of waiting. The others: `html`, `invalid_json`, `errors`,
-    `status_500`, `redirect` (to `elsewhere`), `gigabyte`, `silent` (until `release`), `slow` (30 s a reply).
+    `status_500`, `redirect` (to `elsewhere`), `gigabyte`, `slow` (30 s a reply), and until `release` `drip` (a byte at
+    a time) and `silent`.
     """
 
     def __init__(self, behaviour: str = "labml", port: int = 0, elsewhere: str = "") -> None:
@@ -144,6 +145,10 @@ class _Handler(BaseHTTPRequestHandler):
         if behaviour == "slow":
             stand_in.release.wait(30)
             return self._send(b'{"errors": []}')
+        if behaviour == "drip":
+            self._head(200, GIGABYTE)
+            while not stand_in.release.wait(0.05):
+                self.wfile.write(b" ")
         if behaviour == "gigabyte":
             self._head(200, GIGABYTE)
             for _ in range(GIGABYTE // 2**16):

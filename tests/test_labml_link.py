@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from atari_dqn import labml_side
+from atari_dqn import labml_http, labml_side
 from atari_dqn.config import ConfigError
 from atari_dqn.labml_link import LabmlLink, check_url
 from tests.labml_stand_in import DEADLINE, StandIn
@@ -122,8 +122,12 @@ def test_values_that_are_no_numbers_are_left_out(make_link: Callable[..., LabmlL
         link = make_link(server.url, config={"rate": math.inf})
         link.write(row(500) | {"losses/q": math.nan})
         link.write(row(1_000) | {"losses/q": math.inf})
-        link.write(row(1_500))
+        link.write(row(1_500) | {"losses/much": "9" * 10**6})  # type: ignore[arg-type]
+        link.write(row(1_500) | {"losses/text": "nine", "charts/learning_rate": 7e-5})  # type: ignore[arg-type]
         server.wait_for(lambda: 1_500 in steps(server))
+        assert link.dropped == 1
+        assert server.points("losses/text") == []
+        assert server.points("hp.learning_rate")[-1] == (1_500, 7e-5)  # the row knows better than what was shown
         assert [step for step, _ in server.points("losses/q")] == [1_500]
 
 
@@ -197,8 +201,8 @@ def test_a_server_that_goes_down_and_comes_back_misses_nothing(make_link: Callab
     with StandIn() as first:
         link = make_link(first.url)
         link.write(row(500))
-        first.wait_for(lambda: 500 in steps(first))
-        port = first.port
+        first.wait_for(lambda: 500 in steps(first) and first.requests[-2:-1] and first.requests[-2].method == "PUT")
+        port = first.port  # by now it knows all about the run
     link.write(row(1_000))
     assert "cannot be reached" in until(link.problem)
     link.write(row(1_500))
@@ -312,6 +316,13 @@ def test_a_side_process_that_is_stuck_holds_nothing_up(make_link: Callable[..., 
         link.close()
         assert time.monotonic() - start < EXIT
         assert not link.process.is_alive()
+
+
+@pytest.mark.parametrize("behaviour", ["drip", "silent"])
+def test_a_reply_has_a_deadline_as_a_whole(behaviour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labml_http, "REPLY_SECONDS", 0.5)
+    with StandIn(behaviour) as server, pytest.raises(labml_http.Trouble, match=r"has not answered for 0\.5 s"):
+        labml_http.Server(check_url(server.url)).ask("POST", "track", [])
 
 
 # ---------------------------------------------------------------------- hostile addresses
