@@ -94,12 +94,8 @@ class Server:
             if late.is_set():
                 raise TimeoutError
         except Exception as error:  # a hostile server finds more ways than http.client declares
-            what = (
-                f"has not answered for {REPLY_SECONDS:g} s"
-                if late.is_set()
-                else f"cannot be reached ({_reason(error)})"
-            )
-            raise Trouble(f"the labml server {self.name} {what}", heard) from None
+            silent, absent = f"has not answered for {REPLY_SECONDS:g} s", f"cannot be reached ({_reason(error)})"
+            raise Trouble(f"the labml server {self.name} {silent if late.is_set() else absent}", heard) from None
         finally:
             if deadline is not None:
                 deadline.cancel()
