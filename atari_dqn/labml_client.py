@@ -56,6 +56,7 @@ class Client:
 
         import labml.internal.app
         import labml.internal.experiment
+        import labml.internal.lab
         from labml import experiment, lab, tracker
         from labml.internal.configs.dynamic_hyperparam import FloatDynamicHyperParam, IntDynamicHyperParam
 
@@ -68,6 +69,8 @@ class Client:
 
         labml.internal.app.AppTracker = collector
         labml.internal.experiment.get_git_status = lambda: (git, None)
+        # Else a `.labml.yaml` lying about somewhere above this file would have its say.
+        labml.internal.lab._internal = labml.internal.lab.Lab(introduction.directory)
         lab.configure(
             {
                 "path": directory,

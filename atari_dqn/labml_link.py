@@ -15,11 +15,11 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from multiprocessing import util
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from atari_dqn import labml_http, labml_side
 from atari_dqn.config import ConfigError
@@ -54,11 +54,14 @@ def check_url(url: str) -> str:
         raise ConfigError(str(error)) from None
 
 
+Param = TypeVar("Param", bound=LiveParam)
+
+
 class LabmlLink:
     """Reports one run to the labml server at `url` from a side process; a view for the monitor.
 
-    `live` gives each live hyperparameter with its present value, a number, as `dict.items()` does; `env_step` is where
-    the run begins or goes on. The revision told is that of the git `repository`. Every link is a new run on the server.
+    `live` gives each live hyperparameter its present value, a number; `env_step` is where the run begins or goes on. The
+    revision told is that of the git `repository`. Every link is a new run on the server.
     Raises `ConfigError` for a URL that `check_url` refuses; whatever the server does, nothing else is ever raised.
     """
 
@@ -68,13 +71,15 @@ class LabmlLink:
         *,
         name: str,
         config: Mapping[str, Any],
-        live: Iterable[tuple[LiveParam, float]],
+        live: Mapping[Param, float],
         repository: Path,
         env_step: int = 0,
     ) -> None:
         self.uuid = uuid.uuid4().hex
         """the run's name on the server"""
-        sliders = tuple(LiveSlider(param.name, param.kind is int, *param.suggested, value) for param, value in live)
+        sliders = tuple(
+            LiveSlider(param.name, param.kind is int, *param.suggested, value) for param, value in live.items()
+        )
         introduction = Introduction(
             uuid=self.uuid,
             url=check_url(url),

@@ -155,7 +155,7 @@ def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]
     server = Server(row.behaviour)
     server.be(row.up[0])
     rate = Param("learning_rate", float, (0.0, 1e-3))
-    link = LabmlLink(server.url, name="bench", config=CONFIG.to_dict(), live=[(rate, 1e-4)], repository=ROOT)
+    link = LabmlLink(server.url, name="bench", config=CONFIG.to_dict(), live={rate: 1e-4}, repository=ROOT)
     side = psutil.Process(link.process.pid)
     try:
         loop.turn(2.0, link)  # labml is being imported

@@ -50,7 +50,7 @@ def make_link() -> Iterator[Callable[..., LabmlLink]]:
 
     def make(url: str, **changes: Any) -> LabmlLink:
         settings: dict[str, Any] = {"name": "a run", "config": {"env_id": "pong"}, "repository": REPOSITORY}
-        links.append(LabmlLink(url, live=LIVE.items(), **settings | changes))
+        links.append(LabmlLink(url, live=LIVE, **settings | changes))
         return links[-1]
 
     yield make
@@ -419,7 +419,7 @@ ORPHAN = """
 import os, sys, time
 from pathlib import Path
 from atari_dqn.labml_link import LabmlLink
-link = LabmlLink(sys.argv[1], name="orphan", config={}, live=[], repository=Path("."))
+link = LabmlLink(sys.argv[1], name="orphan", config={}, live={}, repository=Path("."))
 print(link.process.pid, flush=True)
 if sys.argv[2] == "leave":
     sys.exit()
