@@ -60,8 +60,8 @@ Param = TypeVar("Param", bound=LiveParam)
 class LabmlLink:
     """Reports one run to the labml server at `url` from a side process; a view for the monitor.
 
-    `live` gives each live hyperparameter its present value, a number; `env_step` is where the run begins or goes on. The
-    revision told is that of the git `repository`. Every link is a new run on the server.
+    `live` gives each live hyperparameter its present value, a number; `env_step` is where the run begins or goes on.
+    The revision told is that of the git `repository`. Every link is a new run on the server.
     Raises `ConfigError` for a URL that `check_url` refuses; whatever the server does, nothing else is ever raised.
     """
 
