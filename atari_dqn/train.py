@@ -126,7 +126,7 @@ def _train(
             labml_url,
             name=run_dir.name,
             config=config.to_dict(),
-            live=[(live, values[name]) for name, live in trainer.live.settings.items()],
+            live={live: values[name] for name, live in trainer.live.settings.items()},
             repository=Path(__file__).parent,
             env_step=began_at,
         )
