@@ -3,7 +3,8 @@
 
 The real loop runs on CartPole in one process, in short turns that alternate between no link and one to a stand-in
 server in a process of its own; rows are logged as often as a training logs them, and edits polled at every step.
-Each ratio of env steps per second is formed within a pair of turns, and the median over the pairs is reported.
+Each ratio of env steps per second is formed within a pair of turns, and the median over the pairs is reported; so is
+the side process's share of a core, which other people's work on the machine does not blur.
 Exit code 1 when a row misses what was promised.
 
     python -m benchmarks.labml_rows
@@ -84,6 +85,7 @@ class Loop:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
+        self.written = 0
         self._start = time.monotonic()
 
     def turn(self, seconds: float, link: LabmlLink | None) -> float:
@@ -100,6 +102,7 @@ class Loop:
                 link.poll()
                 if row is not None:
                     link.write(row)
+                    self.written += 1
 
         turn = measure(work, seconds, env_steps=lambda: trainer.env_steps)
         return turn.env_steps / turn.wall
@@ -152,6 +155,7 @@ def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]
 
     from atari_dqn.labml_link import LabmlLink
 
+    written = loop.written
     server = Server(row.behaviour)
     server.be(row.up[0])
     rate = Param("learning_rate", float, (0.0, 1e-3))
@@ -159,7 +163,7 @@ def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]
     side = psutil.Process(link.process.pid)
     try:
         loop.turn(2.0, link)  # labml is being imported
-        ratios, problems = [], []
+        ratios, shares, problems = [], [], []
         for pair in range(pairs):
             server.be(row.up[pair % len(row.up)])
             # The order changes from pair to pair, so that a drift of the machine favours neither.
@@ -168,7 +172,10 @@ def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]
             for one in links:
                 if one is None:
                     side.suspend()  # or it would take its share of the turn without it, too
+                before, start = sum(side.cpu_times()[:2]), time.monotonic()
                 rates[one is link] = loop.turn(seconds, one)
+                if one is link:
+                    shares.append((sum(side.cpu_times()[:2]) - before) / (time.monotonic() - start))
                 side.resume()
             ratios.append(rates[True] / rates[False])
             if problem := link.problem():
@@ -183,8 +190,10 @@ def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]
     return {
         "ratio": statistics.median(ratios),
         "ratios": ratios,
+        "side_process_cores": statistics.mean(shares),
         "memory_bytes": memory,
         "exit_seconds": exit_delay,
+        "written": loop.written - written,
         "dropped": link.dropped,
         "problems": problems,
     }
@@ -258,8 +267,8 @@ def show(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, title=f"{report['system']['processor']}, {cores()} cores")
-    for name in ("server", "ratio", "spread", "memory", "exit", "dropped", "holds"):
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), title=f"{report['system']['processor']}, {cores()} cores")
+    for name in ("server", "ratio", "spread", "CPU", "memory", "exit", "dropped", "holds"):
         table.add_column(name, justify="left" if name == "server" else "right", no_wrap=True)
 
     def spread(figures: dict[str, Any]) -> tuple[str, str]:
@@ -267,9 +276,10 @@ def show(report: dict[str, Any]) -> None:
 
     table.add_row("(no link)", *spread(report["noise"]))
     for name, figures in report["rows"].items():
+        cpu = f"{figures['side_process_cores']:.1%}"
         memory, delay = f"{figures['memory_bytes'] / 2**20:.0f} MB", f"{figures['exit_seconds']:.1f} s"
         verdict = "yes" if figures["holds"] else "NO"
-        table.add_row(name, *spread(figures), memory, delay, str(figures["dropped"]), verdict)
+        table.add_row(name, *spread(figures), cpu, memory, delay, f"{figures['dropped']}/{figures['written']}", verdict)
     Console().print(table)
 
 
