@@ -27,6 +27,8 @@ ROWS_AT_ONCE = 200
 """Rows in a report."""
 TRIES = 3
 """Of a report that the server answers wrongly: then it is dropped, lest it stand in the way of all others for good."""
+SCORE = "charts/episodic_return"
+"""What the page's chart begins with."""
 HEARTBEAT = 1.0
 """Seconds between reports. Edits come with the replies, so there is a report when there is nothing to tell, too."""
 LONGEST_PAUSE = 15.0
@@ -72,7 +74,9 @@ class Side:
         self._postponed: set[str] = set()
         self._dropped = 0
         self._batch, self._batch_rows, self._tries = dict[str, Any](), 0, 0
-        self._introduced = False
+        self._introduced = self._opened = False
+        self._named: set[str] = set()
+        """of all that was reported"""
         self._trouble = ""
         self._unsent: collections.deque[dict[str, Any]] = collections.deque(maxlen=MOST_EDITS)
         self._told_dropped = 0
@@ -168,7 +172,9 @@ class Side:
             most = 0 if self._batch_rows else ROWS_KEPT if last else ROWS_AT_ONCE
             rows = [self._rows.popleft() for _ in range(min(len(self._rows), most))]
         if rows:
-            self._batch, self._batch_rows = client.metrics([json.loads(row) for row in rows], values), len(rows)
+            told = [json.loads(row) for row in rows]
+            self._batch, self._batch_rows = client.metrics(told, values), len(rows)
+            self._named.update(name for row in told for name in row if "/" in name)
         packets = [{"time": time.time()}, *([self._batch] if self._batch_rows else [])]
         if not self._introduced:
             # It comes again after any trouble, for the server may have lost what it knew.
@@ -186,6 +192,7 @@ class Side:
         self._take_edits(reply.get("dynamic"))
         if not last:
             self._correct_page()
+            self._open_with_score()
 
     def _failed(self, trouble: Trouble) -> None:
         self._introduced = False
@@ -207,6 +214,15 @@ class Side:
             if name not in self._echoes or self._echoes.pop(name) != value:
                 edits.append((name[:MOST_OF_VALUE], _short(value)))
         self._tell(edits)
+
+    def _open_with_score(self) -> None:
+        """Choose, once there is a score, what the page's chart shows: left alone it takes the alphabet's first name."""
+        if self._opened or SCORE not in self._named:
+            return
+        place = sorted(self._named).index(SCORE)  # the page knows series by their places only
+        path = f"metrics/preferences/{self._introduction.uuid}"
+        self._server.ask("POST", path, {"series_preferences": [*[-1] * place, place]})
+        self._opened = True
 
     def _correct_page(self) -> None:
         """Where the page shows another value than the run has (an edit was refused, or made elsewhere), set it right.

@@ -18,6 +18,7 @@ from atari_dqn.dashboard import Server
 from atari_dqn.live import Edit, read_edits
 from tests.dashboard_fixtures import (  # noqa: F401
     browser,
+    call,
     dashboard_server,
     page_packages,
     requested_hosts,
@@ -44,13 +45,13 @@ def training(dashboard_server: Server, tmp_path: Path) -> Iterator[tuple[Path, s
     process.communicate()
 
 
-def card_of(driver: Chrome, name: str, value: float, seconds: float = 60) -> WebElement:
-    """What the page has of a live hyperparameter, once its field shows `value`."""
+def card_of(driver: Chrome, name: str, value: float | None = None, seconds: float = 60) -> WebElement:
+    """What the page has of a live hyperparameter, once its field shows `value`, if one is given."""
     path = f"//*[contains(@class, 'sparkline-content')][*[@class='title' and text()='{name}']]"
 
     def found() -> WebElement | None:
         cards = driver.find_elements(By.XPATH, path)
-        return next((card for card in cards if number_in(field(card)) == value), None)
+        return next((card for card in cards if value in (None, number_in(field(card)))), None)
 
     element: WebElement = wait_until(found, f"the page shows {name} {value}", seconds)
     return element
@@ -90,7 +91,14 @@ def test_watched_and_tuned_in_the_page(
     browser: Chrome,  # noqa: F811
 ) -> None:
     run_dir, page = training
-    wait_until(lambda: (run_dir / "metrics.jsonl").exists() and len(rows(run_dir)) > 20, "the training is under way")
+    metrics = page.replace("/run/", "/api/v1/metrics/")
+    names = [f"charts/{name}" for name in ("episodic_return", "learning_rate")]
+
+    def points() -> list[int]:
+        series = call("GET", metrics)[1]["series"]
+        return [len(line["step"]) for line in series if line["name"] in names]
+
+    wait_until(lambda: [count for count in points() if count > 20] == points() != [], "the server has points")
     browser.get(page)
     wait_for(browser, ".labml-card svg path", lambda path: len(path.get_attribute("d") or "") > 200)
     text = browser.find_element(By.TAG_NAME, "body").text
@@ -117,7 +125,7 @@ def test_watched_and_tuned_in_the_page(
     assert len(heights) > 1, "the chart has a step where the rate was changed"
     shot(browser, "tuned")
 
-    enter(browser, card_of(browser, "epsilon", -1.0), "0.2")
+    enter(browser, card_of(browser, "epsilon"), "0.2")
     wait_until(lambda: [e for e in edits(taken=True) if (e.name, e.new) == ("epsilon", 0.2)], "epsilon is fixed")
     enter(browser, reloaded_card(browser, "epsilon", 0.2), "-1")
     wait_until(lambda: [e for e in edits(taken=True) if (e.name, e.new) == ("epsilon", "schedule")], "and back")

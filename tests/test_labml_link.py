@@ -478,7 +478,7 @@ def test_the_real_server_shows_the_run_and_its_edits_arrive(
     real_server: str, make_link: Callable[..., LabmlLink]
 ) -> None:
     link = make_link(real_server)
-    link.write(row(500))
+    link.write(row(500) | {"charts/SPS": 1.0})
     link.write(row(1_000))
     api = f"{real_server}/api/v1"
 
@@ -487,6 +487,8 @@ def test_the_real_server_shows_the_run_and_its_edits_arrive(
 
     until(lambda: "charts/episodic_return" in series("metrics"))
     assert series("metrics")["charts/episodic_return"]["value"] == [50, 100]
+    until(lambda: ask(f"{api}/metrics/preferences/{link.uuid}").get("series_preferences") == [-1, 1])
+    assert [line["name"] for line in ask(f"{api}/metrics/{link.uuid}")["series"]][1] == "charts/episodic_return"
     run = until(lambda: (found := ask(f"{api}/run/{link.uuid}")).get("is_project_run") and found)
     assert run["name"] == "a run"
     slider = series("hyper_params")["learning_rate"]
