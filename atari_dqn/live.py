@@ -32,6 +32,8 @@ PAGE_SCHEDULE = -1.0
 """How the dashboard's page, which knows numbers only, says `SCHEDULE`."""
 POLL_SECONDS = 0.1
 """Seconds between looks into the inbox: a directory is read in microseconds, yet a tick may last no longer."""
+MOST_BYTES = 2**16
+"""Of a request's file; tune writes a few hundred."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,9 +193,10 @@ class Inbox:
         return partial.rename(file)
 
     def clear(self) -> None:
-        """Forget what was asked of a former process: whoever asked was told that it had ended."""
+        """Forget what was asked of a former process: whoever asked was told that it had ended. Never raises."""
         for file in self._files():
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.unlink()
 
     def take(self) -> list[Request]:
         """What was asked for since the last call, oldest first; looks only every `POLL_SECONDS`. Never raises."""
@@ -204,14 +207,20 @@ class Inbox:
         taken = []
         for file in self._files():
             with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-                # What does not fit was not written by tune: nobody waits for an answer.
-                asked = json.loads(file.read_bytes())
+                # What does not fit was not written by tune: nobody waits for an answer, and none is tried twice.
+                with file.open("rb") as opened:
+                    content = opened.read(MOST_BYTES)
                 file.unlink()
+                asked = json.loads(content)
                 taken.append(Request(asked["name"], asked["value"], "tune", str(asked["id"]), asked["undo"] is True))
         return taken
 
     def _files(self) -> list[Path]:
-        return sorted(self._directory.glob("*.json")) if self._directory.is_dir() else []
+        try:
+            # Only files: a directory cannot be read, and a pipe would be waited for.
+            return sorted(file for file in self._directory.glob("*.json") if file.is_file())
+        except OSError:
+            return []
 
 
 class EditDesk:
@@ -219,7 +228,6 @@ class EditDesk:
 
     def __init__(self, run_dir: Path, repeated: Sequence[Edit] = ()) -> None:
         self._inbox, self._repeated = Inbox(run_dir), repeated
-        self._inbox.clear()
         self._record = run_dir / RECORD
 
     def asked(self, after: int, env_step: int) -> list[Request]:

@@ -21,7 +21,7 @@ import tyro
 
 from atari_dqn import cli, dashboard
 from atari_dqn.config import ConfigError, Derived, TrainConfig, derive, load_config
-from atari_dqn.live import Edit, for_page, recorded_edits
+from atari_dqn.live import Edit, Inbox, for_page, recorded_edits
 from atari_dqn.runs import check_run_dir, describe_run, locked, new_run_dir
 from atari_dqn.system import check_memory, set_up_torch
 
@@ -82,8 +82,10 @@ def main(
     stop = _StopRequest()
     with stop:
         check_memory(config, derived.replay_bytes)
-        with locked(run_dir), _dashboard(command, console):
-            return _train(config, spec, run_dir, command.init_from, repeated, labml_url, console, stop)
+        with locked(run_dir):
+            Inbox(run_dir).clear()  # at once: what is asked from now on, while things load, is asked of this process
+            with _dashboard(command, console):
+                return _train(config, spec, run_dir, command.init_from, repeated, labml_url, console, stop)
 
 
 def _train(

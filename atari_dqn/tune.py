@@ -111,8 +111,8 @@ def _ask(run_dir: Path, request: Request) -> Edit:
             raise cli.CommandFailed(f"the training in {run_dir} ended before it could take {request.name}")
         if time.monotonic() > give_up:
             raise cli.CommandFailed(
-                f"asked, and not answered within {PATIENCE_SECONDS:g} s: {run_dir} is evaluating or saving, and takes"
-                f" {request.name} afterwards; `tune {run_dir}` will show it"
+                f"asked, and not answered within {PATIENCE_SECONDS:g} s: {run_dir} is starting, evaluating or saving,"
+                f" and takes {request.name} afterwards; `tune {run_dir}` will show it"
             )
         time.sleep(LOOK_SECONDS)
 

@@ -140,3 +140,17 @@ def test_tune_needs_no_torch(tmp_path: Path) -> None:
     probe = "import sys; from atari_dqn import tune; tune.main(sys.argv[1:]); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", probe, str(tmp_path)], capture_output=True, text=True, check=True)
     assert result.stdout.endswith("no edit yet; change one with NAME=VALUE\nFalse\n")
+
+
+def test_what_is_asked_while_a_run_starts_up_again_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [*SHORT, "--run-dir", str(tmp_path / "run"), "--checkpoint-interval", "100000000", "--total-env-steps"]
+    subprocess.run([*command, "400"], check=True, stdout=subprocess.DEVNULL)
+    monkeypatch.setattr(tune, "PATIENCE_SECONDS", 60.0)
+    again = subprocess.Popen([*command, "100000000"], stdout=subprocess.DEVNULL)
+    try:
+        while not is_training(tmp_path / "run"):
+            assert again.poll() is None
+        assert tune.main([str(tmp_path / "run"), "beta=0.5"]) == 0
+    finally:
+        again.terminate()
+        again.wait()
