@@ -7,6 +7,7 @@ iterations and `hparam_edits.jsonl` remembers. Names, types and bounds are those
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -135,6 +136,7 @@ class LiveValues:
         self.settings = live_settings()
         self._config = config
         self.values = {name: live.configured(config) for name, live in self.settings.items()}
+        self._edited: set[str] = set()
 
     def decide(self, request: Request, env_step: int, update: int) -> Edit:
         """Take the request if its name and value are sound, else refuse it. Never raises."""
@@ -150,17 +152,18 @@ class LiveValues:
             name, new = _shown(name), new if _is_plain(new) else _shown(new)
         else:
             self.values[name] = new
+            self._edited.add(name)
         return Edit(
             time.time(), env_step, update, name, old, new, not reason, request.source, reason, request.id, request.undo
         )
 
     def state(self) -> dict[str, Any]:
-        """JSON-ready: each value that differs from the config's, and what the config said then."""
+        """JSON-ready: each value ever edited, back to the config's or not, and what the config said then."""
         flat = self._config.to_dict()
         return {
-            name: {"value": value, "configured": flat[live.field]}
+            name: {"value": self.values[name], "configured": flat[live.field]}
             for name, live in self.settings.items()
-            if (value := self.values[name]) != live.configured(self._config)
+            if name in self._edited
         }
 
     def load(self, state: Mapping[str, Any]) -> list[Request]:
@@ -172,6 +175,7 @@ class LiveValues:
         for name, stored in state.items():
             live = self.settings[name]
             self.values[name] = stored["value"]
+            self._edited.add(name)
             if stored["configured"] != flat[live.field]:
                 overruled.append(Request(name, live.configured(self._config), "command line"))
         return overruled
@@ -226,16 +230,23 @@ class Inbox:
 class EditDesk:
     """Where a run's edits come from and are remembered: its inbox, a former run's edits to repeat, and its record."""
 
-    def __init__(self, run_dir: Path, repeated: Sequence[Edit] = ()) -> None:
-        self._inbox, self._repeated = Inbox(run_dir), repeated
-        self._record = run_dir / RECORD
+    def __init__(self, run_dir: Path, repeated: Sequence[Edit] = (), env_step: int = 0) -> None:
+        """`repeated` are another run's edits; those up to `env_step`, where this run begins or goes on, are past."""
+        self._inbox, self._record = Inbox(run_dir), run_dir / RECORD
+        self._repeated = collections.deque(
+            sorted((edit for edit in repeated if edit.env_step > env_step), key=lambda edit: (edit.env_step, edit.update))
+        )
 
-    def asked(self, after: int, env_step: int) -> list[Request]:
-        """Edits asked for by now, and those to be repeated that were made in (after, env_step]."""
-        repeated = [
-            Request(edit.name, edit.new, "replay") for edit in self._repeated if after < edit.env_step <= env_step
-        ]
-        return repeated + self._inbox.take()
+    def asked(self, env_step: int, update: int) -> list[Request]:
+        """Edits asked for by now, and those to be repeated that were made by these counts.
+
+        Both count: where every env is reset at once, an iteration makes updates and no env step.
+        """
+        due = []
+        while self._repeated and (self._repeated[0].env_step, self._repeated[0].update) <= (env_step, update):
+            edit = self._repeated.popleft()
+            due.append(Request(edit.name, edit.new, "replay", undo=edit.undo))
+        return due + self._inbox.take()
 
     def record(self, edit: Edit) -> None:
         """Append a line to `hparam_edits.jsonl`; whoever asked finds it there by the request's id."""

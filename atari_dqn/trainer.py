@@ -156,7 +156,7 @@ class Trainer:
 
         `repeated` are another run's live edits, taken at the same env steps again.
         """
-        run, desk = self.config.run, EditDesk(run_dir, repeated)
+        run, desk = self.config.run, EditDesk(run_dir, repeated, self.env_steps)
         store = CheckpointStore(run_dir, run.keep_checkpoints)
         clock = self._clock = _Clock(self.env_steps, self._elapsed)
         logged = self.env_steps
@@ -170,7 +170,7 @@ class Trainer:
                 self.iterate()
                 monitor.tick(self.env_steps)
                 # Before the logs, evaluations and checkpoints of the same env step.
-                self._edit([*desk.asked(before, self.env_steps), *monitor.asked()], monitor, desk)
+                self._edit([*desk.asked(self.env_steps, self.learner.updates), *monitor.asked()], monitor, desk)
                 run = self.config.run
                 row: dict[str, float] = {}
                 if _crossed(before, self.env_steps, run.eval_interval):

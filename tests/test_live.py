@@ -149,7 +149,7 @@ def test_a_state_holds_what_was_edited_and_a_flag_given_later_wins() -> None:
     for name, value in (("learning_rate", 3e-4), ("epsilon", 0.2), ("beta", 0.5), ("beta", SCHEDULE)):
         live.decide(Request(name, value, "tune"), 0, 0)
     state = json.loads(json.dumps(live.state()))
-    assert state.keys() == {"learning_rate", "epsilon"}
+    assert state.keys() == {"learning_rate", "epsilon", "beta"}, "beta too, for its record says so"
     same = values()
     assert same.load(state) == []
     assert same.values == live.values
@@ -173,15 +173,27 @@ def test_the_inbox_hands_over_what_was_asked_in_order_once(tmp_path: Path, monke
         file.truncate(2**42)
     for number, garbage in enumerate((b"", b"[]", b"{}", b'{"name": 1', b"\xff", b"[" * 100_000)):
         (tmp_path / INBOX / f"0{number}.json").write_bytes(garbage)
-    assert desk.asked(0, 8) == asked, "and nothing that was asked of a former process"
+    assert desk.asked(8, 0) == asked, "and nothing that was asked of a former process"
     left = {file.name for file in (tmp_path / INBOX).iterdir()}
     assert left == {"directory.json", "pipe.json"}, "garbage is not read twice"
     monkeypatch.setattr("atari_dqn.live.POLL_SECONDS", 0.0)
     desk = EditDesk(tmp_path)
-    assert desk.asked(8, 16) == []
+    assert desk.asked(16, 0) == []
     Inbox(tmp_path).put(asked[0])
-    assert desk.asked(16, 24) == [asked[0]]
-    assert desk.asked(24, 32) == []
+    assert desk.asked(24, 0) == [asked[0]]
+    assert desk.asked(32, 0) == []
+
+
+def test_edits_are_repeated_at_their_counts_or_at_the_first_past_them(tmp_path: Path) -> None:
+    counts = ((8, 0), (8, 3), (16, 3), (9, 5), (40, 7))
+    repeated = [
+        dataclasses.replace(edit("beta", SCHEDULE, at / 100, env_step=at, undo=at == 9), update=update)
+        for at, update in counts
+    ]
+    desk = EditDesk(tmp_path, repeated, env_step=8)
+    asked = [desk.asked(env_step, update) for env_step, update in ((8, 9), (9, 4), (9, 5), (24, 0), (32, 50))]
+    assert [[request.value for request in at_once] for at_once in asked] == [[], [], [0.09], [0.16], []]
+    assert asked[2] == [Request("beta", 0.09, "replay", undo=True)], "or the repeated run could not be undone alike"
 
 
 def test_the_record_reads_as_it_was_written(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from atari_dqn.checkpoint import CheckpointStore
 from atari_dqn.config import updates_at
-from atari_dqn.live import RECORD, SCHEDULE, Inbox, Request, new_request, read_edits, recorded_edits
+from atari_dqn.live import RECORD, SCHEDULE, Inbox, Request, new_request, present_values, read_edits, recorded_edits
 from atari_dqn.monitor import Monitor
 from atari_dqn.runs import read_rows
 from atari_dqn.trainer import Trainer
@@ -170,6 +170,40 @@ def test_a_tuned_run_repeats_bit_for_bit_from_its_record(tmp_path: Path, monkeyp
     alone = make_trainer(**settings)
     run(alone, tmp_path / "alone")
     assert weights(alone) != weights(tuned)
+
+
+def test_an_edit_while_all_envs_are_reset_is_repeated_in_its_own_iteration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atari_dqn.live.POLL_SECONDS", 0.0)
+    settings = {"total_env_steps": 300, "num_workers": 1, "envs_per_worker": 1, "replay_ratio": 16.0}
+    tuned, seen = make_trainer(**settings), [0, 0]
+
+    def at_a_reset() -> bool:
+        # The iteration that comes now makes an update and no env step.
+        if tuned.env_steps > 100 and tuned.episodes.state()["length"] == [0] and not seen[0]:
+            seen[:] = tuned.env_steps, tuned.learner.updates
+            Inbox(tmp_path / "tuned").put(new_request("learning_rate", 9e-4))
+        return False
+
+    run(tuned, tmp_path / "tuned", at_a_reset)
+    edits = recorded_edits(tmp_path / "tuned" / RECORD)
+    assert [(edit.env_step, edit.update) for edit in edits] == [(seen[0], seen[1] + 1)]
+    repeated = make_trainer(**settings)
+    run(repeated, tmp_path / "repeated", repeated=edits)
+    assert weights(repeated) == weights(tuned)
+
+
+def test_what_tune_lists_is_what_holds_after_flags_that_come_and_go(tmp_path: Path) -> None:
+    trainer = make_trainer(total_env_steps=300)
+    trainer.edit(Request("learning_rate", 9e-4, "test"))
+    run(trainer, tmp_path)
+    for total, rate in ((400, 5e-5), (500, 1e-4), (600, 2e-4)):
+        resumed = make_trainer(total_env_steps=total, learning_rate=rate)
+        resumed.resume(CheckpointStore(tmp_path))
+        run(resumed, tmp_path)
+        assert resumed.learner.learning_rate.item() == pytest.approx(rate)
+        assert present_values(resumed.config, read_edits(tmp_path)) == resumed.live.values
 
 
 def test_intervals_of_evaluations_and_checkpoints_are_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
