@@ -10,8 +10,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import errno
 import json
 import math
+import os
 import reprlib
 import time
 import typing
@@ -29,6 +31,8 @@ Value = float | int | str
 """A number of the setting's own type, or `SCHEDULE`."""
 
 RECORD, INBOX = "hparam_edits.jsonl", "edits_asked"
+LAST_TIME = 2**33
+"""Seconds since 1970: the year 2242."""
 PAGE_SCHEDULE = -1.0
 """How the dashboard's page, which knows numbers only, says `SCHEDULE`."""
 POLL_SECONDS = 0.1
@@ -233,9 +237,8 @@ class EditDesk:
     def __init__(self, run_dir: Path, repeated: Sequence[Edit] = (), env_step: int = 0) -> None:
         """`repeated` are another run's edits; those up to `env_step`, where this run begins or goes on, are past."""
         self._inbox, self._record = Inbox(run_dir), run_dir / RECORD
-        self._repeated = collections.deque(
-            sorted((edit for edit in repeated if edit.env_step > env_step), key=lambda edit: (edit.env_step, edit.update))
-        )
+        ahead = (edit for edit in repeated if edit.env_step > env_step)
+        self._repeated = collections.deque(sorted(ahead, key=lambda edit: (edit.env_step, edit.update)))
 
     def asked(self, env_step: int, update: int) -> list[Request]:
         """Edits asked for by now, and those to be repeated that were made by these counts.
@@ -249,9 +252,16 @@ class EditDesk:
         return due + self._inbox.take()
 
     def record(self, edit: Edit) -> None:
-        """Append a line to `hparam_edits.jsonl`; whoever asked finds it there by the request's id."""
-        with self._record.open("a") as file:
-            file.write(json.dumps(dataclasses.asdict(edit)) + "\n")
+        """Append a line to `hparam_edits.jsonl`; whoever asked finds it there by the request's id.
+
+        Raises `OSError`; then nothing is appended, not even the start of a line, which would spoil the next.
+        """
+        line = (json.dumps(dataclasses.asdict(edit)) + "\n").encode()
+        with self._record.open("ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(line) != len(line):
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def from_page(name: str, value: Any) -> Request:
@@ -279,15 +289,10 @@ def recorded_edits(file: Path) -> list[Edit]:
     """The taken edits of another run's record, to be repeated. Raises `ConfigError` when it is none or is unsound."""
     if not file.is_file():
         raise ConfigError(f"--replay-edits {file} does not exist; a run's {RECORD} is wanted")
-    known, edits = live_settings(), [edit for edit in _parsed(file) if edit.taken]
-    for edit in edits:
-        if edit.name not in known or type(edit.env_step) is not int:
-            raise ConfigError(f"--replay-edits {file}: {_shown(edit.name)} at {_shown(edit.env_step)} is no edit")
-        try:
-            known[edit.name].check(edit.new)
-        except ConfigError as error:
-            raise ConfigError(f"--replay-edits {file}: {error}") from None
-    return edits
+    try:
+        return [edit for edit in _parsed(file) if edit.taken]
+    except ConfigError as error:
+        raise ConfigError(f"--replay-edits {error}") from None
 
 
 def present_values(config: TrainConfig, edits: Sequence[Edit]) -> dict[str, Value]:
@@ -311,13 +316,27 @@ def to_undo(edits: Sequence[Edit]) -> Edit | None:
 
 
 def _parsed(file: Path) -> list[Edit]:
-    names = {field.name for field in dataclasses.fields(Edit)}
-    required = {field.name for field in dataclasses.fields(Edit) if field.default is dataclasses.MISSING}
-    edits = []
+    fields, known, edits = dataclasses.fields(Edit), live_settings(), []
     for number, row in enumerate(read_rows(file), start=1):
-        if not required <= row.keys():
-            raise ConfigError(f"{file}, line {number}, is no edit: {', '.join(sorted(required - row.keys()))} missing")
-        edits.append(Edit(**{name: value for name, value in row.items() if name in names}))
+        place = f"{file}, line {number}, is no edit"
+        missing = [field.name for field in fields if field.default is dataclasses.MISSING and field.name not in row]
+        if missing:
+            raise ConfigError(f"{place}: {', '.join(sorted(missing))} missing")
+        edit = Edit(**{field.name: row[field.name] for field in fields if field.name in row})
+        for name, kind in (("env_step", int), ("update", int), ("name", str), ("taken", bool), ("source", str)):
+            if type(getattr(edit, name)) is not kind:
+                raise ConfigError(f"{place}: its {name} is {_shown(getattr(edit, name))}")
+        if isinstance(edit.time, bool) or not isinstance(edit.time, (int, float)) or not 0 <= edit.time < LAST_TIME:
+            raise ConfigError(f"{place}: its time is {_shown(edit.time)}")
+        if edit.taken:
+            if edit.name not in known:
+                raise ConfigError(f"{place}: {_shown(edit.name)} cannot be changed during a run")
+            try:
+                for value in (edit.old, edit.new):
+                    known[edit.name].check(value)
+            except ConfigError as error:
+                raise ConfigError(f"{place}: {error}") from None
+        edits.append(edit)
     return edits
 
 

@@ -115,12 +115,17 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl` or `evaluations.jsonl`; none when the file is absent. A torn last row is left out."""
     if not file.is_file():
         return []
-    lines = file.read_text().splitlines()
+    try:
+        lines = file.read_text().splitlines()
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not text") from None
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number < len(lines):
                 raise ConfigError(f"{file}, line {number}, is not JSON") from None
             break

@@ -29,7 +29,7 @@ from atari_dqn.envs.pool import StepResult, WorkerError, WorkerPool
 from atari_dqn.episodes import EpisodeStatistics
 from atari_dqn.evaluation import Progress, append_evaluation, evaluate
 from atari_dqn.learner import Learner, resolve_device, resolve_precision
-from atari_dqn.live import SCHEDULE, Edit, EditDesk, LiveValues, Request, Value
+from atari_dqn.live import RECORD, SCHEDULE, Edit, EditDesk, LiveValues, Request, Value
 from atari_dqn.monitor import Monitor
 from atari_dqn.network import make_network
 from atari_dqn.replay.prioritized import PrioritizedReplay
@@ -195,7 +195,14 @@ class Trainer:
     def _edit(self, requests: Sequence[Request], monitor: Monitor, desk: EditDesk) -> None:
         for request in requests:
             edit = self.edit(request)
-            desk.record(edit)
+            try:
+                desk.record(edit)
+            except OSError as error:
+                # What is not remembered could never be repeated.
+                if edit.taken:
+                    self.edit(Request(edit.name, edit.old, edit.source))
+                monitor.say(f"{edit.name} stays as it was: {RECORD} cannot be written: {error.strerror}")
+                continue
             monitor.say(f"env step {self.env_steps:,}: {edit}")
         if requests:
             monitor.show(self.live.values)  # after a refusal too: the page believes what was typed

@@ -96,8 +96,14 @@ def _number(text: str) -> Any:
 
 
 def _ask(run_dir: Path, request: Request) -> Edit:
-    """Leave a request, wait for the answer and print it. Raises `CommandFailed` when none comes."""
-    file = Inbox(run_dir).put(request)
+    """Leave a request, wait for the answer and print it. Raises `CommandFailed` when none comes.
+
+    Raises `ConfigError` when the run is one that this user may not write to.
+    """
+    try:
+        file = Inbox(run_dir).put(request)
+    except OSError as error:
+        raise ConfigError(f"{run_dir} cannot be asked: {error.filename}: {error.strerror}") from None
     give_up = time.monotonic() + PATIENCE_SECONDS
     while True:
         alive = is_training(run_dir)  # before looking: the last answer may come just before the end

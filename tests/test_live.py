@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,20 @@ def test_the_record_reads_as_it_was_written(tmp_path: Path) -> None:
     assert [one.name for one in recorded_edits(tmp_path / RECORD)] == ["learning_rate", "epsilon"]
 
 
+def test_a_full_disk_leaves_no_torn_line_in_the_record(tmp_path: Path) -> None:
+    live, desk = values(), EditDesk(tmp_path)
+    desk.record(live.decide(new_request("beta", 0.5), 40, 3))
+    whole = (tmp_path / RECORD).read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, before[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            desk.record(live.decide(new_request("beta", 0.6), 48, 4))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / RECORD).read_bytes() == whole
+
+
 def test_undo_takes_back_edit_after_edit() -> None:
     first, second = edit("epsilon", SCHEDULE, 0.1), edit("learning_rate", 1e-4, 2e-4)
     refused = edit("beta", SCHEDULE, 7, taken=False)
@@ -227,13 +242,33 @@ def test_undo_takes_back_edit_after_edit() -> None:
         ('{"env_step": 8}\n{}\n', "no row"),
         ('{"env_step": 8, "name": "beta"}\n', "is no edit: new, old, source, taken, time, update missing"),
         (json.dumps(dataclasses.asdict(edit("beta", 0, 7))), "beta is 7; it must be from 0 to 1"),
-        (json.dumps(dataclasses.asdict(edit("seed", 0, 7))), "seed at 8 is no edit"),
+        (json.dumps(dataclasses.asdict(edit("beta", [], 1))), "must be a number, or schedule"),
+        (json.dumps(dataclasses.asdict(edit("seed", 0, 7))), "seed cannot be changed"),
+        *(
+            (json.dumps(dataclasses.asdict(edit("beta", 0, 1)) | {name: wrong}), f"is no edit: its {name} is ")
+            for name, wrong in (
+                ("env_step", "8"),
+                ("env_step", 8.5),
+                ("update", None),
+                ("name", []),
+                ("taken", 1),
+                ("source", {}),
+                ("time", "now"),
+                ("time", 1e300),
+                ("time", float("nan")),
+            )
+        ),
+        ("\udcff", "is not text"),
+        ("[" * 100_000 + "\n{}", "line 1, is not JSON"),
     ],
 )
 def test_a_record_that_cannot_be_repeated_is_refused(tmp_path: Path, content: str, words: str) -> None:
     file = tmp_path / "edits.jsonl"
-    file.write_text(content)
+    file.write_text(content, errors="surrogateescape")
     with pytest.raises(ConfigError, match=words):
         recorded_edits(file)
+    file.rename(tmp_path / RECORD)
+    with pytest.raises(ConfigError, match=words):
+        read_edits(tmp_path)
     with pytest.raises(ConfigError, match=r"does not exist; a run's hparam_edits\.jsonl is wanted"):
         recorded_edits(tmp_path / "absent")

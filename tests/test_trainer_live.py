@@ -206,6 +206,23 @@ def test_what_tune_lists_is_what_holds_after_flags_that_come_and_go(tmp_path: Pa
         assert present_values(resumed.config, read_edits(tmp_path)) == resumed.live.values
 
 
+def test_an_edit_that_cannot_be_recorded_is_not_made_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atari_dqn.live.POLL_SECONDS", 0.0)
+    trainer = make_trainer(total_env_steps=300)
+    ask_for_it = asking(trainer, tmp_path, {100: ("learning_rate", 9e-4)})
+
+    def at_each_step() -> bool:
+        (tmp_path / RECORD).mkdir(exist_ok=True)
+        return ask_for_it()
+
+    done, told = run(trainer, tmp_path, at_each_step)
+    assert done
+    assert "learning_rate stays as it was: hparam_edits.jsonl cannot be written: Is a directory" in told
+    assert trainer.learner.learning_rate.item() == pytest.approx(1e-4)
+
+
 def test_intervals_of_evaluations_and_checkpoints_are_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atari_dqn.live.POLL_SECONDS", 0.0)
     trainer = make_trainer(total_env_steps=1_000, eval_episodes=1, keep_checkpoints=100)

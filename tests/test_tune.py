@@ -126,6 +126,16 @@ def test_a_run_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatc
     assert not is_training(tmp_path)
 
 
+def test_a_run_that_this_user_may_not_write_to_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / INBOX).write_text("in the way, as missing rights would be for anybody but root")
+    with locked(tmp_path):
+        result = tuned(str(tmp_path), "beta=1")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "cannot be asked" in line
+
+
 def test_a_run_that_ends_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
     answers = iter([True, False])
