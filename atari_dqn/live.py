@@ -200,11 +200,15 @@ class Inbox:
         partial.write_text(json.dumps(dataclasses.asdict(request)))
         return partial.rename(file)
 
-    def clear(self) -> None:
-        """Forget what was asked of a former process: whoever asked was told that it had ended. Never raises."""
+    def clear(self, before: int) -> None:
+        """Forget what was asked of a former process, before that time in ns since 1970. Never raises.
+
+        Whoever asked was told that it had ended.
+        """
         for file in self._files():
-            with contextlib.suppress(OSError):
-                file.unlink()
+            if file.name < f"{before:020}":
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
     def take(self) -> list[Request]:
         """What was asked for since the last call, oldest first; looks only every `POLL_SECONDS`. Never raises."""

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from atari_dqn.config import ConfigError, TrainConfig, flag, load_config, settings
 from atari_dqn.system import describe_system
@@ -50,6 +50,8 @@ def check_run_dir(config: TrainConfig, run_dir: Path) -> None:
 
 
 LOCK = ".lock"
+LOOK_SECONDS = 0.5
+"""Within which a lock that is only looked at, as `is_training` does for microseconds, is free again."""
 
 
 @contextlib.contextmanager
@@ -64,17 +66,24 @@ def locked(run_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: {error.strerror}") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ConfigError(
-                f"process {file.read() or '?'} is training in {run_dir}; name another --run-dir"
-            ) from None
+        give_up = time.monotonic() + LOOK_SECONDS
+        while not _taken(file):
+            if time.monotonic() > give_up:
+                file.seek(0)
+                raise ConfigError(f"process {file.read() or '?'} is training in {run_dir}; name another --run-dir")
+            time.sleep(LOOK_SECONDS / 50)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def is_training(run_dir: Path) -> bool:

@@ -12,6 +12,7 @@ import dataclasses
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -82,8 +83,9 @@ def main(
     stop = _StopRequest()
     with stop:
         check_memory(config, derived.replay_bytes)
+        began = time.time_ns()
         with locked(run_dir):
-            Inbox(run_dir).clear()  # at once: what is asked from now on, while things load, is asked of this process
+            Inbox(run_dir).clear(before=began)  # what is asked from now on, while things load, is asked of us
             with _dashboard(command, console):
                 return _train(config, spec, run_dir, command.init_from, repeated, labml_url, console, stop)
 

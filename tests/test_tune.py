@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,26 @@ def test_a_run_that_this_user_may_not_write_to_is_told_in_one_line(tmp_path: Pat
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert "cannot be asked" in line
+
+
+def test_looking_whether_a_run_trains_keeps_no_training_from_starting(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        pass
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            is_training(tmp_path)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(300):
+            with locked(tmp_path):
+                pass
+    finally:
+        over.set()
+        looking.join()
 
 
 def test_a_run_that_ends_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
