@@ -22,6 +22,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 C = TypeVar("C")
+SMALLEST = 2.0**-126
+"""Above 0: what is nearer to it is 0 in float32, which is what reaches the optimizer."""
 
 
 class ConfigError(ValueError):
@@ -70,7 +72,7 @@ class Setting:
 
     def fault(self, number: float) -> str:
         """What is wrong with `number`, as the end of a sentence; empty when nothing is."""
-        below = self.low is not None and (number <= self.low if self.low_open else number < self.low)
+        below = self.low is not None and (number <= self.low + SMALLEST if self.low_open else number < self.low)
         above = self.high is not None and number > self.high
         if below or above or (isinstance(number, float) and not math.isfinite(number)):
             return f"is {_shown(number)}; it must be {self.bounds or 'finite'}"
@@ -79,7 +81,8 @@ class Setting:
 
 def _shown(number: float) -> str:
     if isinstance(number, float):
-        return f"{number:g}"
+        short = f"{number:g}"
+        return short if float(short) == number else str(number)
     return str(number) if abs(number) < 10**15 else f"a number of {number.bit_length() * 3 // 10 + 1} digits or so"
 
 

@@ -75,7 +75,7 @@ class LiveSetting:
             raise ConfigError(f"{self.name} is {_shown(value)}; it must be {wanted}")
         if self.kind is int and isinstance(value, float) and math.isfinite(value):
             if value != int(value):
-                raise ConfigError(f"{self.name} is {value:g}; it must be a whole number")
+                raise ConfigError(f"{self.name} is {value}; it must be a whole number")
             value = int(value)
         fault = self.setting.fault(value)
         if fault:

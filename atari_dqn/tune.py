@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.tun
 
 def _parsed(text: str) -> Request:
     name, equals, value = text.partition("=")
-    if not equals:
+    if not (equals and name.strip() and value.strip()):
         raise ConfigError(f"{text!r} is no edit; write name=value, such as learning_rate=5e-5")
     return new_request(name.strip(), _number(value.strip()))
 

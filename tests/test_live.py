@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,7 +99,7 @@ def test_no_input_raises_changes_a_type_or_gets_past_the_bounds(name: str, value
     assert high is not None
     assert math.isfinite(decided.new)
     assert low <= decided.new <= high
-    assert decided.new != 0 or not setting.setting.low_open
+    assert np.float32(decided.new) != 0 or not setting.setting.low_open
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,10 @@ def test_no_input_raises_changes_a_type_or_gets_past_the_bounds(name: str, value
         ("learning_rate", -1, "learning_rate is -1; it must be above 0 to 1"),
         ("learning_rate", 0, "above 0 to 1"),
         ("learning_rate", 1e9, "above 0 to 1"),
+        ("learning_rate", 1e-46, "learning_rate is 1e-46; it must be above 0 to 1"),
+        ("max_grad_norm", 1e-46, "above 0 to 1"),
+        ("epsilon", 1.0000001, "epsilon is 1.0000001; it must be from 0 to 1"),
+        ("target_update_interval", 3.0000001, "target_update_interval is 3.0000001; it must be a whole number"),
         ("learning_rate", float("nan"), "learning_rate is nan"),
         ("learning_rate", float("inf"), "learning_rate is inf"),
         ("learning_rate", None, "must be a number"),

@@ -96,6 +96,8 @@ def test_undo_and_the_list(training: Path) -> None:
     ("arguments", "words"),
     [
         (["learning_rate"], "'learning_rate' is no edit; write name=value, such as learning_rate=5e-5"),
+        (["=1e-4"], "'=1e-4' is no edit"),
+        (["learning_rate="], "'learning_rate=' is no edit"),
         (["learning_rate=1e-4", "--undo"], "--undo takes back the newest edit alone"),
         (["--undo"], "nothing to undo"),
         (["learning_rate=1e-4"], "no process is training in"),
