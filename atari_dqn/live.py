@@ -292,7 +292,7 @@ def read_edits(run_dir: Path) -> list[Edit]:
 def recorded_edits(file: Path) -> list[Edit]:
     """The taken edits of another run's record, to be repeated. Raises `ConfigError` when it is none or is unsound."""
     if not file.is_file():
-        raise ConfigError(f"--replay-edits {file} does not exist; a run's {RECORD} is wanted")
+        raise ConfigError(f"--replay-edits {file} is no file; a run's {RECORD} is wanted")
     try:
         return [edit for edit in _parsed(file) if edit.taken]
     except ConfigError as error:

@@ -175,7 +175,11 @@ def _dashboard(command: TrainCommand, console: Console) -> Iterator[None]:
     url = f"http://127.0.0.1:{dashboard.PORT}"
     with contextlib.ExitStack() as stack:
         if not dashboard.running(url):
-            server = stack.enter_context(contextlib.closing(dashboard.start()))
+            try:
+                server = stack.enter_context(contextlib.closing(dashboard.start(dashboard.PORT)))
+            except ConfigError as error:
+                # What it advises are flags of its own.
+                raise ConfigError(f"{error} [python -m atari_dqn.dashboard; then train --labml-url]") from None
             for line in server.said:
                 console.print(line, highlight=False, soft_wrap=True)
         yield

@@ -30,7 +30,7 @@ from atari_dqn.live import (
 from atari_dqn.runs import is_training, read_config
 
 PATIENCE_SECONDS = 10.0
-"""For an answer; a run answers within one iteration, unless it evaluates or saves."""
+"""For an answer; a run answers within one iteration, unless it starts, evaluates or saves."""
 LOOK_SECONDS = 0.05
 HISTORY = 12
 """Lines of history shown"""
@@ -41,12 +41,14 @@ class TuneCommand:
     """Change hyperparameters of a running training, or list them.
 
     An edit is taken or refused between two updates, and remembered in the run's hparam_edits.jsonl. `epsilon=schedule`
-    and `beta=schedule` go back to the schedule.
+    and `beta=schedule` go back to the schedule. Play before --learning-starts is random whatever epsilon is.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="the run's directory", metavar="RUN")]
     edits: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help="such as learning_rate=5e-5", metavar="NAME=VALUE")
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(help="such as learning_rate=5e-5", metavar="[NAME=VALUE ...]"),
     ] = ()
     undo: Annotated[
         bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="take back the newest edit that was taken")
@@ -117,8 +119,8 @@ def _ask(run_dir: Path, request: Request) -> Edit:
             raise cli.CommandFailed(f"the training in {run_dir} ended before it could take {request.name}")
         if time.monotonic() > give_up:
             raise cli.CommandFailed(
-                f"asked, and not answered within {PATIENCE_SECONDS:g} s: {run_dir} is starting, evaluating or saving,"
-                f" and takes {request.name} afterwards; `tune {run_dir}` will show it"
+                f"asked, and not answered within {PATIENCE_SECONDS:g} s: {run_dir} is starting, evaluating, saving"
+                f" or busy with very many updates, and takes {request.name} afterwards; `tune {run_dir}` will show it"
             )
         time.sleep(LOOK_SECONDS)
 

@@ -277,5 +277,5 @@ def test_a_record_that_cannot_be_repeated_is_refused(tmp_path: Path, content: st
     file.rename(tmp_path / RECORD)
     with pytest.raises(ConfigError, match=words):
         read_edits(tmp_path)
-    with pytest.raises(ConfigError, match=r"does not exist; a run's hparam_edits\.jsonl is wanted"):
-        recorded_edits(tmp_path / "absent")
+    with pytest.raises(ConfigError, match=r"is no file; a run's hparam_edits\.jsonl is wanted"):
+        recorded_edits(tmp_path)

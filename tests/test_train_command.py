@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from atari_dqn import dashboard, train
+from atari_dqn.config import ConfigError
 from atari_dqn.runs import locked
 
 TRAIN = [sys.executable, "-m", "atari_dqn.train"]
@@ -149,3 +152,13 @@ def test_ctrl_c_saves_the_state_and_says_so_in_one_line(tmp_path: Path) -> None:
     result = run([*SHORT, "--run-dir", "run", "--total-env-steps", str(int(stopped_at) + 400)], tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"env step {int(stopped_at):,}" in result.stdout
+
+
+def test_a_dashboard_that_cannot_start_is_told_with_what_train_can_do_about_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("labml_app")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(dashboard, "PORT", taken.getsockname()[1])
+        with pytest.raises(ConfigError, match=r"already in use.*then train --labml-url"):
+            train.main([*SHORT[len(TRAIN) :], "--run-dir", str(tmp_path / "run"), "--dashboard"])
