@@ -106,6 +106,14 @@ def _ask(run_dir: Path, request: Request) -> Edit:
         file = Inbox(run_dir).put(request)
     except OSError as error:
         raise ConfigError(f"{run_dir} cannot be asked: {error.filename}: {error.strerror}") from None
+    try:
+        return _answer(run_dir, request, file)
+    except KeyboardInterrupt:
+        file.unlink(missing_ok=True)  # whoever gives up does not want it taken afterwards
+        raise
+
+
+def _answer(run_dir: Path, request: Request, file: Path) -> Edit:
     give_up = time.monotonic() + PATIENCE_SECONDS
     while True:
         alive = is_training(run_dir)  # before looking: the last answer may come just before the end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from atari_dqn import tune
-from atari_dqn.cli import CommandFailed
+from atari_dqn.cli import INTERRUPTED, CommandFailed
 from atari_dqn.config import ConfigError
 from atari_dqn.live import INBOX, RECORD, Edit, read_edits
 from atari_dqn.runs import is_training, locked
@@ -157,6 +158,18 @@ def test_looking_whether_a_run_trains_keeps_no_training_from_starting(tmp_path: 
     finally:
         over.set()
         looking.join()
+
+
+def test_an_edit_given_up_with_ctrl_c_is_withdrawn(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with locked(tmp_path):
+        asking = subprocess.Popen([sys.executable, "-m", "atari_dqn.tune", str(tmp_path), "beta=1"])
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / INBOX).glob("*.json")):
+            assert time.monotonic() < deadline
+        asking.send_signal(signal.SIGINT)
+        assert asking.wait() == INTERRUPTED
+    assert not any((tmp_path / INBOX).iterdir())
 
 
 def test_a_run_that_ends_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
