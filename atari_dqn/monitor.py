@@ -20,8 +20,9 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from atari_dqn.edits import RECORD, read_edits
 from atari_dqn.labml_link import LabmlLink
-from atari_dqn.live import RECORD, Request, Value, for_page, from_page, read_edits
+from atari_dqn.live import Request, Value, for_page, from_page
 
 Row = dict[str, float]
 

@@ -11,7 +11,8 @@ import tyro
 
 from atari_dqn import cli
 from atari_dqn.config import ConfigError, Setting, help_from_settings
-from atari_dqn.live import Edit, read_edits
+from atari_dqn.edits import read_edits
+from atari_dqn.live import Edit
 from atari_dqn.runs import read_config, read_rows
 from atari_dqn.scores import references
 

@@ -22,7 +22,8 @@ import tyro
 
 from atari_dqn import cli, dashboard
 from atari_dqn.config import ConfigError, Derived, TrainConfig, derive, load_config
-from atari_dqn.live import Edit, Inbox, for_page, recorded_edits
+from atari_dqn.edits import Inbox, recorded_edits
+from atari_dqn.live import Edit, for_page
 from atari_dqn.runs import check_run_dir, describe_run, locked, new_run_dir
 from atari_dqn.system import check_memory, set_up_torch
 

@@ -24,12 +24,13 @@ import torch
 from atari_dqn.actor import Actor
 from atari_dqn.checkpoint import CheckpointStore, Snapshot, load_weights
 from atari_dqn.config import Derived, TrainConfig, derive, updates_at
+from atari_dqn.edits import RECORD, EditDesk
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec
 from atari_dqn.envs.pool import StepResult, WorkerError, WorkerPool
 from atari_dqn.episodes import EpisodeStatistics
 from atari_dqn.evaluation import Progress, append_evaluation, evaluate
 from atari_dqn.learner import Learner, resolve_device, resolve_precision
-from atari_dqn.live import RECORD, SCHEDULE, Edit, EditDesk, LiveValues, Request, Value
+from atari_dqn.live import SCHEDULE, Edit, LiveValues, Request, Value
 from atari_dqn.monitor import Monitor
 from atari_dqn.network import make_network
 from atari_dqn.replay.prioritized import PrioritizedReplay

@@ -16,17 +16,8 @@ import tyro
 
 from atari_dqn import cli
 from atari_dqn.config import ConfigError, TrainConfig
-from atari_dqn.live import (
-    SCHEDULE,
-    Edit,
-    Inbox,
-    Request,
-    live_settings,
-    new_request,
-    present_values,
-    read_edits,
-    to_undo,
-)
+from atari_dqn.edits import Inbox, present_values, read_edits, to_undo
+from atari_dqn.live import SCHEDULE, Edit, Request, live_settings, new_request
 from atari_dqn.runs import is_training, read_config
 
 PATIENCE_SECONDS = 10.0

@@ -15,7 +15,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from atari_dqn.dashboard import Server
-from atari_dqn.live import Edit, read_edits
+from atari_dqn.edits import read_edits
+from atari_dqn.live import Edit
 from tests.dashboard_fixtures import (  # noqa: F401
     browser,
     call,

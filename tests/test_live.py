@@ -17,22 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atari_dqn.config import ConfigError, TrainConfig
-from atari_dqn.live import (
-    INBOX,
-    RECORD,
-    SCHEDULE,
-    Edit,
-    EditDesk,
-    Inbox,
-    LiveValues,
-    Request,
-    live_settings,
-    new_request,
-    present_values,
-    read_edits,
-    recorded_edits,
-    to_undo,
-)
+from atari_dqn.edits import INBOX, RECORD, EditDesk, Inbox, present_values, read_edits, recorded_edits, to_undo
+from atari_dqn.live import SCHEDULE, Edit, LiveValues, Request, live_settings, new_request
 
 NAMES = {
     "learning_rate", "epsilon", "beta", "target_update_interval", "replay_ratio", "max_grad_norm", "eval_interval",
@@ -184,7 +170,7 @@ def test_the_inbox_hands_over_what_was_asked_in_order_once(tmp_path: Path, monke
     assert desk.asked(8, 0) == asked, "and nothing that was asked of a former process"
     left = {file.name for file in (tmp_path / INBOX).iterdir()}
     assert left == {"0-directory.json", "pipe.json"}, "garbage is not read twice"
-    monkeypatch.setattr("atari_dqn.live.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("atari_dqn.edits.POLL_SECONDS", 0.0)
     desk = EditDesk(tmp_path)
     assert desk.asked(16, 0) == []
     Inbox(tmp_path).put(asked[0])

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from atari_dqn.checkpoint import CheckpointStore
 from atari_dqn.config import updates_at
-from atari_dqn.live import RECORD, SCHEDULE, Inbox, Request, new_request, present_values, read_edits, recorded_edits
+from atari_dqn.edits import RECORD, Inbox, present_values, read_edits, recorded_edits
+from atari_dqn.live import SCHEDULE, Request, new_request
 from atari_dqn.monitor import Monitor
 from atari_dqn.runs import read_rows
 from atari_dqn.trainer import Trainer
@@ -140,7 +141,7 @@ TUNED: dict[int, tuple[str, Any]] = {
 
 
 def test_a_tuned_run_repeats_bit_for_bit_from_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atari_dqn.live.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("atari_dqn.edits.POLL_SECONDS", 0.0)
     settings = {"total_env_steps": 2_000, "deterministic": True, "log_interval": 200}
     tuned = make_trainer(**settings)
     done, told = run(tuned, tmp_path / "tuned", asking(tuned, tmp_path / "tuned", TUNED))
@@ -175,7 +176,7 @@ def test_a_tuned_run_repeats_bit_for_bit_from_its_record(tmp_path: Path, monkeyp
 def test_an_edit_while_all_envs_are_reset_is_repeated_in_its_own_iteration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atari_dqn.live.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("atari_dqn.edits.POLL_SECONDS", 0.0)
     settings = {"total_env_steps": 300, "num_workers": 1, "envs_per_worker": 1, "replay_ratio": 16.0}
     tuned, seen = make_trainer(**settings), [0, 0]
 
@@ -209,7 +210,7 @@ def test_what_tune_lists_is_what_holds_after_flags_that_come_and_go(tmp_path: Pa
 def test_an_edit_that_cannot_be_recorded_is_not_made_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atari_dqn.live.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("atari_dqn.edits.POLL_SECONDS", 0.0)
     trainer = make_trainer(total_env_steps=300)
     ask_for_it = asking(trainer, tmp_path, {100: ("learning_rate", 9e-4)})
 
@@ -224,7 +225,7 @@ def test_an_edit_that_cannot_be_recorded_is_not_made_and_ends_nothing(
 
 
 def test_intervals_of_evaluations_and_checkpoints_are_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atari_dqn.live.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("atari_dqn.edits.POLL_SECONDS", 0.0)
     trainer = make_trainer(total_env_steps=1_000, eval_episodes=1, keep_checkpoints=100)
     asked: dict[int, tuple[str, Any]] = {1: ("eval_interval", 400), 2: ("checkpoint_interval", 300)}
     run(trainer, tmp_path, asking(trainer, tmp_path, asked))

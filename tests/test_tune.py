@@ -17,7 +17,8 @@ import pytest
 from atari_dqn import tune
 from atari_dqn.cli import INTERRUPTED, CommandFailed
 from atari_dqn.config import ConfigError
-from atari_dqn.live import INBOX, RECORD, Edit, read_edits
+from atari_dqn.edits import INBOX, RECORD, read_edits
+from atari_dqn.live import Edit
 from atari_dqn.runs import is_training, locked
 from tests.test_train_command import SHORT, rows
 
