@@ -51,10 +51,10 @@ class Setting:
     def bounds(self) -> str:
         if self.low is not None and self.high is not None:
             power = self.high > 2**20 and math.log2(self.high).is_integer()
-            high = f"2^{math.log2(self.high):g}" if power else _shown(self.high)
-            return f"{'above' if self.low_open else 'from'} {_shown(self.low)} to {high}"
+            high = f"2^{math.log2(self.high):g}" if power else shown_number(self.high)
+            return f"{'above' if self.low_open else 'from'} {shown_number(self.low)} to {high}"
         if self.low is not None:
-            return f"{'above' if self.low_open else 'at least'} {_shown(self.low)}"
+            return f"{'above' if self.low_open else 'at least'} {shown_number(self.low)}"
         return ""
 
     def describe(self) -> str:
@@ -75,11 +75,12 @@ class Setting:
         below = self.low is not None and (number <= self.low + SMALLEST if self.low_open else number < self.low)
         above = self.high is not None and number > self.high
         if below or above or (isinstance(number, float) and not math.isfinite(number)):
-            return f"is {_shown(number)}; it must be {self.bounds or 'finite'}"
+            return f"is {shown_number(number)}; it must be {self.bounds or 'finite'}"
         return ""
 
 
-def _shown(number: float) -> str:
+def shown_number(number: float) -> str:
+    """`number` as a message shows it: in full where its short form would be another number, but no endless digits."""
     if isinstance(number, float):
         short = f"{number:g}"
         return short if float(short) == number else str(number)

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from atari_dqn.config import ConfigError, Setting, TrainConfig
+from atari_dqn.config import ConfigError, Setting, TrainConfig, shown_number
 
 SCHEDULE = "schedule"
 """The value of `epsilon` or `beta` that follows its schedule, as both do at first."""
@@ -197,10 +197,10 @@ def _is_plain(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """`value`, any JSON, fit for a line of text: short, and nothing in it that a terminal would obey."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**15:
-        return f"a number of {value.bit_length() * 3 // 10 + 1} digits or so"
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return shown_number(value)
     if isinstance(value, str):
         text = value[:61] if value[:61].isprintable() else ascii(value[:61])
     else:
