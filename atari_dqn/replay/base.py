@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import ArrayLike, DTypeLike
 from torch import Tensor
 
+from atari_dqn.replay.arrays import arange, native, tensor
 from atari_dqn.replay.ring import FrameRing, Turnover
 from atari_dqn.replay.sum_tree import SumTree
 
@@ -55,12 +57,15 @@ class Replay(abc.ABC):
         clip_rewards: bool,
         seed: int,
         device: torch.device | str = "cpu",
+        xp: ModuleType | None = None,
     ) -> None:
-        """Raises ValueError when `capacity` leaves too few rows for the stack and the n-step window."""
+        """`xp` computes, numpy or torch; by default as `arrays.library` has it.
+
+        Raises ValueError when `capacity` leaves too few rows for the stack and the n-step window."""
         self.ring = FrameRing(
-            capacity // num_envs, num_envs, frame_shape, _torch_dtype(frame_dtype), stack, n_step, device
+            capacity // num_envs, num_envs, frame_shape, _torch_dtype(frame_dtype), stack, n_step, device, xp
         )
-        self.tree = SumTree(1 << (capacity - 1).bit_length(), device)
+        self.tree = SumTree(1 << (capacity - 1).bit_length(), device, xp)
         self.capacity, self.gamma, self.clip_rewards = capacity, gamma, clip_rewards
         self.beta = torch.ones((), dtype=torch.float64, device=device)
         """[] float64, the exponent of the importance weights; fill it to change it"""
@@ -123,23 +128,26 @@ class Replay(abc.ABC):
         """
         if not self.ring.num_drawable:
             raise RuntimeError(f"nothing to draw yet: {self.newest + 1} rows are stored, and no transition is complete")
-        ring, tree = self.ring, self.tree
+        ring, tree, xp = self.ring, self.tree, self.tree.xp
         mass = torch.rand(batch_size, dtype=torch.float64, device=ring.device, generator=self._generator)
-        mass += torch.arange(batch_size, device=ring.device)
-        slots = tree.find(mass * (tree.total / batch_size))
+        shares = native(xp, mass) + arange(xp, 0, batch_size, ring.device)
+        slots = tree.find(tensor(shares * (native(xp, tree.total) / batch_size)))
         returns, discounts, next_slots = ring.fold(slots, self.gamma, self.clip_rewards)
         if len(self._stacks) != 2 * batch_size:
             shape = (2 * batch_size, ring.stack, *ring.frames.shape[2:])
             self._stacks = torch.empty(shape, dtype=ring.frames.dtype, device=ring.device)
         obs, next_obs = ring.observations(torch.cat((slots, next_slots)), out=self._stacks).chunk(2)
+        at = native(xp, slots)
+        weights = (native(xp, tree.smallest) / native(xp, tree.leaves)[at]) ** native(xp, self.beta)
+        head = native(xp, ring.head)
         return Batch(
             obs=obs,
-            actions=ring.action.view(-1).index_select(0, slots),
+            actions=tensor(ring.flat_action[at]),
             returns=returns,
             discounts=discounts,
             next_obs=next_obs,
-            weights=torch.pow(tree.smallest / tree.leaves.index_select(0, slots), self.beta).to(torch.float32),
-            ids=ring.head - torch.remainder(ring.head - slots, ring.rows * ring.num_envs),
+            weights=tensor(weights).to(torch.float32),
+            ids=tensor(head - (head - at) % (ring.rows * ring.num_envs)),
         )
 
     @abc.abstractmethod

@@ -5,11 +5,14 @@ Schaul, Quan, Antonoglou & Silver, "Prioritized Experience Replay", 2016, the pr
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, DTypeLike
 from torch import Tensor
 
+from atari_dqn.replay.arrays import native, tensor
 from atari_dqn.replay.base import Replay
 
 PRIORITY_EPSILON = 1e-6
@@ -33,6 +36,7 @@ class PrioritizedReplay(Replay):
         alpha: float,
         seed: int,
         device: torch.device | str = "cpu",
+        xp: ModuleType | None = None,
     ) -> None:
         """Raises ValueError when `capacity` is no power of two or leaves too few rows."""
         if capacity < 1 or capacity & (capacity - 1):
@@ -51,6 +55,7 @@ class PrioritizedReplay(Replay):
             clip_rewards=clip_rewards,
             seed=seed,
             device=device,
+            xp=xp,
         )
         self.alpha = alpha
 
@@ -60,16 +65,14 @@ class PrioritizedReplay(Replay):
         An id that was overwritten or is no longer drawable is dropped; of duplicates the larger error wins.
         Raises ValueError for NaN and infinite errors (on a GPU the device asserts), and changes nothing then.
         """
-        ring, tree = self.ring, self.tree
-        ids = torch.as_tensor(np.asarray(ids) if not isinstance(ids, Tensor) else ids, device=ring.device)
-        errors = torch.as_tensor(
-            np.asarray(td_errors) if not isinstance(td_errors, Tensor) else td_errors.detach(),
-            dtype=torch.float64,
-            device=ring.device,
-        )
-        size = ring.rows * ring.num_envs
-        slots = torch.remainder(ids, size)
-        keep = (ids > ring.head - size) & (ids <= ring.head) & (tree.leaves.index_select(0, slots) > 0)
-        priorities = (errors.abs() + PRIORITY_EPSILON) ** self.alpha
-        tree.write(slots, priorities, keep=keep)
-        torch.maximum(self._largest, torch.where(keep, priorities, 0.0).amax(), out=self._largest)
+        ring, tree, xp = self.ring, self.tree, self.tree.xp
+        errors = td_errors.detach() if isinstance(td_errors, Tensor) else np.asarray(td_errors)
+        magnitudes = native(xp, torch.as_tensor(errors, dtype=torch.float64, device=ring.device).abs())
+        given = native(xp, torch.as_tensor(ids if isinstance(ids, Tensor) else np.asarray(ids), device=ring.device))
+        size, head = ring.rows * ring.num_envs, native(xp, ring.head)
+        slots = given % size
+        keep = (given > head - size) & (given <= head) & (native(xp, tree.leaves)[slots] > 0)
+        priorities = (magnitudes + PRIORITY_EPSILON) ** self.alpha
+        tree.write(tensor(slots), tensor(priorities), keep=tensor(keep))
+        largest = native(xp, self._largest)
+        largest[...] = xp.maximum(largest, xp.amax(xp.where(keep, priorities, 0.0)))

@@ -8,12 +8,15 @@ are kept on the host as well, where they come from, since the rules of drawing r
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from atari_dqn.replay.arrays import Array, arange, library, native, tensor
 
 
 class Turnover(NamedTuple):
@@ -42,6 +45,10 @@ class _Field:
         self._memory.copy_(stored)
         self.tensor.copy_(self._memory)
 
+    def flat(self, xp: ModuleType) -> Array:
+        """[rows * num_envs], by slot: what `xp` computes with."""
+        return native(xp, self.tensor).reshape(-1)
+
 
 class FrameRing:
     """Frames and what happened after each, for `num_envs` envs and the last `rows` ticks.
@@ -59,13 +66,18 @@ class FrameRing:
         stack: int,
         n_step: int,
         device: torch.device | str = "cpu",
+        xp: ModuleType | None = None,
     ) -> None:
-        """Raises ValueError when `rows` cannot hold one stack and one window beside the write head."""
+        """`xp` computes, numpy or torch; by default as `arrays.library` has it.
+
+        Raises ValueError when `rows` cannot hold one stack and one window beside the write head.
+        """
         if rows < stack + n_step + 1:
             raise ValueError(
                 f"{rows} rows are too few for stacks of {stack} and n-step {n_step}: take {stack + n_step + 1}"
             )
         device = torch.device(device)
+        self.xp = xp or library(device)
         self.rows, self.num_envs, self.stack, self.n_step, self.device = rows, num_envs, stack, n_step, device
         self.frames = _zeros((rows, num_envs, *frame_shape), frame_dtype, device)
         shape = (rows, num_envs)
@@ -93,8 +105,14 @@ class FrameRing:
         self._around = np.arange(-n_step, stack)
         self._reaching_age = np.where(self._around < 0, np.iinfo(np.int32).max, self._around)[:, None]
         self._envs = np.arange(num_envs)
-        self._lags = torch.arange(stack - 1, -1, -1, dtype=torch.int32, device=device)
-        self._steps = torch.arange(n_step + 1, device=device)
+        # What is computed with for every batch, in the same memory as the tensors above.
+        self.flat_action = self._action.flat(self.xp)
+        self._flat_age, self._flat_last = self._age.flat(self.xp), self._last.flat(self.xp)
+        self._flat_reward, self._flat_terminal = self._reward.flat(self.xp), self._terminal.flat(self.xp)
+        self._head = native(self.xp, self.head)
+        self._newest_slots = arange(self.xp, 1 - num_envs, 1, device)
+        self._lags = arange(self.xp, 1 - stack, 1, device)
+        self._steps = arange(self.xp, 0, n_step + 1, device)
         self._latest = torch.empty((num_envs, stack, *frame_shape), dtype=frame_dtype, device=device)
         self._staging = (
             torch.empty_like(self.frames[0], device="cpu", pin_memory=True) if device.type == "cuda" else None
@@ -171,8 +189,8 @@ class FrameRing:
 
     def latest_observation(self) -> Tensor:
         """[num_envs, stack, *frame_shape] at the newest row, oldest frame first; overwritten by the next call."""
-        first = self.newest % self.rows * self.num_envs
-        return self.observations(torch.arange(first, first + self.num_envs, device=self.device), out=self._latest)
+        size = self.rows * self.num_envs
+        return self.observations(tensor((self._head + self._newest_slots) % size), out=self._latest)
 
     def observations(self, slots: Tensor, out: Tensor | None = None) -> Tensor:
         """The stacks at `slots` (int64 [B]): [B, stack, *frame_shape], oldest frame first, written to `out` if given.
@@ -180,12 +198,12 @@ class FrameRing:
         The first frame of an episode is repeated where the stack would reach beyond it.
         """
         # Fresh memory is slow memory on a CPU (7x for a batch of 32 stacks): that is what `out` is for.
-        size = self.rows * self.num_envs
-        back = torch.minimum(self.age.view(-1).index_select(0, slots).unsqueeze(1), self._lags)
-        sources = torch.remainder(slots.unsqueeze(1) - back * self.num_envs, size).view(-1)
+        at = native(self.xp, slots)[:, None]
+        lag = self.xp.maximum(-self._flat_age[at], self._lags)
+        sources = (at + lag * self.num_envs) % (self.rows * self.num_envs)
         shape = (len(slots), self.stack, *self.frames.shape[2:])
         stacks = torch.empty(shape, dtype=self.frames.dtype, device=self.device) if out is None else out
-        torch.index_select(self.frames.flatten(0, 1), 0, sources, out=stacks.flatten(0, 1))
+        torch.index_select(self.frames.flatten(0, 1), 0, tensor(sources.reshape(-1)), out=stacks.flatten(0, 1))
         return stacks
 
     def fold(self, slots: Tensor, gamma: float, clip: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,19 +213,20 @@ class FrameRing:
         taken, rewards clipped to [-1, 1] if `clip`; float32 [B], gamma^m, or 0 when a terminal ended the window;
         int64 [B], m rows later. (Sutton & Barto 2018, eq. 7.1.)
         """
-        size = self.rows * self.num_envs
-        window = torch.remainder(slots.unsqueeze(1) + self._steps * self.num_envs, size)  # [B, n_step + 1]
+        xp, size = self.xp, self.rows * self.num_envs
+        window = (native(xp, slots)[:, None] + self._steps * self.num_envs) % size  # [B, n_step + 1]
         taken_from, arrived_at = window[:, :-1], window[:, 1:]
-        rewards, terminal = self.reward.view(-1)[taken_from], self.terminal.view(-1)[taken_from]
-        ends = (terminal | self.last.view(-1)[arrived_at]).to(torch.int64)
-        alive = ends.cumsum(1) - ends == 0  # no end before this step
-        powers = torch.pow(gamma, self._steps)
+        rewards, terminal = self._flat_reward[taken_from], self._flat_terminal[taken_from]
+        ends = terminal | self._flat_last[arrived_at]
+        alive = xp.cumsum(ends, 1) == ends  # no end before this step
+        powers = xp.asarray(gamma**self._steps, dtype=xp.float32)
         if clip:
-            rewards = rewards.clamp(-1, 1)
-        returns = torch.where(alive, rewards * powers[:-1], 0.0).sum(1)
-        steps = alive.sum(1)
-        discounts = torch.where((terminal & alive).any(1), 0.0, powers[steps])
-        return returns, discounts, window.gather(1, steps.unsqueeze(1)).squeeze(1)
+            rewards = xp.clip(rewards, -1, 1)
+        returns = xp.sum(xp.where(alive, rewards * powers[:-1], 0.0), 1)
+        steps = xp.sum(alive, 1)
+        discounts = xp.where(xp.any(terminal & alive, 1), 0.0, powers[steps])
+        next_slots = window[arange(xp, 0, len(window), self.device), steps]
+        return tensor(returns), tensor(discounts), tensor(next_slots)
 
     def state(self) -> dict[str, Any]:
         """All that `load` needs: a number and tensors, which share the ring's memory (save before the next append)."""

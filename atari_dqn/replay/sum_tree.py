@@ -1,19 +1,26 @@
 """A sum tree: flows in, priorities of leaves; flows out, leaves drawn in proportion to them, their sum and minimum.
 
-Every level is a flat float64 tensor whose nodes reduce up to 64 children each. A write recomputes the nodes above
-it from their children, so rounding errors never accumulate; a find walks down from the root, level by level.
+Every level is a flat float64 tensor whose nodes reduce many children each, the root by far the most, since it takes
+one bisection to find a draw among them. A write recomputes the nodes above it from their children, so rounding errors
+never accumulate; a find walks down from the root, level by level.
 All shapes are fixed by the sizes of the arguments and nothing is read back from a GPU.
 """
 
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from atari_dqn.replay.arrays import Array, arange, library, native, running_maximum, tensor
+
 FANOUT = 64
-"""Children per node: 2^18 leaves need three levels, and a level's gather of a batch still fits the L2 cache."""
+"""Children per node: a level's gather of a batch fits the L2 cache."""
+ROOT_FANOUT = 4096
+"""Children of the root at most: 2^18 leaves need one level of nodes between, 2^24 two."""
 
 
 class SumTree:
@@ -23,11 +30,16 @@ class SumTree:
     A leaf of priority 0 is never drawn and does not count for `smallest`.
     """
 
-    def __init__(self, num_leaves: int, device: torch.device | str = "cpu") -> None:
-        """Raises ValueError when `num_leaves` is no power of two."""
+    def __init__(self, num_leaves: int, device: torch.device | str = "cpu", xp: ModuleType | None = None) -> None:
+        """`xp` computes, numpy or torch; by default as `arrays.library` has it.
+
+        Raises ValueError when `num_leaves` is no power of two.
+        """
         if num_leaves < 1 or num_leaves & (num_leaves - 1):
             below = 2 ** max(0, num_leaves.bit_length() - 1)
             raise ValueError(f"a sum tree has a power of two of leaves, not {num_leaves}: take {below} or {2 * below}")
+        self.device = torch.device(device)
+        self.xp = xp or library(self.device)
         self.leaves = torch.zeros(num_leaves, dtype=torch.float64, device=device)
         """[num_leaves] float64; read only, as all below: only `write` and `load` keep the levels consistent"""
         self.sums = [self.leaves]
@@ -37,7 +49,7 @@ class SumTree:
         self._fans: list[int] = []
         size = num_leaves
         while size > 1 or not self._fans:
-            self._fans.append(min(FANOUT, size))
+            self._fans.append(size if size <= ROOT_FANOUT else FANOUT)
             size //= self._fans[-1]
             self.sums.append(torch.zeros(size, dtype=torch.float64, device=device))
             self.minima.append(torch.full((size,), math.inf, dtype=torch.float64, device=device))
@@ -45,6 +57,12 @@ class SumTree:
         """[] float64, sum of all leaves"""
         self.smallest = self.minima[-1][0]
         """[] float64, the least positive leaf; inf when there is none"""
+        # The same memory, as what computes on it.
+        self._leaves, *self._nodes = (native(self.xp, level) for level in self.sums)
+        self._families = [
+            native(self.xp, level).reshape(-1, fan) for level, fan in zip(self.sums, self._fans, strict=False)
+        ]
+        self._least = [native(self.xp, level) for level in self.minima]
 
     @property
     def nbytes(self) -> int:
@@ -57,26 +75,33 @@ class SumTree:
         Raises ValueError, before anything is changed, when a value is negative, infinite or NaN (on a GPU, where
         looking would stall it, the device asserts instead).
         """
-        low, high = torch.aminmax(values)
+        xp, at, new = self.xp, native(self.xp, leaves), native(self.xp, values)
+        low, high = xp.amin(new), xp.amax(new)
         sound = (low >= 0) & (high < math.inf)  # false for NaN
-        if values.device.type == "cuda":
+        if self.device.type == "cuda":
             torch._assert_async(sound, "a priority is negative, infinite or NaN")
         elif not sound:
             raise ValueError(f"priorities must be finite and not negative; these go from {low:g} to {high:g}")
         if keep is None:
-            self.leaves.scatter_reduce_(0, leaves, values, "amax", include_self=False)
+            self._put_largest(at, new)
         else:
-            before = self.leaves.index_select(0, leaves)
+            before = self._leaves[at]
             # -1 loses against every value that is kept; where none is, the old value returns.
-            offered = torch.where(keep, values, -1.0)
-            self.leaves.scatter_reduce_(0, leaves, offered, "amax", include_self=False)
-            after = self.leaves.index_select(0, leaves)
-            self.leaves.index_copy_(0, leaves, torch.where(after < 0, before, after))
-        nodes = torch.div(leaves, self._fans[0], rounding_mode="floor")
-        children = self.leaves.view(-1, self._fans[0]).index_select(0, nodes)
-        self.sums[1].index_copy_(0, nodes, children.sum(1))
-        self.minima[0].index_copy_(0, nodes, _least_positive(children))
+            self._put_largest(at, xp.where(native(xp, keep), new, -1.0))
+            after = self._leaves[at]
+            self._leaves[at] = xp.where(after < 0, before, after)
+        parents = at // self._fans[0]
+        children = self._families[0][parents]
+        self._nodes[0][parents] = xp.sum(children, 1)
+        self._least[0][parents] = self._least_positive(children)
         self._recompute(from_level=1)
+
+    def _put_largest(self, at: Array, new: Array) -> None:
+        if self.xp is np:
+            self._leaves[at] = -math.inf
+            np.maximum.at(self._leaves, at, new)
+        else:
+            self._leaves.scatter_reduce_(0, at, new, "amax", include_self=False)
 
     def find(self, mass: Tensor) -> Tensor:
         """The leaves under `mass` (float64 [B], in [0, total)): int64 [B].
@@ -84,18 +109,24 @@ class SumTree:
         Leaf i is drawn where the sum of the leaves before it is <= mass < that sum + leaf i. Whatever the rounding,
         and for masses out of range too, a leaf of priority 0 is never returned while there is a positive one.
         """
-        node = torch.zeros_like(mass, dtype=torch.int64)
-        for level in range(len(self._fans) - 1, -1, -1):
-            fan = self._fans[level]
-            children = self.sums[level].view(-1, fan).index_select(0, node)
-            reach = children.cumsum(1)
-            # A parallel cumsum may round equal prefixes differently, so a child of 0 could seem to hold some mass.
-            held = torch.where(children > 0, reach, -math.inf)
-            mass = torch.minimum(mass, torch.nextafter(held.amax(1), torch.zeros_like(mass)))
-            child = (held > mass.unsqueeze(1)).view(torch.uint8).argmax(1, keepdim=True)
-            mass = mass - (reach - children).gather(1, child).squeeze(1)
-            node = node * fan + child.squeeze(1)
-        return node
+        xp, left = self.xp, native(self.xp, mass)
+        each = arange(xp, 0, len(left), self.device)
+        children = self._families[-1][0]
+        reach = xp.cumsum(children, 0)
+        # A parallel cumsum may round equal prefixes differently, so a child of 0 could seem to hold some mass.
+        held = running_maximum(xp, xp.where(children > 0, reach, -math.inf))
+        left = xp.minimum(left, _below(xp, held[-1]))
+        node = xp.searchsorted(held, left, side="right")
+        left = left - (reach - children)[node]
+        for family, fan in zip(reversed(self._families[:-1]), reversed(self._fans[:-1]), strict=True):
+            children = family[node]
+            reach = xp.cumsum(children, 1)
+            held = xp.where(children > 0, reach, -math.inf)
+            left = xp.minimum(left, _below(xp, xp.amax(held, 1)))
+            child = xp.argmax((held > left[:, None]).view(xp.uint8), 1)
+            left = left - (reach - children)[each, child]
+            node = node * fan + child
+        return tensor(node)
 
     def load(self, leaves: Tensor) -> None:
         """Take over all leaves (float64 [num_leaves]) and recompute what lies above them."""
@@ -106,14 +137,16 @@ class SumTree:
 
     def _recompute(self, from_level: int) -> None:
         for level in range(from_level, len(self._fans)):
-            fan = self._fans[level]
-            children = self.sums[level].view(-1, fan)
-            torch.sum(children, 1, out=self.sums[level + 1])
+            self.xp.sum(self._families[level], 1, out=self._nodes[level])
             if level == 0:
-                self.minima[0].copy_(_least_positive(children))
+                self._least[0][:] = self._least_positive(self._families[0])
             else:
-                torch.amin(self.minima[level - 1].view(-1, fan), 1, out=self.minima[level])
+                self.xp.amin(self._least[level - 1].reshape(-1, self._fans[level]), 1, out=self._least[level])
+
+    def _least_positive(self, children: Array) -> Array:
+        return self.xp.amin(self.xp.where(children > 0, children, math.inf), 1)
 
 
-def _least_positive(children: Tensor) -> Tensor:
-    return torch.where(children > 0, children, math.inf).amin(1)
+def _below(xp: ModuleType, mass: Array) -> Array:
+    """The next float64 towards 0."""
+    return xp.nextafter(mass, xp.zeros_like(mass))
