@@ -113,7 +113,7 @@ class Learner:
             assert computed.grad is not None
             param.grad = computed.grad.to(param.dtype)
         grads = [param.grad for param in self._params if param.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        norm = _norm(grads)
         torch._foreach_mul_(grads, (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
@@ -204,6 +204,15 @@ def keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_threshold = -1, -3
         mallopt(m_mmap_threshold, 1 << 25)  # the largest value it takes
         mallopt(m_trim_threshold, 1 << 30)
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """[] The Euclidean norm of all together."""
+    if tensors[0].device.type == "cuda":
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    # On a CPU torch takes norms on one thread; an inner product is shared among all.
+    flat = [tensor.reshape(-1) for tensor in tensors]
+    return torch.stack([torch.dot(each, each) for each in flat]).sum().sqrt()
 
 
 def _make_optimizer(config: LearnerConfig, params: list[Tensor], learning_rate: Tensor) -> torch.optim.Optimizer:

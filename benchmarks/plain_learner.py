@@ -53,8 +53,10 @@ class PlainNet(nn.Module):
         """Copy the weights of a `QNetwork` of the same shape. Returns self."""
         trunk = network.trunk
         assert isinstance(trunk, Pixels)
+        self.conv1.weight.copy_(trunk.strided_kernel("conv1"))
+        self.conv2.weight.copy_(trunk.strided_kernel("conv2"))
+        self.conv3.weight.copy_(trunk.conv3.weight)
         for mine, theirs in ((self.conv1, trunk.conv1), (self.conv2, trunk.conv2), (self.conv3, trunk.conv3)):
-            mine.weight.copy_(theirs.weight)
             _copy(mine.bias, theirs.bias)
         their = dict(network.named_parameters())
         # QNetwork flattens (row, column, channel), this one (channel, row, column).

@@ -36,8 +36,9 @@ def plain_features(trunk: Pixels, obs: Tensor) -> Tensor:
     planes = obs.float() / 255
     if planes.ndim == 5:
         planes = planes.permute(0, 1, 4, 2, 3).flatten(1, 2)
-    for layer in (trunk.conv1, trunk.conv2, trunk.conv3):
-        planes = F.relu(F.conv2d(planes, layer.weight.contiguous(), layer.bias, layer.stride))
+    planes = F.relu(F.conv2d(planes, trunk.strided_kernel("conv1"), trunk.conv1.bias, stride=4))
+    planes = F.relu(F.conv2d(planes, trunk.strided_kernel("conv2"), trunk.conv2.bias, stride=2))
+    planes = F.relu(F.conv2d(planes, trunk.conv3.weight.contiguous(), trunk.conv3.bias))
     return planes.permute(0, 2, 3, 1).flatten(1)
 
 
