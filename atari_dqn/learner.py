@@ -85,19 +85,31 @@ class Learner:
     def gradient_step(self) -> None:
         """The device part of `update`: no decision here depends on a tensor's value."""
         batch = self.replay.sample(self.config.batch_size)
-        target = self._target_values(batch)
-        error = td_error(self.policy(batch.obs), batch.actions, target)
-        loss = weighted_huber_loss(error, batch.weights)
-        self.policy.zero_grad()
-        loss.backward()
-        norm = self._clip_gradients()
-        self.optimizer.step()
-        follow(self.policy, self.online)
+        loss, error, target = self._loss(batch)
+        self._backward(loss)
+        norm = self._apply_gradients()
         with torch.no_grad():
-            error = error.detach()
             self.replay.update_priorities(batch.ids, error)
             chosen = target - error
             self._metric_sums += torch.stack((loss, chosen.mean(), norm, error.abs().mean()))
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss (a scalar, with its graph), and without gradient the TD errors and the target values, both [B]."""
+        target = self._target_values(batch)
+        error = td_error(self.policy(batch.obs), batch.actions, target)
+        return weighted_huber_loss(error, batch.weights), error.detach(), target
+
+    def _backward(self, loss: Tensor) -> None:
+        """The policy's gradients."""
+        self.policy.zero_grad()
+        loss.backward()
+
+    def _apply_gradients(self) -> Tensor:
+        """Clip, step, and let the policy follow. Returns the gradients' norm before."""
+        norm = self._clip_gradients()
+        self.optimizer.step()
+        follow(self.policy, self.online)
+        return norm
 
     @torch.no_grad()
     def _target_values(self, batch: Batch) -> Tensor:
