@@ -7,19 +7,28 @@ disturbs all alike. Nothing here is part of a training.
 from __future__ import annotations
 
 import dataclasses
-import functools
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import psutil
 import torch
 
+from atari_dqn.account import (
+    UPDATE_PARTS,
+    Account,
+    account_of,
+    cpu_clock,
+    share_of_cores,
+    shares_of,
+    waits_of,
+    worker_pids,
+)
 from atari_dqn.envs.pool import WorkerPool
 from atari_dqn.schedules import Piecewise
+from atari_dqn.system import cores
 from atari_dqn.trainer import Trainer
 
 EPSILON = 0.1
@@ -89,15 +98,25 @@ def measure(
 
 def family_cpu() -> float:
     """CPU seconds, so far, of this process and all its living descendants."""
-    of_workers = (child.cpu_times() for child in psutil.Process().children(recursive=True))
-    return time.process_time() + sum(times.user + times.system for times in of_workers)
+    return time.process_time() + sum(cpu_clock(child.pid) for child in psutil.Process().children(recursive=True))
 
 
 def machine_cpu() -> float:
-    """CPU seconds, so far, that the machine's cores were not idle."""
-    times = psutil.cpu_times()._asdict()
+    """CPU seconds, so far, that the cores which this process may use were not idle."""
+    mine = os.sched_getaffinity(0)
     # `user` and `nice` count what guests took already.
-    return sum(spent for kind, spent in times.items() if kind not in ("idle", "iowait", "guest", "guest_nice"))
+    return sum(
+        spent
+        for core, times in enumerate(psutil.cpu_times(percpu=True))
+        for kind, spent in times._asdict().items()
+        if core in mine and kind not in ("idle", "iowait", "guest", "guest_nice")
+    )
+
+
+def family_memory() -> int:
+    """Bytes of memory that this process and all its living descendants hold now, shared pages counted once (PSS)."""
+    me = psutil.Process()
+    return sum(process.memory_full_info().pss for process in (me, *me.children(recursive=True)))
 
 
 class RandomPlay:
@@ -164,12 +183,31 @@ class Bench:
             finish=self._synchronize,
         )
 
-    def account(self, seconds: float) -> dict[str, float]:
-        """Where the loop's time goes: the share of each of `PARTS`; they add up to 1."""
-        with account_of(self.trainer, self._synchronize) as spent:
-            measure(self._ticking(self.trainer.iterate), seconds)
-        whole = sum(spent.values())
-        return {part: spent[part] / whole for part in PARTS}
+    def account(self, seconds: float) -> Account:
+        """Where the time of the loop goes, and that of the cores."""
+        trainer, settle, workers = self.trainer, self._synchronize, worker_pids()
+        with (
+            account_of(trainer, time.perf_counter, settle) as spent,
+            account_of(trainer, time.process_time, settle) as computed,
+            waits_of(trainer, workers) as waits,
+        ):
+            envs = sum(cpu_clock(pid) for pid in workers)
+            turn = measure(self._ticking(lambda: trainer.iterate()), seconds)
+            envs = sum(cpu_clock(pid) for pid in workers) - envs
+        learning = sum(computed[part] for part in UPDATE_PARTS)
+        return Account(
+            shares_of(spent, waits, cores()),
+            share_of_cores(cores(), turn.wall, envs, learning, turn.cpu, turn.others),
+        )
+
+    def update_account(self, seconds: float) -> dict[str, float]:
+        """Seconds that each of `UPDATE_PARTS` takes of an update, envs idle."""
+        learner = self.trainer.learner
+        before = learner.updates
+        with account_of(self.trainer, time.perf_counter, self._synchronize) as spent:
+            turn = measure(self._ticking(lambda: learner.update()), seconds, updates=lambda: learner.updates)
+        learner.updates = before
+        return {part: spent[part] / turn.updates for part in UPDATE_PARTS}
 
     def _ticking(self, work: Callable[[], object]) -> Callable[[], None]:
         def both() -> None:
@@ -181,54 +219,3 @@ class Bench:
     def _synchronize(self) -> None:
         if self.trainer.device.type == "cuda":
             torch.cuda.synchronize(self.trainer.device)
-
-
-PARTS = {
-    "env wait": (("workers", "send"), ("workers", "recv")),
-    "acting": (("replay", "latest_observation"), ("actor", "act")),
-    "sampling": (("replay", "sample"),),
-    "gradient step": (("learner", "update"),),
-    "priorities": (("replay", "update_priorities"),),
-    "append": (("replay", "append"),),
-    "other": (("", "iterate"),),
-}
-"""Parts of the loop, and the calls (owner, method) that are theirs; what one spends in another is the other's."""
-
-
-@contextmanager
-def account_of(trainer: Trainer, synchronize: Tick = lambda: None) -> Iterator[dict[str, float]]:
-    """While it lasts, every call in `PARTS` adds the seconds it took, less those of the calls within, to the dict.
-
-    `synchronize` is called at the end of each, so that a GPU's work falls to the call that asked for it.
-    """
-    spent = dict.fromkeys(PARTS, 0.0)
-    within = [0.0]
-    watched: list[tuple[Any, str]] = []
-
-    def watch(owner: Any, method: str, part: str) -> None:
-        call = getattr(owner, method)
-
-        @functools.wraps(call)
-        def timed(*arguments: Any, **named: Any) -> Any:
-            start = time.perf_counter()
-            within.append(0.0)
-            try:
-                result = call(*arguments, **named)
-                synchronize()
-                return result
-            finally:
-                took = time.perf_counter() - start
-                spent[part] += took - within.pop()
-                within[-1] += took
-
-        setattr(owner, method, timed)
-        watched.append((owner, method))
-
-    try:
-        for part, calls in PARTS.items():
-            for owner, method in calls:
-                watch(getattr(trainer, owner) if owner else trainer, method, part)
-        yield spent
-    finally:
-        for owner, method in watched:
-            delattr(owner, method)
