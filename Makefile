@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 RUN     = $(VENV)/bin/python
 
-.PHONY: train test lint slow bench clean
+.PHONY: train test lint slow bench regression clean
 
 train: $(VENV)/installed
 	$(RUN) -m atari_dqn.train $(ARGS)
@@ -23,6 +23,9 @@ slow: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(RUN) -m atari_dqn.bench $(ARGS)
+
+regression: $(VENV)/installed
+	$(RUN) -m benchmarks.regression $(ARGS)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

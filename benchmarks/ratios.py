@@ -139,7 +139,13 @@ def learner(kind: str, threads: int, batch_size: int) -> Iterator[Kinds]:
 
 
 @contextlib.contextmanager
-def whole(num_workers: int, envs_per_worker: int, threads: int, batch_size: int) -> Iterator[Kinds]:
+def whole(
+    num_workers: int,
+    envs_per_worker: int,
+    threads: int,
+    batch_size: int,
+    learning_starts: int = CONFIG.learner.learning_starts,
+) -> Iterator[Kinds]:
     """The real loop at the default ratio, past `learning_starts`; and its workers and its learner alone."""
     import torch
 
@@ -149,7 +155,11 @@ def whole(num_workers: int, envs_per_worker: int, threads: int, batch_size: int)
 
     torch.set_num_threads(threads)
     config = CONFIG.replace(
-        num_workers=num_workers, envs_per_worker=envs_per_worker, device="cpu", batch_size=batch_size
+        num_workers=num_workers,
+        envs_per_worker=envs_per_worker,
+        device="cpu",
+        batch_size=batch_size,
+        learning_starts=learning_starts,
     )
     trainer = Trainer(config, env_spec(GAME, PROTOCOLS[config.env.protocol], config.env.frame_stack))
     bench = Bench(trainer)
@@ -246,11 +256,11 @@ def ratios(turns: dict[str, Turn], batch_size: int) -> dict[str, float]:
         for precision in ("bf16", "fp32"):
             result[f"{precision}, {feed} batches"] = _update_rate(turns[f"{precision} {feed}"]) / plain
     for num_workers, envs_per_worker in WHOLE:
-        result |= _whole(f"whole {num_workers}x{envs_per_worker}", turns, batch_size)
+        result |= over_limits(f"whole {num_workers}x{envs_per_worker}", turns, batch_size)
     return result
 
 
-def _whole(name: str, turns: dict[str, Turn], batch_size: int) -> dict[str, float]:
+def over_limits(name: str, turns: dict[str, Turn], batch_size: int) -> dict[str, float]:
     """Wall time of the loop over that of its envs alone, its learner alone, and the CPU time of both on all cores."""
     envs, updates, loop = turns[f"{name} envs"], turns[f"{name} learner"], turns[f"{name} loop"]
     due = CONFIG.learner.replay_ratio / batch_size

@@ -1,0 +1,127 @@
+"""The present code flows in; figures that no machine's speed can change flow out: calls of torch, bytes it allocates,
+bytes a transition takes, bytes that cross a pipe.
+
+They are taken from the real loop on Breakout, watched from outside, in both precisions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import psutil
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from atari_dqn.account import CALLS, UPDATE_PARTS, account_of
+from atari_dqn.config import TrainConfig
+from atari_dqn.envs.block import block_bytes
+from atari_dqn.envs.make import PROTOCOLS, EnvSpec, env_spec
+from atari_dqn.network import Precision
+from atari_dqn.schedules import Piecewise
+from atari_dqn.trainer import Trainer, make_replay
+
+GAME, WORKERS, ENVS_PER_WORKER, TICKS = "ALE/Breakout-v5", 2, 4, 5
+
+
+class Counter(TorchDispatchMode):
+    """While it is entered, counts what torch is called for.
+
+    `calls`: operators, views among them, forward and backward. `allocated`: bytes of the tensors they return that lie
+    in none of their arguments' memory; what a kernel needs for itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.allocated = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.calls += 1
+        known = {_memory(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, torch.Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and _memory(tensor) not in known:
+                known.add(_memory(tensor))
+                self.allocated += tensor.nbytes if _is_opaque(tensor) else tensor.untyped_storage().nbytes()
+        return result
+
+
+def _is_opaque(tensor: torch.Tensor) -> bool:
+    """In oneDNN's own layout, whose memory torch does not show."""
+    return tensor.layout == torch._mkldnn  # type: ignore[attr-defined]
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    """The same for two tensors that share memory."""
+    return id(tensor) if _is_opaque(tensor) else tensor.untyped_storage()._cdata
+
+
+def figures() -> dict[str, int]:
+    """All of them by name, each the smaller the better."""
+    config = TrainConfig().replace(env_id=GAME)
+    spec = env_spec(GAME, PROTOCOLS[config.env.protocol], config.env.frame_stack)
+    replay = make_replay(config, spec, torch.device("cpu"), seed=1)
+    per_env = block_bytes(config.num_envs, spec.frame_shape, spec.frame_dtype) / config.num_envs
+    result = {
+        "replay: bytes a transition": math.ceil(replay.nbytes / replay.capacity),
+        "workers: bytes of shared memory an env": math.ceil(per_env),
+    }
+    for precision in ("fp32", "bf16"):
+        result |= _of_loop(config, spec, precision)
+    return result
+
+
+def _of_loop(config: TrainConfig, spec: EnvSpec, precision: Precision) -> dict[str, int]:
+    config = config.replace(
+        num_workers=WORKERS,
+        envs_per_worker=ENVS_PER_WORKER,
+        replay_capacity=2**13,
+        learning_starts=128,
+        target_update_interval=10**6,
+        device="cpu",
+        precision=precision,
+    )
+    trainer = Trainer(config, spec)
+    try:
+        trainer.start()
+        while trainer.learner.updates < 4:  # first calls make what later ones use again
+            trainer.iterate()
+        # The network acts at every tick.
+        trainer.epsilon = Piecewise(((0, 0.0),))
+        crossed = _bytes_of_workers()
+        counted = [_of_tick(trainer) for _ in range(TICKS)]
+        crossed = _bytes_of_workers() - crossed
+        with Counter() as counter:
+            trainer.learner.sync_target()
+    finally:
+        trainer.close()
+    most = {name: max(of_tick[name] for of_tick in counted) for name in counted[0]}
+    most["target copy: calls"] = counter.calls
+    result = {f"{precision} {name}": figure for name, figure in most.items()}
+    return result | {"workers: bytes through pipes a worker and tick": math.ceil(crossed / TICKS / WORKERS)}
+
+
+def _of_tick(trainer: Trainer) -> dict[str, int]:
+    """Calls and bytes of one tick; those of the parts of an update for one update."""
+    updates = trainer.learner.updates
+    with (
+        Counter() as counter,
+        account_of(trainer, lambda: counter.calls) as calls,
+        account_of(trainer, lambda: counter.allocated) as allocated,
+    ):
+        trainer.iterate()
+    updates = trainer.learner.updates - updates
+    result = {}
+    for part in CALLS:
+        times = updates if part in UPDATE_PARTS else 1
+        result[f"{part}: calls"] = math.ceil(calls[part] / times)
+        result[f"{part}: bytes allocated"] = math.ceil(allocated[part] / times)
+    return result
+
+
+def _bytes_of_workers() -> int:
+    """Bytes that all our children have read and written so far, by whatever call."""
+    counters = [child.io_counters() for child in psutil.Process().children(recursive=True)]
+    return sum(of.read_chars + of.write_chars for of in counters)
