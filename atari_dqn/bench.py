@@ -117,6 +117,10 @@ def _measure(config: TrainConfig, spec: Any, seconds: float, rounds: int, consol
                 progress.next("the machine's peak")
                 peaks.append(matmul_peaks(trainer.device, seconds))
                 memory = max(memory, family_memory())
+            replay = trainer.replay
+            # The ring's pages are taken as they are first written to; on a GPU they are, all of them.
+            unwritten = max(0.0, 1 - (replay.newest + 1) / replay.num_rows)
+            frames_to_come = int(unwritten * replay.frames.nbytes) if trainer.device.type == "cpu" else 0
         finally:
             trainer.close()
     learner = config.learner
@@ -135,6 +139,7 @@ def _measure(config: TrainConfig, spec: Any, seconds: float, rounds: int, consol
         "flops": update_flops(trainer.learner.online, learner.batch_size, double_q=learner.double_q),
         "peaks": {precision: max(peak[precision] for peak in peaks) for precision in peaks[0]},
         "memory_bytes": memory,
+        "memory_bytes_full": memory + frames_to_come,
     }
     return report | diagnose(report)
 

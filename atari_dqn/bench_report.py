@@ -95,7 +95,7 @@ def _rates(report: dict[str, Any]) -> Group:
         f"{config['env_id']}: {config['num_workers']} workers × {config['envs_per_worker']} envs,"
         f" {report['device']} {report['precision']}, {report['torch_threads']} torch threads",
         f"{system['processor']}, {system['cores']} cores · torch {system['packages']['torch']} ·"
-        f" commit {system['git_revision']} · {report['memory_bytes'] / 1e9:.2f} GB of memory",
+        f" commit {system['git_revision']} · {_gigabytes(report)}",
         table,
         f"the loop takes {report['times_limit']:.2f} times its limit, the largest of the three",
     )
@@ -139,7 +139,8 @@ def _update(report: dict[str, Any]) -> Group:
         table.add_row(name, f"{taken / whole:.1%}", f"{1e3 * taken:.2f}", *arithmetic)
 
     for part, taken in seconds.items():
-        row(part, taken, flops.get(part, 0))
+        if taken:  # within a captured graph nothing can be told apart
+            row(part, taken, flops.get(part, 0))
     table.add_section()
     row("all", whole, sum(flops.values()))
     peaks = ", ".join(f"{kind} {rate / 1e9:,.0f}" for kind, rate in report["peaks"].items())
@@ -161,6 +162,11 @@ def _table(*columns: str) -> Table:
 def _titled(title: str, subtitle: str, table: Table, caption: str = "") -> Group:
     above = [Text(line, style=style) for line, style in ((title, "bold"), (subtitle, "dim")) if line]
     return Group(*above, table, Text(f"  {caption}\n" if caption else "", style="italic dim"))
+
+
+def _gigabytes(report: dict[str, Any]) -> str:
+    now, full = report["memory_bytes"], report["memory_bytes_full"]
+    return f"{now / 1e9:.2f} GB, {full / 1e9:.2f} once the replay is full"
 
 
 def _number(value: float) -> str:

@@ -43,7 +43,6 @@ class Counter(TorchDispatchMode):
         known = {_memory(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, torch.Tensor)}
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor) and _memory(tensor) not in known:
-                known.add(_memory(tensor))
                 self.allocated += tensor.nbytes if _is_opaque(tensor) else tensor.untyped_storage().nbytes()
         return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from atari_dqn import bench_report
 from atari_dqn.account import PARTS, UPDATE_PARTS
 from atari_dqn.config import TrainConfig
 from atari_dqn.envs.make import PROTOCOLS, env_spec
-from atari_dqn.measure import Bench
+from atari_dqn.measure import Bench, machine_cpu
 from atari_dqn.trainer import Trainer
 
 BENCH = [sys.executable, "-m", "atari_dqn.bench"]
@@ -56,6 +57,7 @@ def test_the_command_prints_and_writes_every_quantity(tmp_path: Path) -> None:
     assert report["flops"]["forward"] > report["flops"]["backward"] > 0
     assert report["peaks"]["fp32"] > 1e8
     assert report["memory_bytes"] > 50e6
+    assert 0 < report["memory_bytes_full"] - report["memory_bytes"] <= 4096 * 16
     assert report["command"].endswith("--rounds 2 --out figures.json")
     assert report["times_limit"] > 0
     assert (report["config"]["env_id"], report["precision"], report["torch_threads"]) == ("CartPole-v1", "fp32", 1)
@@ -128,6 +130,18 @@ def test_turns_count_what_the_loop_counts_and_leave_it_its_own_count() -> None:
     assert len(ticks) > 100
 
 
+def test_only_the_cores_of_this_process_count() -> None:
+    mine = os.sched_getaffinity(0)
+    if len(mine) < 2:
+        pytest.skip("one core")
+    of_all = machine_cpu()
+    try:
+        os.sched_setaffinity(0, {min(mine)})
+        assert machine_cpu() < of_all
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
 def report(**changes: Any) -> dict[str, Any]:
     """Figures of a machine of two cores, by default a balanced one: everything takes 1 ms an env step."""
 
@@ -193,10 +207,11 @@ def test_the_tables_fit_the_terminal(width: int) -> None:
         device="cuda",
         account={"env": 0.4, "idle": 0.25, "other": 0.1, "forward": 0.25},
         cores={"envs": 0.5, "learning": 1.0, "acting, storing": 0.2, "other programs": 0.1, "idle": 0.2},
-        update=dict.fromkeys(UPDATE_PARTS, 0.001),
+        update=dict.fromkeys(UPDATE_PARTS, 0.001) | {"priorities": 0.0, "update": 0.002},
         flops={"forward": 2 * 10**9, "backward": 10**9},
         peaks={"fp32": 1e12, "bf16": 4e12},
         memory_bytes=600_000_000,
+        memory_bytes_full=1_500_000_000,
     )
     figures["system"] |= {"processor": "Slow", "packages": {"torch": "2"}, "git_revision": "abc1234"}
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
@@ -208,9 +223,11 @@ def test_the_tables_fit_the_terminal(width: int) -> None:
     text = "\n".join(lines)
     assert "…" not in text
     assert "commit abc1234" in text
-    assert "0.60 GB" in text
+    assert "0.60 GB, 1.50 once the replay is full" in " ".join(text.split())
     assert re.search(r"forward +25\.0% +250 ", text), "a quarter of a millisecond for each env step"
     assert re.search(r"forward +16\.7% +1\.00 +2\.00 +2,000 +50%", text), "of the peak in bf16"
     assert re.search(r"all +100\.0% +6\.00 +3\.00 +500 +12%", text)
     assert "the GPU is asked for nothing 75.0% of the time, most of it: env" in text
+    assert "priorities" in text
+    assert "priorities" not in text.split("where an update's")[1], "what took no time was not told apart"
     assert (PARTS["idle"] in text) == (width == 120)
