@@ -161,7 +161,8 @@ def _table(*columns: str) -> Table:
 
 def _titled(title: str, subtitle: str, table: Table, caption: str = "") -> Group:
     above = [Text(line, style=style) for line, style in ((title, "bold"), (subtitle, "dim")) if line]
-    return Group(*above, table, Text(f"  {caption}\n" if caption else "", style="italic dim"))
+    below = [Text(f"  {caption}\n", style="italic dim")] if caption else []
+    return Group(*above, table, *below)
 
 
 def _gigabytes(report: dict[str, Any]) -> str:
