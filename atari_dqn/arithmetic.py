@@ -23,11 +23,8 @@ def forward_flops(network: QNetwork) -> list[int]:
     """Operations of each layer for one observation, the first layer first."""
     trunk, multiply_adds = network.trunk, []
     if isinstance(trunk, Pixels):
-        sides = trunk.frame_shape[:2]
-        for convolution in (trunk.conv1, trunk.conv2, trunk.conv3):
-            size, stride = convolution.kernel_size[0], convolution.stride[0]
-            sides = tuple((side - size) // stride + 1 for side in sides)
-            multiply_adds.append(convolution.weight.numel() * sides[0] * sides[1])
+        for convolution, (height, width) in zip((trunk.conv1, trunk.conv2, trunk.conv3), trunk.map_sizes, strict=True):
+            multiply_adds.append(convolution.weight.numel() * height * width)
     multiply_adds += [layer.weight.numel() for layer in network.modules() if isinstance(layer, nn.Linear)]
     return [2 * count for count in multiply_adds]
 

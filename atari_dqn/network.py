@@ -168,8 +168,12 @@ class Pixels(nn.Module):
         self.conv1 = nn.Conv2d(stack * 4 * 4 * self.colors, 32, 2)
         self.conv2 = nn.Conv2d(2 * 2 * 32, 64, 2)
         self.conv3 = nn.Conv2d(64, 64, 3)
-        rows, columns = (((side // 4 - 1) - 4) // 2 + 1 - 2 for side in (height, width))
-        self.features = rows * columns * 64
+        first = (height // 4 - 1, width // 4 - 1)
+        second = (first[0] // 2 - 1, first[1] // 2 - 1)
+        third = (second[0] - 2, second[1] - 2)
+        self.map_sizes = (first, second, third)
+        """height and width of what each layer puts out"""
+        self.features = 64 * third[0] * third[1]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def prepare(self, obs: Tensor) -> Tensor:
