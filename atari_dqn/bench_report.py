@@ -93,9 +93,10 @@ def _rates(report: dict[str, Any]) -> Group:
         table.add_row(f"limit: {name}", _number(1 / seconds if seconds else 0), "", "", f"{1e6 * seconds:,.0f}")
     return _titled(
         f"{config['env_id']}: {config['num_workers']} workers × {config['envs_per_worker']} envs,"
-        f" {report['device']} {report['precision']}, {report['torch_threads']} torch threads",
+        f" {report['device']} {report['precision']}, torch threads: {report['torch_threads']}",
         f"{system['processor']}, {system['cores']} cores · torch {system['packages']['torch']} ·"
-        f" commit {system['git_revision']} · {_gigabytes(report)}",
+        f" commit {system['git_revision']}\n"
+        f"memory of all processes: {_gigabytes(report)}",
         table,
         f"the loop takes {report['times_limit']:.2f} times its limit, the largest of the three",
     )
