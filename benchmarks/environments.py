@@ -28,7 +28,7 @@ class InstallError(RuntimeError):
 def interpreter(
     requirements: Path, directory: Path = DIRECTORY, say: Callable[[str], object] = print, python: str = sys.executable
 ) -> Path:
-    """The Python of `directory/STEM`, an environment with what `requirements` (STEM.txt) pins; made when it is not there.
+    """The Python of `directory/STEM`, an environment with what `requirements` (STEM.txt) pins; made where absent.
 
     Raises `InstallError` when it cannot be made. What the installer says goes to `directory/STEM.log`.
     """
