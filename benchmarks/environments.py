@@ -19,10 +19,12 @@ DIRECTORY = Path(__file__).parent / ".environments"
 STAMP = "stamp"
 EVERY = 10.0
 """Seconds between signs of life while an installation lasts."""
+DOINGS = ("Collecting", "Processing", "Building", "Installing")
+"""How the installer's lines begin that say what it is about."""
 
 
 class InstallError(RuntimeError):
-    """An environment could not be made; the message is one line, the installer's last word."""
+    """An environment could not be made; the message is one line, what the installer complained of first."""
 
 
 def interpreter(
@@ -69,11 +71,11 @@ def _run(command: list[str], log: Path, say: Callable[[str], object]) -> None:
                 try:
                     process.wait(EVERY)
                 except subprocess.TimeoutExpired:
-                    said = log.read_text().splitlines()
-                    say(f"  {time.monotonic() - start:.0f} s: {said[-1].strip()[:100] if said else ''}")
+                    said = [line for line in log.read_text().splitlines() if line.startswith(DOINGS)] or ["..."]
+                    say(f"  {time.monotonic() - start:.0f} s: {said[-1][:100]}")
         finally:
             process.kill()
     if process.returncode:
         said = [line for line in log.read_text().splitlines() if line.strip()]
         errors = [line for line in said if line.startswith("ERROR")] or said[-1:] or ["no word"]
-        raise InstallError(f"{errors[-1]} (see {log})")
+        raise InstallError(f"{errors[0]} (see {log})")
