@@ -13,21 +13,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atari_dqn.config import LearnerConfig, NetworkConfig, TrainConfig
 from atari_dqn.system import cores, describe_system
+from benchmarks.seats import Kinds, Seat
 
 if TYPE_CHECKING:  # torch is for the contestants, each in its own process
     from atari_dqn.measure import Turn
-
-    Kinds = dict[str, Callable[[float], Turn]]
 
 RESULTS = Path(__file__).parent / "results" / "ratios.json"
 GAME, NUM_ENVS, SEED = "ALE/Breakout-v5", 8, 1
@@ -171,42 +168,6 @@ def whole(
 
 
 # ---------------------------------------------------------------------- taking turns
-
-
-class Seat:
-    """A contestant in its own process."""
-
-    def __init__(self, contestant: Callable[..., contextlib.AbstractContextManager[Kinds]], *arguments: Any) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_sit, args=(theirs, contestant, arguments))
-        self._process.start()
-        theirs.close()
-        self.kinds: list[str] = self._answer()
-
-    def turn(self, kind: str, seconds: float) -> Turn:
-        self._pipe.send((kind, seconds))
-        turn: Turn = self._answer()
-        return turn
-
-    def close(self) -> None:
-        self._pipe.close()
-        self._process.join()
-
-    def _answer(self) -> Any:
-        try:
-            return self._pipe.recv()
-        except (EOFError, ConnectionError):
-            self._process.join()
-            raise SystemExit(f"a contestant ended with exit code {self._process.exitcode}") from None
-
-
-def _sit(pipe: Connection, contestant: Callable[..., contextlib.AbstractContextManager[Kinds]], arguments: Any) -> None:
-    with contestant(*arguments) as kinds, contextlib.suppress(EOFError):
-        pipe.send(list(kinds))
-        while True:
-            kind, seconds = pipe.recv()
-            pipe.send(kinds[kind](seconds))
 
 
 def play(rounds: int, seconds: float, threads: int, batch_size: int) -> list[dict[str, Turn]]:

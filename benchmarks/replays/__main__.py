@@ -187,8 +187,8 @@ def medians(taken: Sequence[dict[str, dict[str, float]]], name: str) -> dict[str
 def rows(report: dict[str, Any]) -> list[list[str]]:
     """The table's, a header first: bytes a transition, microseconds, and the share of transitions never put in."""
     drawn = [f"{kind} {size}" for kind in ("draw and update", "the same with tiny frames") for size in BATCHES]
-    short = [f"{kind}\n{size}" for kind in ("draw, update", "no gather") for size in BATCHES]
-    result = [["replay", "bytes a\ntransition", "add\none", *short, "never\nstored"]]
+    short = [f"{kind}\n{size}" for kind in ("draw,\nupdate", "no\ngather") for size in BATCHES]
+    result = [["replay", "bytes a\ntransi-\ntion", "add\none", *short, "never\nstored"]]
     for name, replay in report["replays"].items():
         cost = replay["microseconds"]
         costs = [f"{cost['add']:,.1f}", *(f"{cost[kind]:,.0f}" for kind in drawn)]
@@ -207,6 +207,7 @@ def show(report: dict[str, Any]) -> None:
     header, *body = rows(report)
     table = Table(
         box=box.SIMPLE_HEAD,
+        padding=0,
         title=f"{system['processor']}, {system['cores']} cores; {report['capacity']:,} transitions; microseconds",
     )
     for number, name in enumerate(header):
