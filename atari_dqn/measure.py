@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -219,3 +220,26 @@ class Bench:
     def _synchronize(self) -> None:
         if self.trainer.device.type == "cuda":
             torch.cuda.synchronize(self.trainer.device)
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What a family of processes holds, in bytes."""
+
+    shared_out: int
+    """now: resident pages, each that several processes map counted once (Linux: proportional set size)"""
+    peak: int
+    """the sum of each living process's largest resident set so far: pages that they share count again for each"""
+
+
+def family_memory() -> Memory:
+    """Of this process and all its living descendants. Linux only."""
+    process = psutil.Process()
+    family = [process, *process.children(recursive=True)]
+    peaks = [_peak_resident(member.pid) for member in family]
+    return Memory(sum(member.memory_full_info().pss for member in family), sum(peaks))
+
+
+def _peak_resident(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
