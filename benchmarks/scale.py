@@ -18,21 +18,17 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from atari_dqn.cli import BAD_INPUT
 from atari_dqn.config import TrainConfig, derive
 from atari_dqn.system import available_memory, cores, describe_system
-from benchmarks.seats import Kinds, Seat
-
-if TYPE_CHECKING:  # torch is for the contestants, each in its own process
-    from atari_dqn.measure import Turn
-    from atari_dqn.replay import Replay
+from benchmarks.seats import Seat
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
-FRAME_BYTES, STACK = 84 * 84, 4
+FRAME_BYTES = 84 * 84
 BASE = TrainConfig().replace(device="cpu", replay_capacity=2**15, learning_starts=1_000)
 """All that a sweep does not vary is the default, but for a replay that is filled sooner, and learnt from at once."""
 SWEEPS: dict[str, tuple[str, dict[str, int], tuple[int, ...]]] = {
@@ -48,7 +44,6 @@ LARGEST_FAMILY, LARGEST_TRANSITION = 2.5e9, 7_200
 """Bytes: of a family with `ALL_TOLD` transitions on a CPU; and of a transition, all told."""
 REST = 0.8e9
 """Bytes a family may take beside its replay, in the estimate of what fits."""
-TINY_ENVS, DRAWN = 256, 32
 WARM_UP = 0.25
 """Of a turn's length; these come first and do not count."""
 PREPARE_SECONDS = 12.0
@@ -69,101 +64,7 @@ class Point:
 
     @property
     def replay_bytes(self) -> int:
-        return derive(self.config, FRAME_BYTES, STACK).replay_bytes
-
-
-# ---------------------------------------------------------------------- the contestants
-
-
-@contextlib.contextmanager
-def family(config: TrainConfig, threads: int, kinds: Sequence[str]) -> Iterator[Kinds]:
-    """A trainer and its workers, with a full replay; `kinds` names those of its turns that are wanted."""
-    import torch
-
-    from atari_dqn.envs.make import PROTOCOLS, env_spec
-    from atari_dqn.measure import Bench, family_memory, measure
-    from atari_dqn.trainer import Trainer
-
-    torch.set_num_threads(threads)
-    trainer = Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], STACK))
-    fill(trainer.replay)
-    bench = Bench(trainer)
-
-    def until_the_next_update() -> None:
-        # Whole periods: an update of 1,024 comes once in many iterations, and takes longer than all of them.
-        before = trainer.learner.updates
-        while trainer.learner.updates == before:
-            trainer.iterate()
-
-    def loop(seconds: float) -> Turn:
-        return measure(
-            until_the_next_update,
-            seconds,
-            env_steps=lambda: trainer.env_steps,
-            updates=lambda: trainer.learner.updates,
-        )
-
-    try:
-        bench.prepare()
-        until_the_next_update()
-        every: Kinds = {
-            "loop": loop,
-            "envs": bench.workers_alone,
-            "learner": bench.learner_alone,
-            "draw": lambda seconds: drawing(trainer.replay, config.learner.batch_size, seconds),
-            "memory": lambda _: family_memory(),
-        }
-        yield {kind: every[kind] for kind in (*kinds, "memory")}
-    finally:
-        trainer.close()
-
-
-@contextlib.contextmanager
-def tiny(capacity: int, threads: int) -> Iterator[Kinds]:
-    """A full replay of frames whose gather costs next to nothing."""
-    import torch
-
-    from atari_dqn.replay import PrioritizedReplay
-
-    torch.set_num_threads(threads)
-    replay = PrioritizedReplay(
-        capacity, TINY_ENVS, (8, 8), torch.uint8, STACK, n_step=1, gamma=0.99, clip_rewards=True, alpha=0.6, seed=1
-    )
-    fill(replay)
-    yield {"tree": lambda seconds: drawing(replay, DRAWN, seconds)}
-
-
-def fill(replay: Replay) -> None:
-    """Append noise until the ring has gone round, give every transition another priority, and end all episodes."""
-    import torch
-
-    generator = torch.Generator().manual_seed(1)
-    num_envs = replay.ring.num_envs
-    noise = torch.randint(256, (64, *replay.frames.shape[1:]), generator=generator, dtype=torch.uint8)
-    nothing = torch.zeros(num_envs, dtype=torch.bool)
-    replay.append(noise[0], nothing)
-    for row in range(1, replay.num_rows + 2):
-        replay.append(noise[row % 64], nothing, nothing.long(), nothing.float(), nothing)
-    newest = int(replay.ring.head)
-    for ids in torch.arange(newest - replay.num_rows * num_envs + 1, newest + 1).split(2**14):
-        replay.update_priorities(ids, torch.rand(len(ids), generator=generator))
-    replay.cut()
-
-
-def drawing(replay: Replay, batch_size: int, seconds: float) -> Turn:
-    """Draw a batch and update its priorities, over and over; an update each."""
-    import torch
-
-    from atari_dqn.measure import measure
-
-    errors, done = torch.rand(batch_size), 0
-
-    def work() -> None:
-        nonlocal done
-        replay.update_priorities(replay.sample(batch_size).ids, errors)
-        done += 1
-
-    return measure(work, seconds, updates=lambda: done)
+        return derive(self.config, FRAME_BYTES, self.config.env.frame_stack).replay_bytes
 
 
 KINDS = {
@@ -206,31 +107,36 @@ class Progress:
 
 def play(sweep: str, rounds: int, seconds: float, threads: int, progress: Progress) -> list[dict[str, Any]]:
     """A sweep's rows: of each value its median rates, its memory, and what did not fit."""
+    from benchmarks.scale_seats import family, tiny
+
     points = [Point(sweep, value) for value in SWEEPS[sweep][2]]
     rows: list[dict[str, Any]] = []
     taken: list[dict[str, list[Any]]] = [{} for _ in points]
     with contextlib.ExitStack() as stack:
-        seats: list[list[Seat]] = []
+        seats: list[dict[str, Seat]] = []
         for point in points:
             progress.say(f"{sweep} {point.value:,}: preparing")
             start, free = time.monotonic(), available_memory()
             row: dict[str, Any] = {"sweep": sweep, "value": point.value, "replay_bytes": point.replay_bytes}
-            contestants: list[tuple[Any, ...]] = [(tiny, point.value, threads)] if sweep == "capacity" else []
+            contestants: list[tuple[Any, ...]] = []
+            if sweep == "capacity":
+                contestants.append((tiny, point.value, threads, point.config.learner.batch_size))
             if point.replay_bytes + REST > free:
                 row["did_not_fit"] = {"needed": point.replay_bytes + REST, "free": free}
             else:
                 contestants.append((family, point.config, threads, KINDS[sweep]))
-            seats.append([])
+            seats.append({})
             for contestant in contestants:
-                seats[-1].append(Seat(*contestant))
-                stack.callback(seats[-1][-1].close)
+                seat = Seat(*contestant)
+                stack.callback(seat.close)
+                seats[-1] |= dict.fromkeys(seat.kinds, seat)
             rows.append(row)
             progress.prepared(time.monotonic() - start)
         for number in range(rounds + 1):
             progress.say(f"{sweep}: round {number} of {rounds}" if number else f"{sweep}: warming up")
             length = seconds if number else WARM_UP * seconds
             for of_point, of_taken in zip(seats, taken, strict=True):
-                for seat, kind in ((seat, kind) for seat in of_point for kind in seat.kinds):
+                for kind, seat in of_point.items():
                     turn = seat.turn(kind, length)
                     if kind != "memory":
                         progress.turned(length)

@@ -29,24 +29,24 @@ def share_of_update(row: Row) -> float | None:
 
 
 LOOP: tuple[Column, ...] = (
-    ("loop,\nenv steps/s", rate("loop", "env_steps_per_second"), ",.0f"),
+    ("loop,\nenv\nsteps/s", rate("loop", "env_steps_per_second"), ",.0f"),
     ("loop,\nupdates/s", rate("loop", "updates_per_second"), ",.1f"),
 )
 MEMORY: tuple[Column, ...] = (
     ("family,\nGB", rate("memory", "shared_out", 1e-9), ".2f"),
-    ("sum of\npeaks, GB", rate("memory", "peak", 1e-9), ".2f"),
+    ("sum of\npeaks,\nGB", rate("memory", "peak", 1e-9), ".2f"),
 )
-ENVS: Column = ("envs alone,\nenv steps/s", rate("envs", "env_steps_per_second"), ",.0f")
+ENVS: Column = ("envs\nalone,\nsteps/s", rate("envs", "env_steps_per_second"), ",.0f")
 LEARNER: tuple[Column, ...] = (
-    ("learner alone,\nupdates/s", rate("learner", "updates_per_second"), ",.1f"),
+    ("learner\nalone,\nupdates/s", rate("learner", "updates_per_second"), ",.1f"),
     ("draw,\nµs", microseconds("draw"), ",.0f"),
-    ("its share\nof an update", share_of_update, ".1%"),
+    ("share\nof an\nupdate", share_of_update, ".1%"),
 )
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "workers": (*LOOP, ENVS, *MEMORY),
     "envs": (*LOOP, ENVS, *MEMORY),
     "batch": (*LOOP, *LEARNER, *MEMORY),
-    "capacity": (*LOOP, *LEARNER, ("draw, 8x8\nframes, µs", microseconds("tree"), ",.0f"), *MEMORY),
+    "capacity": (*LOOP, *LEARNER, ("draw,\n8x8,\nµs", microseconds("tree"), ",.0f"), *MEMORY),
 }
 TITLES = {
     "workers": "workers of one env each",
@@ -74,7 +74,14 @@ def show(report: dict[str, Any]) -> None:
 
     console = Console()
     system = report["system"]
-    console.print(f"{system['processor']}, {system['cores']} cores, {report['torch_threads']} torch threads")
+    config = report["config"]
+    console.print(
+        f"{system['processor']}, {system['cores']} cores, {report['torch_threads']} torch threads. Where a sweep"
+        f" does not say otherwise: {config['num_workers']} workers of {config['envs_per_worker']} envs, batches of"
+        f" {config['batch_size']}, {config['replay_ratio']:g} transitions drawn an env step, a full replay of"
+        f" {config['replay_capacity']:,}",
+        highlight=False,
+    )
     for sweep in COLUMNS:
         rows = [row for row in report["rows"] if row["sweep"] == sweep]
         if not rows:
@@ -107,6 +114,7 @@ def plot(report: dict[str, Any], file: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     sweeps = [sweep for sweep in COLUMNS if any(row["sweep"] == sweep for row in report["rows"])]
     figure, axes = plt.subplots(3, len(sweeps), figsize=(3.6 * len(sweeps), 8), squeeze=False, layout="constrained")
@@ -117,8 +125,11 @@ def plot(report: dict[str, Any], file: Path) -> None:
         _lines(memory, rows, (("whole family", rate("memory", "shared_out", 1e-9), ""),))
         _lines(draws, rows, (("84x84 frames", microseconds("draw"), ""), ("8x8 frames", microseconds("tree"), "")))
         rates.set(ylabel="per second", yscale="log")
+        rates.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        rates.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        rates.yaxis.set_minor_formatter("")
         memory.set(ylabel="resident memory, GB", ylim=(0, None))
-        draws.set(ylabel="draw and update priorities, µs", ylim=(0, None))
+        draws.set(ylabel="draw and priorities, µs", ylim=(0, None))
         for axis in column:
             if axis.get_visible():
                 axis.set_xlabel(TITLES[sweep])

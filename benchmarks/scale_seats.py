@@ -1,0 +1,96 @@
+"""What `benchmarks.scale` measures at one point, in a process of its own: settings flow in, turns flow out.
+
+Every replay here is filled to the last frame, with noise, so that no page is one of the kernel's shared zeros.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from atari_dqn.config import TrainConfig
+from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.measure import Bench, Turn, family_memory, measure
+from atari_dqn.replay import PrioritizedReplay, Replay
+from atari_dqn.trainer import Trainer
+from benchmarks.seats import Kinds
+
+TINY, TINY_ENVS, STACK = (8, 8), 256, 4
+"""Of the replay whose gather costs next to nothing: its frames, and so many of them a row."""
+
+
+@contextlib.contextmanager
+def family(config: TrainConfig, threads: int, kinds: Sequence[str]) -> Iterator[Kinds]:
+    """A trainer and its workers, with a full replay; `kinds` names those of its turns that are wanted."""
+    torch.set_num_threads(threads)
+    trainer = Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    fill(trainer.replay)
+    bench = Bench(trainer)
+
+    def until_the_next_update() -> None:
+        # Whole periods: an update of 1,024 comes once in many iterations, and takes longer than all of them.
+        before = trainer.learner.updates
+        while trainer.learner.updates == before:
+            trainer.iterate()
+
+    def loop(seconds: float) -> Turn:
+        return measure(
+            until_the_next_update,
+            seconds,
+            env_steps=lambda: trainer.env_steps,
+            updates=lambda: trainer.learner.updates,
+        )
+
+    try:
+        bench.prepare()
+        until_the_next_update()
+        every: Kinds = {
+            "loop": loop,
+            "envs": bench.workers_alone,
+            "learner": bench.learner_alone,
+            "draw": lambda seconds: drawing(trainer.replay, config.learner.batch_size, seconds),
+            "memory": lambda _: family_memory(),
+        }
+        yield {kind: every[kind] for kind in (*kinds, "memory")}
+    finally:
+        trainer.close()
+
+
+@contextlib.contextmanager
+def tiny(capacity: int, threads: int, batch_size: int) -> Iterator[Kinds]:
+    """A full replay of `TINY` frames, from which batches are drawn."""
+    torch.set_num_threads(threads)
+    replay = PrioritizedReplay(
+        capacity, TINY_ENVS, TINY, torch.uint8, STACK, n_step=1, gamma=0.99, clip_rewards=True, alpha=0.6, seed=1
+    )
+    fill(replay)
+    yield {"tree": lambda seconds: drawing(replay, batch_size, seconds)}
+
+
+def fill(replay: Replay) -> None:
+    """Append noise until the ring has gone round, give every transition another priority, and end all episodes."""
+    generator = torch.Generator().manual_seed(1)
+    num_envs = replay.ring.num_envs
+    noise = torch.randint(256, (64, *replay.frames.shape[1:]), generator=generator, dtype=torch.uint8)
+    nothing = torch.zeros(num_envs, dtype=torch.bool)
+    replay.append(noise[0], nothing)
+    for row in range(1, replay.num_rows + 2):
+        replay.append(noise[row % 64], nothing, nothing.long(), nothing.float(), nothing)
+    newest = int(replay.ring.head)
+    for ids in torch.arange(newest - replay.num_rows * num_envs + 1, newest + 1).split(2**14):
+        replay.update_priorities(ids, torch.rand(len(ids), generator=generator))
+    replay.cut()
+
+
+def drawing(replay: Replay, batch_size: int, seconds: float) -> Turn:
+    """Draw a batch and update its priorities, over and over; an update each."""
+    errors, done = torch.rand(batch_size), 0
+
+    def work() -> None:
+        nonlocal done
+        replay.update_priorities(replay.sample(batch_size).ids, errors)
+        done += 1
+
+    return measure(work, seconds, updates=lambda: done)
