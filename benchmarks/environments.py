@@ -27,39 +27,38 @@ class InstallError(RuntimeError):
     """An environment could not be made; the message is one line, what the installer complained of first."""
 
 
-def interpreter(
-    requirements: Path, directory: Path = DIRECTORY, say: Callable[[str], object] = print, python: str = sys.executable
-) -> Path:
+def interpreter(requirements: Path, directory: Path = DIRECTORY, say: Callable[[str], object] = print) -> Path:
     """The Python of `directory/STEM`, an environment with what `requirements` (STEM.txt) pins; made where absent.
 
     Raises `InstallError` when it cannot be made. What the installer says goes to `directory/STEM.log`.
     """
     place = directory.absolute() / requirements.stem
-    inside, stamp, wanted = place / "bin" / "python", place / STAMP, _stamp(requirements, python)
+    inside, stamp, wanted = place / "bin" / "python", place / STAMP, _stamp(requirements)
     if stamp.is_file() and stamp.read_text() == wanted and inside.exists():
         return inside
     say(f"making an environment for {requirements.stem}; a few minutes, once")
     log = directory.absolute() / f"{requirements.stem}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("")
-    _run([python, "-m", "venv", "--clear", str(place)], log, say)
+    # Our own pip serves: to put one into every environment takes longer than all that a small one needs.
+    _run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(place)], log, say)
     install = [
-        str(inside),
+        sys.executable,
         "-m",
         "pip",
+        "--python",
+        str(inside),
         "install",
         "--no-input",
         "--disable-pip-version-check",
-        "--progress-bar",
-        "off",
     ]
-    _run([*install, "--requirement", str(requirements)], log, say)
+    _run([*install, "--progress-bar", "off", "--requirement", str(requirements)], log, say)
     stamp.write_text(wanted)
     return inside
 
 
-def _stamp(requirements: Path, python: str) -> str:
-    return hashlib.sha256(requirements.read_bytes() + python.encode()).hexdigest()
+def _stamp(requirements: Path) -> str:
+    return hashlib.sha256(requirements.read_bytes() + sys.executable.encode()).hexdigest()
 
 
 def _run(command: list[str], log: Path, say: Callable[[str], object]) -> None:

@@ -78,8 +78,8 @@ def fill(replay: Replay) -> None:
     replay.append(noise[0], nothing)
     for row in range(1, replay.num_rows + 2):
         replay.append(noise[row % 64], nothing, nothing.long(), nothing.float(), nothing)
-    newest = int(replay.ring.head)
-    for ids in torch.arange(newest - replay.num_rows * num_envs + 1, newest + 1).split(2**14):
+    following = (replay.newest + 1) * num_envs
+    for ids in torch.arange(following - replay.num_rows * num_envs, following).split(2**14):
         replay.update_priorities(ids, torch.rand(len(ids), generator=generator))
     replay.cut()
 
