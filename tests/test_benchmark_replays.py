@@ -68,10 +68,10 @@ def test_every_kind_of_wrong_draw_is_seen() -> None:
 
 
 def test_ours_draws_only_what_was_put_in() -> None:
-    replay, stream = Ours(512, 8), Stream(Ours.num_envs, 8)
-    for _ in range(EPISODE // 2 + EPISODE):
+    replay, stream = Ours(CAPACITY, 8), Stream(Ours.num_envs, 8)
+    for _ in range(CAPACITY // Ours.num_envs + EPISODE // 2):  # the ring has gone round, and a game ends within it
         replay.add(stream.step())
-    for _ in range(20):
+    for _ in range(100):
         batch = replay.draw(64)
         assert not wrong(*replay.stacks(batch), newest=stream.tick).any()
         replay.update(batch, np.ones(64, np.float32))

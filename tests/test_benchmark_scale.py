@@ -51,7 +51,9 @@ def test_a_filled_replay_has_noise_everywhere_and_priorities_of_all_sizes(num_en
     positive = replay.tree.leaves[replay.tree.leaves > 0]
     assert len(positive) == replay.fill
     assert len(positive.unique()) > 0.9 * len(positive)
-    assert not replay.ring.last[: replay.newest % replay.num_rows].any(), "one long episode until now"
+    newest = replay.newest % replay.num_rows
+    assert not replay.ring.last[:newest].any(), "one long episode until now"
+    assert replay.ring.last[newest].all(), "and a trainer can begin new ones"
 
 
 def test_family_memory_counts_children_and_remembers_what_was_freed() -> None:
