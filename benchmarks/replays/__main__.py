@@ -27,7 +27,7 @@ from atari_dqn.cli import BAD_INPUT
 from atari_dqn.system import available_memory, cores, describe_system
 from benchmarks.environments import DIRECTORY, InstallError, interpreter
 from benchmarks.replays.contestants import CONTESTANTS
-from benchmarks.replays.seat import BATCHES
+from benchmarks.replays.seat import BATCHES, TINY
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -218,6 +218,7 @@ def show(report: dict[str, Any]) -> None:
     console.print(table)
     for name, replay in report["replays"].items():
         console.print(f"{name} {replay['version']}: {replay['remark']}", highlight=False)
+    console.print(f"no gather: the same with frames of {TINY}x{TINY} pixels", highlight=False)
     console.print("never stored: of the transitions drawn, those whose stacks were never put in", highlight=False)
     for name, reason in report["failed"].items():
         console.print(f"{name} could not be measured: {reason}", highlight=False)
