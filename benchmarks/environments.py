@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,4 +78,5 @@ def _run(command: list[str], log: Path, say: Callable[[str], object]) -> None:
     if process.returncode:
         said = [line for line in log.read_text().splitlines() if line.strip()]
         errors = [line for line in said if line.startswith("ERROR")] or said[-1:] or ["no word"]
-        raise InstallError(f"{errors[0]} (see {log})")
+        say(f"  the installer's own words: {log}")
+        raise InstallError(textwrap.shorten(errors[0], 160))
