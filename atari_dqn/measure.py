@@ -120,6 +120,17 @@ def family_memory() -> int:
     return sum(process.memory_full_info().pss for process in (me, *me.children(recursive=True)))
 
 
+def family_peak() -> int:
+    """Bytes: the largest resident set that each process of the family ever had, summed; shared pages count for each."""
+    me = psutil.Process()
+    return sum(_resident_peak(process.pid) for process in (me, *me.children(recursive=True)))
+
+
+def _resident_peak(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 class RandomPlay:
     """Steps a pool with random actions and counts the env steps (reset ticks are none)."""
 
@@ -220,26 +231,3 @@ class Bench:
     def _synchronize(self) -> None:
         if self.trainer.device.type == "cuda":
             torch.cuda.synchronize(self.trainer.device)
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """What a family of processes holds, in bytes."""
-
-    shared_out: int
-    """now: resident pages, each that several processes map counted once (Linux: proportional set size)"""
-    peak: int
-    """the sum of each living process's largest resident set so far: pages that they share count again for each"""
-
-
-def family_memory() -> Memory:
-    """Of this process and all its living descendants. Linux only."""
-    process = psutil.Process()
-    family = [process, *process.children(recursive=True)]
-    peaks = [_peak_resident(member.pid) for member in family]
-    return Memory(sum(member.memory_full_info().pss for member in family), sum(peaks))
-
-
-def _peak_resident(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

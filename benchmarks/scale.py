@@ -152,8 +152,7 @@ def summary(taken: dict[str, list[Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for kind, turns in taken.items():
         if kind == "memory":
-            largest = max(turns, key=lambda memory: memory.shared_out)
-            result[kind] = {"shared_out": largest.shared_out, "peak": max(memory.peak for memory in turns)}
+            result[kind] = {name: max(turn[name] for turn in turns) for name in turns[0]}
         else:
             rates = vars(Rates.of(turns))
             result[kind] = {name: value for name, value in rates.items() if name != "turns"}

@@ -12,7 +12,7 @@ import torch
 
 from atari_dqn.config import TrainConfig
 from atari_dqn.envs.make import PROTOCOLS, env_spec
-from atari_dqn.measure import Bench, Turn, family_memory, measure
+from atari_dqn.measure import Bench, Turn, family_memory, family_peak, measure
 from atari_dqn.replay import PrioritizedReplay, Replay
 from atari_dqn.trainer import Trainer
 from benchmarks.seats import Kinds
@@ -51,7 +51,7 @@ def family(config: TrainConfig, threads: int, kinds: Sequence[str]) -> Iterator[
             "envs": bench.workers_alone,
             "learner": bench.learner_alone,
             "draw": lambda seconds: drawing(trainer.replay, config.learner.batch_size, seconds),
-            "memory": lambda _: family_memory(),
+            "memory": lambda _: {"shared_out": family_memory(), "peak": family_peak()},
         }
         yield {kind: every[kind] for kind in (*kinds, "memory")}
     finally:

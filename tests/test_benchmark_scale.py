@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from atari_dqn.config import TrainConfig
-from atari_dqn.measure import family_memory
+from atari_dqn.measure import family_memory, family_peak
 from atari_dqn.replay import PrioritizedReplay
 from benchmarks import scale
 from benchmarks.scale_report import plot, table
@@ -60,14 +60,14 @@ def test_family_memory_counts_children_and_remembers_what_was_freed() -> None:
     child = "import sys; block = b'x' * int(sys.argv[1]); {}; print('ready', flush=True); sys.stdin.read()"
     grown = {}
     for what in ("keep = block", "del block"):
-        before = family_memory()
+        before = family_memory(), family_peak()
         command = [sys.executable, "-c", child.format(what), str(GROWN)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
-            after = family_memory()
+            after = family_memory(), family_peak()
             process.communicate()
-        grown[what] = (after.shared_out - before.shared_out, after.peak - before.peak)
+        grown[what] = (after[0] - before[0], after[1] - before[1])
     for now, peak in grown.values():
         assert peak > GROWN
         assert peak > now
