@@ -106,6 +106,7 @@ def _train(
     from atari_dqn.labml_link import LabmlLink
     from atari_dqn.monitor import Monitor
     from atari_dqn.trainer import Trainer
+    from atari_dqn.training import Training
 
     threads = set_up_torch(config)
     trainer = Trainer(config, spec)
@@ -139,7 +140,7 @@ def _train(
         console.print(f"watch and tune at {page}/run/{link.uuid}", highlight=False, soft_wrap=True)
     monitor = Monitor(run_dir, console, title, config.run.total_env_steps, began_at, link)
     try:
-        done = trainer.run(run_dir, monitor, stop.asked, repeated)
+        done = Training(trainer, run_dir, monitor, stop.asked, repeated).run()
     except (WorkerError, FloatingPointError) as error:
         raise cli.CommandFailed(f"{error}\n{run_dir} can be continued from its newest checkpoint") from None
     finally:

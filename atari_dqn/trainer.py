@@ -1,4 +1,4 @@
-"""The loop. Flows in: a checked config and its env's spec. Flows out: a trained network in a run directory.
+"""The loop. Flows in: a checked config and its env's spec. Flows out: a trained network, and checkpoints of it.
 
     actions = actor.act(replay.latest_observation(), epsilon)   # one batched forward for all envs
     workers.send(actions)                                       # envs start stepping, in other processes
@@ -6,15 +6,13 @@
     replay.append(actions, workers.recv())                      # then the step joins the replay
 
 Stepping and learning overlap, yet nothing races: the updates see only what was in the replay before `send`. Between
-two iterations all is quiet, and only there do logs, evaluations, checkpoints and stops happen. The trainer alone
-counts env steps; env steps, frames (4 to a step) and updates are three units.
+two iterations all is quiet, and only there may anything else happen (see training.py). The trainer alone counts env
+steps; env steps, frames (4 to a step) and updates are three units.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +22,19 @@ import torch
 from atari_dqn.actor import Actor
 from atari_dqn.checkpoint import CheckpointStore, Snapshot, load_weights
 from atari_dqn.config import Derived, TrainConfig, derive, updates_at
-from atari_dqn.edits import RECORD, EditDesk
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec
-from atari_dqn.envs.pool import StepResult, WorkerError, WorkerPool
+from atari_dqn.envs.pool import StepResult, WorkerPool
 from atari_dqn.episodes import EpisodeStatistics
-from atari_dqn.evaluation import Progress, append_evaluation, evaluate
 from atari_dqn.learner import Learner, resolve_device, resolve_precision
 from atari_dqn.live import SCHEDULE, Edit, LiveValues, Request, Value
-from atari_dqn.monitor import Monitor
 from atari_dqn.network import make_network
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.replay.uniform import UniformReplay
 from atari_dqn.schedules import Piecewise
 
 
-class Stopped(Exception):
-    """The user asked to stop while something that can be given up (an evaluation) was under way."""
-
-
 class Trainer:
-    """Owns the parts of one run and its counters.
-
-    `iterate` is one turn of the loop and touches no file; `run` adds the monitor, evaluations, checkpoints and stops.
-    """
+    """Owns the parts of one run and its counters. `iterate` is one turn of the loop; it touches no file."""
 
     def __init__(self, config: TrainConfig, spec: EnvSpec) -> None:
         self.config, self.spec = config, spec
@@ -57,7 +45,8 @@ class Trainer:
         self.epsilon = Piecewise(self.derived.epsilon_knots)
         self.beta = Piecewise(self.derived.beta_knots)
         self.live = LiveValues(config)
-        self._overruled: list[Request] = []
+        self.overruled: list[Request] = []
+        """edits that a resume found undone by a flag given since; to be made before anything else"""
         seeds = seeds_of(config.run.seed)
         self.replay = make_replay(config, spec, self.device, seeds["replay"])
         self.learner = Learner(
@@ -74,13 +63,13 @@ class Trainer:
         self._env_seed = seeds["envs"]
         self._rate_set_at = (0, 0)
         """env steps and updates"""
-        self._elapsed = 0.0
-        self._clock: _Clock | None = None
+        self.clock = Clock()
 
     # ------------------------------------------------------------------ the loop
 
     def start(self) -> None:
         """Start the workers and put the first observations into the replay."""
+        self.clock.start(self.env_steps)
         self.workers = WorkerPool(
             self.spec,
             self.protocol,
@@ -148,112 +137,6 @@ class Trainer:
         if self.workers is not None:
             self.workers.close()
 
-    # ------------------------------------------------------------------ a run
-
-    def run(
-        self, run_dir: Path, monitor: Monitor, should_stop: Callable[[], bool], repeated: Sequence[Edit] = ()
-    ) -> bool:
-        """Train to `total_env_steps`, or until `should_stop`. Saves at the end either way. True: all steps done.
-
-        `repeated` are another run's live edits, taken at the same env steps again.
-        """
-        run, desk = self.config.run, EditDesk(run_dir, repeated, self.env_steps)
-        store = CheckpointStore(run_dir, run.keep_checkpoints)
-        clock = self._clock = _Clock(self.env_steps, self._elapsed)
-        logged = self.env_steps
-        if should_stop():
-            return False
-        try:
-            self.start()
-            self._edit(self._overruled, monitor, desk)
-            while self.env_steps < run.total_env_steps and not should_stop():
-                before = self.env_steps
-                self.iterate()
-                monitor.tick(self.env_steps)
-                # Before the logs, evaluations and checkpoints of the same env step.
-                self._edit([*desk.asked(self.env_steps, self.learner.updates), *monitor.asked()], monitor, desk)
-                run = self.config.run
-                row: dict[str, float] = {}
-                if _crossed(before, self.env_steps, run.eval_interval):
-                    row |= self._evaluate(run_dir, monitor, should_stop)
-                if row or _crossed(before, self.env_steps, run.log_interval):
-                    monitor.write(self._row(clock) | row)
-                    logged = self.env_steps
-                if _crossed(before, self.env_steps, run.checkpoint_interval) and self.env_steps < run.total_env_steps:
-                    self.save(store)
-            done = self.env_steps >= run.total_env_steps
-            if self.env_steps > logged:
-                monitor.write(self._row(clock))
-            self.save(store)
-            return done
-        except WorkerError:
-            # The step under way is lost; what was learned is not. (A resume cuts the games anyway.)
-            self.save(store)
-            raise
-        finally:
-            self.close()
-
-    def _edit(self, requests: Sequence[Request], monitor: Monitor, desk: EditDesk) -> None:
-        for request in requests:
-            edit = self.edit(request)
-            try:
-                desk.record(edit)
-            except OSError as error:
-                # What is not remembered could never be repeated.
-                if edit.taken:
-                    self.edit(Request(edit.name, edit.old, edit.source))
-                monitor.say(f"{edit.name} stays as it was: {RECORD} cannot be written: {error.strerror}")
-                continue
-            monitor.say(f"env step {self.env_steps:,}: {edit}")
-        if requests:
-            monitor.show(self.live.values)  # after a refusal too: the page believes what was typed
-
-    def _row(self, clock: _Clock) -> dict[str, float]:
-        learning = self.learner.pop_metrics()
-        if not np.isfinite(list(learning.values())).all():
-            raise FloatingPointError(f"the loss or a gradient is not finite at env step {self.env_steps:,}: {learning}")
-        return {
-            "env_step": self.env_steps,
-            "update": self.learner.updates,
-            "time": round(clock.elapsed(), 3),
-            **self.episodes.metrics(),
-            "charts/SPS": round(clock.steps_per_second(self.env_steps), 1),
-            "charts/learning_rate": float(str(np.float32(self.learner.learning_rate.item()))),
-            "charts/epsilon": self.current_epsilon(),
-            "charts/beta": self.beta(self.env_steps),
-            "charts/replay_ratio": self.config.learner.replay_ratio,
-            "charts/target_update_interval": float(self.config.learner.target_update_interval),
-            "charts/max_grad_norm": self.config.learner.max_grad_norm,
-            "charts/replay_fill": self.replay.fill / (self.derived.rows * self.derived.num_envs),
-            **learning,
-        }
-
-    def _evaluate(self, run_dir: Path, monitor: Monitor, should_stop: Callable[[], bool]) -> dict[str, float]:
-        def watch(progress: Progress) -> None:
-            monitor.tick(self.env_steps, f"evaluating: {progress.games} of {progress.episodes} games")
-            if should_stop():
-                raise Stopped
-
-        run = self.config.run
-        try:
-            result = evaluate(
-                self.learner.online,
-                self.spec,
-                self.protocol,
-                episodes=run.eval_episodes,
-                num_workers=min(self.config.env.num_workers, run.eval_episodes),
-                epsilon=run.eval_epsilon,
-                seed=seeds_of(run.seed)["evaluation"],
-                device=self.device,
-                deadline=self.config.env.worker_deadline,
-                on_progress=watch,
-            )
-        except Stopped:
-            return {}
-        append_evaluation(run_dir, self.env_steps, result)
-        monitor.say(f"evaluation at {self.env_steps:,} env steps: {result.summary()}")
-        return {"eval/episodic_return": result.mean, "eval/episodic_length": float(np.mean(result.lengths))}
-
     # ------------------------------------------------------------------ saving and going on
 
     def save(self, store: CheckpointStore) -> Path:
@@ -267,7 +150,7 @@ class Trainer:
             "rate": self._rate(),
             "rate_set_at": self._rate_set_at,
             "live": self.live.state(),
-            "time": self._clock.elapsed() if self._clock else self._elapsed,
+            "time": self.clock.elapsed(),
         }
         score = self.episodes.metrics().get("charts/episodic_return")
         return store.save(self.env_steps, Snapshot(counters, self.learner.state(), replay, frames), score)
@@ -283,10 +166,10 @@ class Trainer:
             self.env_steps = snapshot.counters["env_steps"]
             self.episodes.load(snapshot.counters["episodes"])
             self.episodes.abandon()
-            self._elapsed = snapshot.counters["time"]
+            self.clock.before = snapshot.counters["time"]
             self.actor.load(snapshot.counters["actor"])
             self.learner.load(snapshot.learner)
-            self._overruled = self.live.load(snapshot.counters["live"])
+            self.overruled = self.live.load(snapshot.counters["live"])
             for name, value in self.live.values.items():
                 self._obey(name, value)
             same_rate = snapshot.counters["rate"] == self._rate()
@@ -337,27 +220,23 @@ def _derived_seed(root: int, branch: int) -> int:
     return int(np.random.SeedSequence((root, branch)).generate_state(1)[0] >> 1)
 
 
-def _crossed(before: int, after: int, interval: int) -> bool:
-    """True when a multiple of `interval` lies in (before, after]; never for interval 0."""
-    return bool(interval) and after // interval > before // interval
-
-
-@dataclasses.dataclass
-class _Clock:
+class Clock:
     """Wall time of the run, its former parts included, and env steps a second since it was last asked."""
 
-    env_steps: int
-    before: float
-    """seconds"""
+    def __init__(self) -> None:
+        self.before = 0.0
+        """seconds, of the run's former parts"""
+        self._start: float | None = None
 
-    def __post_init__(self) -> None:
+    def start(self, env_steps: int) -> None:
         self._start = self._asked = time.monotonic()
+        self._env_steps = env_steps
 
     def elapsed(self) -> float:
-        return self.before + time.monotonic() - self._start
+        return self.before + (0.0 if self._start is None else time.monotonic() - self._start)
 
     def steps_per_second(self, env_steps: int) -> float:
         now = time.monotonic()
-        rate = (env_steps - self.env_steps) / max(now - self._asked, 1e-9)
-        self.env_steps, self._asked = env_steps, now
+        rate = (env_steps - self._env_steps) / max(now - self._asked, 1e-9)
+        self._env_steps, self._asked = env_steps, now
         return rate

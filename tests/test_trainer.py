@@ -21,6 +21,7 @@ from atari_dqn.envs.pool import WorkerError
 from atari_dqn.monitor import Monitor
 from atari_dqn.network import in_precision
 from atari_dqn.trainer import Trainer
+from atari_dqn.training import Training
 
 CARTPOLE: dict[str, Any] = {
     "env_id": "CartPole-v1",
@@ -221,7 +222,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path: Path) -> None:
         next(trainer.learner.online.parameters()).fill_(float("nan"))
     monitor = Monitor(tmp_path, Console(quiet=True), "test", 8_064, 0)
     with pytest.raises(FloatingPointError, match="not finite at env step"):
-        trainer.run(tmp_path, monitor, lambda: False)
+        Training(trainer, tmp_path, monitor, lambda: False).run()
     monitor.close()
     assert CheckpointStore(tmp_path).steps() == [], "what is broken is not saved"
 
@@ -236,7 +237,7 @@ def test_a_worker_that_dies_costs_no_learning(tmp_path: Path) -> None:
         return False
 
     with pytest.raises(WorkerError, match=r"worker 1 \(envs 4 to 7"):
-        trainer.run(tmp_path, monitor, kill_one)
+        Training(trainer, tmp_path, monitor, kill_one).run()
     monitor.close()
     resumed = make_trainer()
     resumed.resume(CheckpointStore(tmp_path))
@@ -251,7 +252,7 @@ def test_watching_changes_nothing(tmp_path: Path) -> None:
         run_dir.mkdir()
         trainer = make_trainer(total_env_steps=1_200, **settings)
         monitor = Monitor(run_dir, Console(quiet=True), "test", 1_200, 0)
-        assert trainer.run(run_dir, monitor, lambda: False)
+        assert Training(trainer, run_dir, monitor, lambda: False).run()
         monitor.close()
         return weights(trainer)
 

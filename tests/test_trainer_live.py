@@ -18,6 +18,7 @@ from atari_dqn.live import SCHEDULE, Request, new_request
 from atari_dqn.monitor import Monitor
 from atari_dqn.runs import read_rows
 from atari_dqn.trainer import Trainer
+from atari_dqn.training import Training
 from tests.test_trainer import make_trainer, one_thread, started, weights
 
 __all__ = ["one_thread"]
@@ -106,12 +107,12 @@ def test_a_changed_replay_ratio_counts_from_now_on_with_no_burst_and_nothing_los
 def run(
     trainer: Trainer, run_dir: Path, should_stop: Callable[[], bool] = lambda: False, repeated: Any = ()
 ) -> tuple[bool, str]:
-    """What `Trainer.run` returns, and what the user was told."""
+    """What `Training.run` returns, and what the user was told."""
     run_dir.mkdir(exist_ok=True)
     told = io.StringIO()
     monitor = Monitor(run_dir, Console(file=told, width=200), "test", 8_064, trainer.env_steps)
     try:
-        return trainer.run(run_dir, monitor, should_stop, repeated), told.getvalue()
+        return Training(trainer, run_dir, monitor, should_stop, repeated).run(), told.getvalue()
     finally:
         monitor.close()
 

@@ -1,0 +1,151 @@
+"""A run of a trainer. Flow in: a trainer, made or resumed, and live edits asked for. Flow out: a run directory's rows,
+evaluations and checkpoints.
+
+All of it happens between two iterations, where all is quiet, and none of it changes a number of the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from atari_dqn.checkpoint import CheckpointStore
+from atari_dqn.edits import RECORD, EditDesk
+from atari_dqn.envs.pool import WorkerError
+from atari_dqn.evaluation import Progress, append_evaluation, evaluate
+from atari_dqn.live import Edit, Request
+from atari_dqn.monitor import Monitor
+from atari_dqn.trainer import Trainer, seeds_of
+
+
+class Stopped(Exception):
+    """The user asked to stop while something that can be given up (an evaluation) was under way."""
+
+
+class Training:
+    """One run of `trainer` in `run_dir`.
+
+    `repeated` are another run's live edits, taken at the same env steps again.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        run_dir: Path,
+        monitor: Monitor,
+        should_stop: Callable[[], bool],
+        repeated: Sequence[Edit] = (),
+    ) -> None:
+        self.trainer, self.run_dir, self.monitor, self.should_stop = trainer, run_dir, monitor, should_stop
+        self._desk = EditDesk(run_dir, repeated, trainer.env_steps)
+
+    def run(self) -> bool:
+        """Train to `total_env_steps`, or until `should_stop`. Saves at the end either way. True: all steps done."""
+        trainer, monitor, desk = self.trainer, self.monitor, self._desk
+        run = trainer.config.run
+        store = CheckpointStore(self.run_dir, run.keep_checkpoints)
+        logged, total = trainer.env_steps, run.total_env_steps
+        if self.should_stop():
+            return False
+        try:
+            trainer.start()
+            self._edit(trainer.overruled)
+            while trainer.env_steps < total and not self.should_stop():
+                before = trainer.env_steps
+                trainer.iterate()
+                now = trainer.env_steps
+                monitor.tick(now)
+                # Before the logs, evaluations and checkpoints of the same env step.
+                self._edit([*desk.asked(now, trainer.learner.updates), *monitor.asked()])
+                run = trainer.config.run
+                row: dict[str, float] = {}
+                if _crossed(before, now, run.eval_interval):
+                    row |= self._evaluate()
+                if row or _crossed(before, now, run.log_interval):
+                    monitor.write(self._row() | row)
+                    logged = now
+                if _crossed(before, now, run.checkpoint_interval) and now < total:
+                    trainer.save(store)
+            if trainer.env_steps > logged:
+                monitor.write(self._row())
+            trainer.save(store)
+            return trainer.env_steps >= total
+        except WorkerError:
+            # The step under way is lost; what was learned is not. (A resume cuts the games anyway.)
+            trainer.save(store)
+            raise
+        finally:
+            trainer.close()
+
+    def _edit(self, requests: Sequence[Request]) -> None:
+        trainer, monitor = self.trainer, self.monitor
+        for request in requests:
+            edit = trainer.edit(request)
+            try:
+                self._desk.record(edit)
+            except OSError as error:
+                # What is not remembered could never be repeated.
+                if edit.taken:
+                    trainer.edit(Request(edit.name, edit.old, edit.source))
+                monitor.say(f"{edit.name} stays as it was: {RECORD} cannot be written: {error.strerror}")
+                continue
+            monitor.say(f"env step {trainer.env_steps:,}: {edit}")
+        if requests:
+            monitor.show(trainer.live.values)  # after a refusal too: the page believes what was typed
+
+    def _row(self) -> dict[str, float]:
+        trainer, learner = self.trainer, self.trainer.learner
+        learning = learner.pop_metrics()
+        if not np.isfinite(list(learning.values())).all():
+            raise FloatingPointError(
+                f"the loss or a gradient is not finite at env step {trainer.env_steps:,}: {learning}"
+            )
+        return {
+            "env_step": trainer.env_steps,
+            "update": learner.updates,
+            "time": round(trainer.clock.elapsed(), 3),
+            **trainer.episodes.metrics(),
+            "charts/SPS": round(trainer.clock.steps_per_second(trainer.env_steps), 1),
+            "charts/learning_rate": float(str(np.float32(learner.learning_rate.item()))),
+            "charts/epsilon": trainer.current_epsilon(),
+            "charts/beta": trainer.beta(trainer.env_steps),
+            "charts/replay_ratio": trainer.config.learner.replay_ratio,
+            "charts/target_update_interval": float(trainer.config.learner.target_update_interval),
+            "charts/max_grad_norm": trainer.config.learner.max_grad_norm,
+            "charts/replay_fill": trainer.replay.fill / (trainer.derived.rows * trainer.derived.num_envs),
+            **learning,
+        }
+
+    def _evaluate(self) -> dict[str, float]:
+        trainer, config = self.trainer, self.trainer.config
+
+        def watch(progress: Progress) -> None:
+            self.monitor.tick(trainer.env_steps, f"evaluating: {progress.games} of {progress.episodes} games")
+            if self.should_stop():
+                raise Stopped
+
+        try:
+            result = evaluate(
+                trainer.learner.online,
+                trainer.spec,
+                trainer.protocol,
+                episodes=config.run.eval_episodes,
+                num_workers=min(config.env.num_workers, config.run.eval_episodes),
+                epsilon=config.run.eval_epsilon,
+                seed=seeds_of(config.run.seed)["evaluation"],
+                device=trainer.device,
+                deadline=config.env.worker_deadline,
+                on_progress=watch,
+            )
+        except Stopped:
+            return {}
+        append_evaluation(self.run_dir, trainer.env_steps, result)
+        self.monitor.say(f"evaluation at {trainer.env_steps:,} env steps: {result.summary()}")
+        return {"eval/episodic_return": result.mean, "eval/episodic_length": float(np.mean(result.lengths))}
+
+
+def _crossed(before: int, after: int, interval: int) -> bool:
+    """True when a multiple of `interval` lies in (before, after]; never for interval 0."""
+    return bool(interval) and after // interval > before // interval
