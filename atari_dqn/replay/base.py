@@ -18,6 +18,7 @@ from torch import Tensor
 
 from atari_dqn.replay.arrays import arange, native, tensor
 from atari_dqn.replay.ring import FrameRing, Turnover
+from atari_dqn.replay.staging import Staging
 from atari_dqn.replay.sum_tree import SumTree
 
 
@@ -72,6 +73,8 @@ class Replay(abc.ABC):
         self._largest = torch.ones((), dtype=torch.float64, device=device)
         self._generator = torch.Generator(device).manual_seed(seed)
         self._stacks = torch.empty(0)
+        around = (n_step + stack) * num_envs
+        self._staging = [Staging(around, (), dtype, self.ring.device) for dtype in (torch.int64, torch.bool)]
 
     @property
     def newest(self) -> int:
@@ -113,7 +116,8 @@ class Replay(abc.ABC):
 
     def _turn_over(self, turnover: Turnover) -> None:
         if len(turnover.slots):
-            slots, fresh = (torch.from_numpy(part).to(self.ring.device) for part in turnover)
+            parts = zip(self._staging, turnover, strict=True)
+            slots, fresh = (staging.upload(torch.from_numpy(part)) for staging, part in parts)
             self.tree.write(slots, torch.where(fresh, self._largest, 0.0))
 
     def latest_observation(self) -> Tensor:

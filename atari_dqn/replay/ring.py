@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from atari_dqn.replay.arrays import Array, arange, library, native, tensor
+from atari_dqn.replay.staging import Staging
 
 
 class Turnover(NamedTuple):
@@ -114,9 +115,7 @@ class FrameRing:
         self._lags = arange(self.xp, 1 - stack, 1, device)
         self._steps = arange(self.xp, 0, n_step + 1, device)
         self._latest = torch.empty((num_envs, stack, *frame_shape), dtype=frame_dtype, device=device)
-        self._staging = (
-            torch.empty_like(self.frames[0], device="cpu", pin_memory=True) if device.type == "cuda" else None
-        )
+        self._staging = Staging(num_envs, frame_shape, frame_dtype, device)
         self._uploaded = torch.cuda.Event() if device.type == "cuda" else None
 
     @property
@@ -140,6 +139,7 @@ class FrameRing:
         nothing.
         Raises ValueError for frames of another shape or dtype, or when a step is missing.
         """
+        self._await_uploads()
         before, row = self.newest % self.rows, (self.newest + 1) % self.rows
         if (actions is None or rewards is None or terminal is None) and not self._last.host[before].all():
             raise ValueError("actions, rewards and terminal may be left out only where every env's episode has ended")
@@ -158,6 +158,7 @@ class FrameRing:
 
     def cut(self, envs: ArrayLike | Tensor | None = None) -> Turnover:
         """End the episodes of `envs` (bool [num_envs]; default all) at the newest row, as a truncation does."""
+        self._await_uploads()
         row = self.newest % self.rows
         self._last.put(row, True if envs is None else self._last.host[row] | np.asarray(envs, dtype=np.bool_))
         return self._turnover(self._last.host[row])
@@ -182,10 +183,11 @@ class FrameRing:
             raise ValueError(
                 f"frames are {frames.dtype} {list(frames.shape)}; the ring stores {target.dtype} {list(target.shape)}"
             )
-        if self._staging is not None and self._uploaded is not None and frames.device.type == "cpu":
-            self._uploaded.synchronize()  # the former upload may still be reading the staging buffer
-            frames = self._staging.copy_(frames)
-        target.copy_(frames, non_blocking=True)
+        self._staging.upload(frames, target)
+
+    def _await_uploads(self) -> None:
+        if self._uploaded is not None:
+            self._uploaded.synchronize()  # they read the very rows on the host that are about to change
 
     def latest_observation(self) -> Tensor:
         """[num_envs, stack, *frame_shape] at the newest row, oldest frame first; overwritten by the next call."""

@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from atari_dqn.replay import SumTree
+from atari_dqn.replay import SumTree, sum_tree
+from atari_dqn.replay.arrays import native
+from atari_dqn.replay.sum_tree import FANOUT
+
+
+@pytest.fixture(autouse=True, params=["cpu", "cuda"])
+def fanout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every tree here is tried with the children per node, and the library, of a CPU and of a GPU."""
+    children: int = FANOUT[request.param]
+    monkeypatch.setitem(FANOUT, "cpu", children)
+    if request.param == "cuda":
+        monkeypatch.setattr(sum_tree, "library", lambda device: torch)
+    return children
 
 
 def tree_of(values: list[float] | np.ndarray) -> SumTree:
@@ -33,8 +45,8 @@ def below(mass: float) -> float:
 def assert_every_node_is_the_reduction_of_its_children(tree: SumTree) -> None:
     least = torch.where(tree.leaves > 0, tree.leaves, math.inf)
     for level, (sums, minima) in enumerate(zip(tree.sums[1:], tree.minima, strict=True)):
-        children = tree.sums[level].view(len(sums), -1).numpy()
-        assert (sums.numpy() == children.sum(1)).all(), f"sums of level {level}"
+        children = native(tree.xp, tree.sums[level].view(len(sums), -1))
+        assert (native(tree.xp, sums) == children.sum(1)).all(), f"sums of level {level}"
         least = least.view(len(minima), -1).amin(1)
         assert torch.equal(minima, least), f"minima of level {level}"
 
@@ -187,6 +199,11 @@ def test_frequencies_at_a_million_leaves() -> None:
         found = tree.find(mass).numpy()
         observed += np.bincount((found >> 16 << 1) | (found & 1), minlength=32)  # 16 regions, narrow and wide
     assert chi_square(observed, np.tile([0.01, 0.99], 16)) > 1e-3
+
+
+def test_four_million_leaves_take_two_levels_on_a_gpu() -> None:
+    """Launches are what a tree costs there."""
+    assert len(SumTree(2**22, "meta").minima) == 2
 
 
 @pytest.mark.gpu

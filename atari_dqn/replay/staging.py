@@ -1,0 +1,36 @@
+"""The way from host memory to the replay's device: arrays flow in, tensors flow out, and on a GPU nobody waits.
+
+A copy to a GPU is asynchronous only from page-locked ("pinned") memory, which must not change before it has been read.
+On a CPU an array passes as it is, without a copy.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Staging:
+    """Pinned memory for arrays of up to `rows` rows of `shape` and `dtype`, if `device` is a GPU."""
+
+    def __init__(self, rows: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self.device = device
+        self._pinned = torch.empty((rows, *shape), dtype=dtype, pin_memory=True) if device.type == "cuda" else None
+        self._read = torch.cuda.Event() if device.type == "cuda" else None
+
+    def upload(self, values: Tensor, target: Tensor | None = None) -> Tensor:
+        """`values` [M, *shape], in host memory or on the device, as a tensor on the device: `target` if given.
+
+        May be called again at once; what was passed in may be changed at once. Waits only while the former upload
+        has not been read yet.
+        """
+        if self._pinned is not None and self._read is not None and values.device.type == "cpu":
+            self._read.synchronize()
+            values = self._pinned[: len(values)].copy_(values)
+        if target is None:
+            target = values.to(self.device, non_blocking=True)
+        else:
+            target.copy_(values, non_blocking=True)
+        if self._read is not None:
+            self._read.record()
+        return target
