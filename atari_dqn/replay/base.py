@@ -99,6 +99,11 @@ class Replay(abc.ABC):
     def nbytes(self) -> int:
         return self.ring.nbytes + self.tree.nbytes
 
+    @property
+    def generator(self) -> torch.Generator:
+        """Its own; on its device."""
+        return self._generator
+
     def append(
         self,
         frames: ArrayLike | Tensor,
