@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Actor:
@@ -17,7 +18,7 @@ class Actor:
     explore independently and the stream does not depend on epsilon.
     """
 
-    def __init__(self, network: nn.Module, num_actions: int, *, seed: int) -> None:
+    def __init__(self, network: Callable[[Tensor], Tensor], num_actions: int, *, seed: int) -> None:
         self.network = network
         self.num_actions = num_actions
         self._rng = np.random.default_rng(seed)

@@ -253,6 +253,9 @@ class LearnerConfig:
         Literal["auto", "fp32", "bf16"],
         Setting("arithmetic of the convolutions; auto takes bf16 where it pays, and fp32 with --deterministic"),
     ] = "auto"
+    cuda_graph: Annotated[
+        bool, Setting("on a GPU, launch each update as one recorded graph: the same numbers, sooner")
+    ] = True
 
 
 @help_from_settings

@@ -59,6 +59,7 @@ def set_up_torch(config: TrainConfig) -> int:
     threads = config.run.torch_threads or cores()
     torch.set_num_threads(threads)
     if config.run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS may choose by what else is running
         # On a GPU some sums (the tree's cumsum) have no deterministic version; there torch warns instead of refusing.
         torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
         # Only guards against reading uninitialised memory, at the price of filling every new tensor.

@@ -22,6 +22,7 @@ import torch
 from atari_dqn.actor import Actor
 from atari_dqn.checkpoint import CheckpointStore, Snapshot, load_weights
 from atari_dqn.config import Derived, TrainConfig, derive, updates_at
+from atari_dqn.cuda_graph import CapturedLearner, CapturedNetwork
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec
 from atari_dqn.envs.pool import StepResult, WorkerPool
 from atari_dqn.episodes import EpisodeStatistics
@@ -49,7 +50,8 @@ class Trainer:
         """edits that a resume found undone by a flag given since; to be made before anything else"""
         seeds = seeds_of(config.run.seed)
         self.replay = make_replay(config, spec, self.device, seeds["replay"])
-        self.learner = Learner(
+        captured = self.device.type == "cuda" and config.learner.cuda_graph
+        self.learner: Learner = (CapturedLearner if captured else Learner)(
             lambda: make_network(spec, config.network),
             self.replay,
             config.learner,
@@ -57,7 +59,12 @@ class Trainer:
             device=self.device,
             precision=resolve_precision(config.learner.precision, self.device, config.run.deterministic),
         )
-        self.actor = Actor(self.learner.policy, spec.num_actions, seed=seeds["actor"])
+        # It plays on the learner's stream and with its weights: what it is to play with must be learned by then, so a
+        # stream and weights of its own would have to wait for the same.
+        policy = self.learner.policy
+        self.actor = Actor(
+            CapturedNetwork(policy, self.device) if captured else policy, spec.num_actions, seed=seeds["actor"]
+        )
         self.episodes = EpisodeStatistics(config.num_envs)
         self.workers: WorkerPool | None = None
         self._env_seed = seeds["envs"]
