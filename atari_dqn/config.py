@@ -269,6 +269,13 @@ class ExplorationConfig:
     epsilon_at: Annotated[tuple[float, ...], Setting("its knots", "fraction of total_env_steps", 0, 1)] = (
         0.0, 0.025, 0.5,
     )  # fmt: skip
+    epsilon_ladder: Annotated[
+        bool,
+        Setting(
+            "from --learning-starts on, env i of N plays at 0.4^(1 + 7 i / (N - 1)) in place of that schedule",
+            source="Horgan et al. 2018",
+        ),
+    ] = False
 
 
 @help_from_settings
@@ -372,6 +379,8 @@ class TrainConfig:
         check_capacity(self)
         _check_knots("epsilon", self.exploration.epsilon_values, self.exploration.epsilon_at)
         _check_knots("beta", self.replay.beta_values, self.replay.beta_at)
+        if self.exploration.epsilon_ladder and self.num_envs < 2:
+            raise ConfigError("--epsilon-ladder is for several envs, each with an epsilon of its own; here is one")
         least = self.num_envs * (self.replay.n_step + 1)
         if self.learner.learning_starts < least:
             raise ConfigError(

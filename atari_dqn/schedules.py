@@ -1,9 +1,14 @@
-"""Schedules: a value as a function of env steps. Flows in: knots `(env step, value)`; flows out: one float."""
+"""Schedules: a value as a function of env steps. Flow in: knots `(env step, value)`, or a number of envs; flow out: one
+float, or one per env.
+"""
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
+
+import numpy as np
+import numpy.typing as npt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,3 +28,17 @@ class Piecewise:
             return self.knots[-1][1]
         (start, before), (end, after) = self.knots[index - 1], self.knots[index]
         return before + (after - before) * (env_step - start) / (end - start)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """A value of its own for each of `num_envs` envs (2 at least), the same at every env step.
+
+    Env i's is 0.4^(1 + 7 i / (num_envs - 1)), from 0.4 down to 0.00066 (Horgan et al. 2018, section 4.1).
+    """
+
+    num_envs: int
+
+    def __call__(self, env_step: int) -> npt.NDArray[np.float64]:
+        rungs: npt.NDArray[np.float64] = 0.4 ** (1 + 7 * np.arange(self.num_envs) / (self.num_envs - 1))
+        return rungs

@@ -225,7 +225,9 @@ def _summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:
         f" target every {config.learner.target_update_interval:,} updates"
         f" = {float(derived.target_sync_env_steps):,.0f} env steps",
     )
-    table.add_row("epsilon", f"{knots(derived.epsilon_knots)} env steps")
+    ladder = f"0.4 to {0.4**8:.2g}, one for each of {derived.num_envs} envs"
+    scheduled = f"{knots(derived.epsilon_knots)} env steps"
+    table.add_row("epsilon", ladder if config.exploration.epsilon_ladder else scheduled)
     table.add_row("beta", f"{knots(derived.beta_knots)} env steps")
     return table
 

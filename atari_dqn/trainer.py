@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from atari_dqn.actor import Actor
@@ -31,7 +32,7 @@ from atari_dqn.live import SCHEDULE, Edit, LiveValues, Request, Value
 from atari_dqn.network import make_network
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.replay.uniform import UniformReplay
-from atari_dqn.schedules import Piecewise
+from atari_dqn.schedules import Ladder, Piecewise
 
 
 class Trainer:
@@ -43,7 +44,7 @@ class Trainer:
         self.derived: Derived = derive(config, spec.frame_bytes, spec.stack)
         self.device = resolve_device(config.run.device)
         self.env_steps = 0
-        self.epsilon = Piecewise(self.derived.epsilon_knots)
+        self.epsilon = self._scheduled_epsilon()
         self.beta = Piecewise(self.derived.beta_knots)
         self.live = LiveValues(config)
         self.overruled: list[Request] = []
@@ -92,15 +93,25 @@ class Trainer:
         """One decision of every env, and the updates that are due, overlapped."""
         assert self.workers is not None, "start() comes first"
         self.replay.beta.fill_(self.beta(self.env_steps))
-        actions = self.actor.act(self.replay.latest_observation(), self.current_epsilon())
+        actions = self.actor.act(self.replay.latest_observation(), self.epsilons())
         self.workers.send(actions)
         for _ in range(self.updates_due()):
             self.learner.update()
         self.observe(actions, self.workers.recv())
 
-    def current_epsilon(self) -> float:
-        """The schedule's, and 1 before learning starts: an untrained network's moves are one action over and over."""
+    def epsilons(self) -> float | npt.NDArray[np.float64]:
+        """Of all envs, or of each: 1 before learning starts, since an untrained network's moves are one action over and
+        over; then the schedule's or the ladder's, or the number that was asked for live."""
         return 1.0 if self.env_steps < self.config.learner.learning_starts else self.epsilon(self.env_steps)
+
+    def current_epsilon(self) -> float:
+        """The mean over the envs."""
+        return float(np.mean(self.epsilons()))
+
+    def _scheduled_epsilon(self) -> Piecewise | Ladder:
+        if self.config.exploration.epsilon_ladder:
+            return Ladder(self.config.num_envs)
+        return Piecewise(self.derived.epsilon_knots)
 
     def updates_due(self) -> int:
         """Updates to be made now, by integer arithmetic since the rate was set: at the start, or by a resume."""
@@ -127,7 +138,7 @@ class Trainer:
 
     def _obey(self, name: str, value: Value) -> None:
         if name == "epsilon":
-            self.epsilon = Piecewise(self.derived.epsilon_knots if value == SCHEDULE else ((0, float(value)),))
+            self.epsilon = self._scheduled_epsilon() if value == SCHEDULE else Piecewise(((0, float(value)),))
         elif name == "beta":
             self.beta = Piecewise(self.derived.beta_knots if value == SCHEDULE else ((0, float(value)),))
         else:

@@ -57,6 +57,13 @@ def test_a_bad_value_is_refused_in_one_line(name: str, value: Any, words: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_a_ladder_needs_envs_to_stand_on() -> None:
+    config = TrainConfig().replace(num_workers=1, envs_per_worker=1, epsilon_ladder=True)
+    with pytest.raises(ConfigError, match="--epsilon-ladder is for several envs"):
+        config.validate()
+    config.replace(envs_per_worker=2).validate()
+
+
 def test_a_uniform_replay_may_have_any_size() -> None:
     TrainConfig().replace(replay="uniform", replay_capacity=10_000).validate()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -58,6 +59,45 @@ def test_what_the_optimizer_the_replay_and_the_actor_use_is_what_was_asked(monke
         trainer.iterate()
         assert played[-1] == trainer.epsilon(at) != 0.25
         assert trainer.replay.beta.item() == trainer.beta(at) != 0.75
+
+
+def test_envs_play_at_their_rungs_of_the_ladder_except_at_first_and_while_a_number_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    published = [0.4 ** (1 + 7 * i / 7) for i in range(8)]
+    with started(epsilon_ladder=True) as trainer:
+        played: list[Any] = []
+        act = trainer.actor.act
+
+        def noted(obs: torch.Tensor, epsilon: Any) -> Any:
+            played.append(epsilon)
+            return act(obs, epsilon)
+
+        monkeypatch.setattr(trainer.actor, "act", noted)
+        trainer.iterate()
+        assert played == [1.0]
+        assert trainer.current_epsilon() == 1.0
+        learning(trainer)
+        assert played[-1].tolist() == pytest.approx(published)
+        assert played[-1][[0, -1]].tolist() == pytest.approx([0.4, 0.00065536])
+        assert trainer.current_epsilon() == pytest.approx(sum(published) / 8), "charts show the mean"
+        ask(trainer, "epsilon", 0.25)
+        trainer.iterate()
+        assert played[-1] == 0.25
+        ask(trainer, "epsilon", SCHEDULE)
+        trainer.iterate()
+        assert played[-1].tolist() == pytest.approx(published)
+
+
+def test_each_env_explores_as_often_as_its_rung_says() -> None:
+    with started(epsilon_ladder=True, learning_starts=24) as trainer:
+        while trainer.env_steps < 24:
+            trainer.iterate()
+        obs, actor = trainer.replay.latest_observation(), trainer.actor
+        greedy = actor.act(obs, 0.0)
+        strayed = np.mean([actor.act(obs, trainer.epsilons()) != greedy for _ in range(8_000)], axis=0)
+        half = [0.4 ** (1 + i) / 2 for i in range(8)]  # a random one of two actions is the greedy one half of the time
+        assert strayed == pytest.approx(half, rel=0.2, abs=2e-3)
 
 
 def test_a_refused_edit_changes_nothing() -> None:
