@@ -1,0 +1,116 @@
+"""`python -m benchmarks.gpu`, as far as it goes without a GPU: its arithmetic, and that its measurements run at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu
+
+CPU = torch.device("cpu")
+TINY = dataclasses.replace(
+    gpu.Plan(),
+    env_id="tests.stubs:Catch-v0",
+    capacity=256,
+    fill_envs=4,
+    heads=("shared",),
+    batch_sizes=(4,),
+    turn=0.01,
+    rounds=1,
+    loops=((1, 4, 8),),
+    learning_starts=32,
+    loop_turn=0.02,
+    loop_rounds=1,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_without_a_gpu_one_line_says_so() -> None:
+    result = subprocess.run([sys.executable, "-m", "benchmarks.gpu"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stdout == "benchmarks.gpu measures a GPU, and torch finds none here\n"
+    assert "Traceback" not in result.stderr
+
+
+def test_every_part_measures_something_and_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[str] = []
+    parts: dict[str, Any] = {
+        "updates": gpu.updates(TINY, CPU, told.append),
+        "fanouts": gpu.fanouts(TINY, CPU),
+        "loops": gpu.loops(TINY, CPU, told.append),
+    }
+    (update,), (loop,) = parts["updates"], parts["loops"]
+    assert 0 < update["captured"] < 1e5
+    assert 0 < update["tree_share"] < 1
+    assert 0 < update["microseconds"]["Adam"] < update["microseconds"]["network and Adam"]
+    assert all(each["draw"] > 0 and each["write"] > 0 for each in parts["fanouts"])
+    assert 0 < loop["loop"] < loop["workers"]
+    assert loop["updates_per_second"] == pytest.approx(loop["loop"], rel=0.5), "ratio 8, batch 8: one a step"
+    gpu.show(parts | {"goals": gpu.goals(parts["updates"], parts["loops"])})
+    assert "the tree's share" in capsys.readouterr().out
+    assert len(told) == 4
+
+
+def test_intervals_that_overlap_count_once() -> None:
+    assert gpu.covered([]) == 0
+    assert gpu.covered([(5, 6), (0, 2), (1, 3), (1, 2), (3, 4)]) == 5
+
+
+def figures(**changes: Any) -> dict[str, Any]:
+    return {"head": "shared", "batch_size": 32, "eager": 600.0, "captured": 3_100.0, "tree_share": 0.04} | changes
+
+
+@pytest.mark.parametrize(
+    ("update", "missed"),
+    [
+        (figures(), []),
+        (figures(captured=2_999.0), ["captured / eager updates", "captured updates/s"]),
+        (figures(eager=700.0), ["captured / eager updates"]),
+        (figures(tree_share=0.06), ["the tree's share of an update"]),
+        (figures(batch_size=256, captured=1_600.0, eager=790.0), []),
+        (figures(batch_size=256, captured=1_600.0, eager=810.0), ["captured / eager updates"]),
+        (figures(batch_size=512, captured=1.0, eager=1.0), []),
+    ],
+)
+def test_goals_of_an_update(update: dict[str, Any], missed: list[str]) -> None:
+    found = gpu.goals([update], [])
+    assert [goal["goal"].split(": ")[1] for goal in found if not goal["holds"]] == missed
+
+
+@pytest.mark.parametrize(
+    ("workers", "loops", "holds"),
+    [(40_000, (20_000, 25_000), True), (40_000, (20_000, 24_999), False), (20_000, (18_000, 1), True)],
+)
+def test_the_loop_is_to_reach_the_lower_of_its_two_marks_in_one_shape(
+    workers: float, loops: tuple[float, ...], holds: bool
+) -> None:
+    measured = [{"envs": 64, "batch_size": 256, "workers": workers, "loop": loop} for loop in loops]
+    (goal,) = gpu.goals([], measured)
+    assert goal["holds"] == holds
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        ((1_000, 5_000, 950), "the emulators"),
+        ((5_000, 1_000, 950), "the updates"),
+        ((1_000, 1_000, 500), "append takes most there, 20%"),
+    ],
+)
+def test_the_reason_for_an_idle_gpu(rates: tuple[float, float, float], words: str) -> None:
+    account = {"env wait": 0.5, "gradient step": 0.2, "append": 0.2, "acting": 0.1}
+    assert words in gpu.reason(*rates, account)
