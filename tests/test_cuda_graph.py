@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from atari_dqn.config import LearnerConfig, NetworkConfig
 from atari_dqn.learner import Learner
 from atari_dqn.network import Precision, make_network
+from atari_dqn.replay import sum_tree
 from atari_dqn.replay.base import Replay
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.replay.uniform import UniformReplay
@@ -38,9 +39,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def make_replay(device: str = "cpu", kind: str = "prioritized", capacity: int = 256) -> Replay:
-    size = (capacity, NUM_ENVS, SMALL.frame_shape, torch.uint8, SMALL.stack)
-    settings: dict[str, Any] = {"n_step": 3, "gamma": 0.99, "clip_rewards": True, "seed": 1, "device": device}
+@pytest.fixture(autouse=True)
+def levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many levels in so small a tree as in a large one."""
+    monkeypatch.setattr(sum_tree, "ROOT_FANOUT", 16)
+    for device in ("cpu", "cuda"):
+        monkeypatch.setitem(sum_tree.FANOUT, device, 32)
+
+
+def make_replay(device: str = "cpu", kind: str = "prioritized") -> Replay:
+    """Small, and computed by torch on every device."""
+    size = (256, NUM_ENVS, SMALL.frame_shape, torch.uint8, SMALL.stack)
+    settings: dict[str, Any] = {"n_step": 3, "gamma": 0.99, "clip_rewards": True, "seed": 1}
+    settings |= {"device": device, "xp": torch}
     return UniformReplay(*size, **settings) if kind == "uniform" else PrioritizedReplay(*size, alpha=0.6, **settings)
 
 

@@ -27,8 +27,10 @@ from atari_dqn.replay.base import Batch, Replay
 from atari_dqn.trainer import Trainer
 from benchmarks.plain_learner import FixedReplay, random_batch
 from experiments import cartpole
-from tests.test_cuda_graph import BATCH, CASES, NUM_ENVS, SMALL, Feeder, bits, make_learner, make_replay
+from tests.test_cuda_graph import BATCH, CASES, NUM_ENVS, SMALL, Feeder, bits, levels, make_learner, make_replay
 from tests.test_learning import CATCH, best_of_training
+
+__all__ = ["levels"]
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
