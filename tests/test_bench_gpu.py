@@ -54,11 +54,10 @@ def test_every_part_measures_something_and_can_be_shown(capsys: pytest.CaptureFi
         "loops": gpu.loops(TINY, CPU, told.append),
     }
     (update,), (loop,) = parts["updates"], parts["loops"]
-    assert 0 < update["captured"] < 1e5
-    assert 0 < update["tree_share"] < 1
-    assert 0 < update["microseconds"]["Adam"] < update["microseconds"]["network and Adam"]
-    assert all(each["draw"] > 0 and each["write"] > 0 for each in parts["fanouts"])
-    assert 0 < loop["loop"] < loop["workers"]
+    figures = [update["captured"], update["eager"], update["tree_share"], *update["microseconds"].values()]
+    figures += [loop["workers"], loop["learner"], loop["loop"], *loop["account"].values()]
+    figures += [each[name] for each in parts["fanouts"] for name in ("draw", "write")]
+    assert all(figure > 0 for figure in figures)
     assert loop["updates_per_second"] == pytest.approx(loop["loop"], rel=0.5), "ratio 8, batch 8: one a step"
     gpu.show(parts | {"goals": gpu.goals(parts["updates"], parts["loops"])})
     assert "the tree's share" in capsys.readouterr().out
