@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from atari_dqn.account import UPDATE_PARTS
 from atari_dqn.config import LearnerConfig, NetworkConfig, TrainConfig
 from atari_dqn.cuda_graph import Captured, CapturedLearner
 from atari_dqn.envs.make import PROTOCOLS, env_spec
@@ -291,7 +292,7 @@ def one_loop(plan: Plan, config: TrainConfig) -> dict[str, Any]:
             turns["learner"].append(bench.learner_alone(plan.turn))
             turns["loop"].append(bench.loop(plan.loop_turn))
         busy = gpu_busy(bench, min(0.5, plan.turn), trainer.device)
-        account = bench.account(plan.loop_turn)
+        account = bench.account(plan.loop_turn).shares
     finally:
         trainer.close()
     rates = {kind: Rates.of(taken) for kind, taken in turns.items()}
@@ -339,7 +340,7 @@ def reason(workers: float, learner: float, loop: float, account: dict[str, float
     if loop > 0.9 * min(workers, learner):
         limit = "the emulators: the GPU waits for them" if workers < learner else "the updates: the GPU is busy"
         return f"the limit is {limit}"
-    between = {part: share for part, share in account.items() if part not in ("env wait", "gradient step")}
+    between = {part: share for part, share in account.items() if part not in ("env", "idle", *UPDATE_PARTS)}
     part = max(between, key=lambda name: between[name])
     return f"between updates and emulators; {part} takes most there, {between[part]:.0%} of the loop's time"
 
