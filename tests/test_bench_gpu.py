@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu
+from atari_dqn.replay import ring, sum_tree
+from benchmarks import gpu, gpu_parts
 
 CPU = torch.device("cpu")
 TINY = dataclasses.replace(
-    gpu.Plan(),
+    gpu_parts.Plan(),
     env_id="tests.stubs:Catch-v0",
     capacity=256,
     fill_envs=4,
@@ -46,12 +47,15 @@ def test_without_a_gpu_one_line_says_so() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_every_part_measures_something_and_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_part_measures_something_and_can_be_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_parts, "REPEATS", 1)
     told: list[str] = []
     parts: dict[str, Any] = {
-        "updates": gpu.updates(TINY, CPU, told.append),
-        "fanouts": gpu.fanouts(TINY, CPU),
-        "loops": gpu.loops(TINY, CPU, told.append),
+        "updates": gpu_parts.updates(TINY, CPU, told.append),
+        "fanouts": gpu_parts.fanouts(TINY, CPU),
+        "loops": gpu_parts.loops(TINY, CPU, told.append),
     }
     (update,), (loop,) = parts["updates"], parts["loops"]
     figures = [update["captured"], update["eager"], update["tree_share"], *update["microseconds"].values()]
@@ -64,9 +68,16 @@ def test_every_part_measures_something_and_can_be_shown(capsys: pytest.CaptureFi
     assert len(told) == 4
 
 
+def test_what_is_to_be_compiled_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (ring, sum_tree):
+        monkeypatch.setattr(module, "library", lambda device: torch)
+    (found,) = gpu_parts.compiled(TINY, CPU, backend="eager")
+    assert found.get("updates_per_second", 0) > 0, found
+
+
 def test_intervals_that_overlap_count_once() -> None:
-    assert gpu.covered([]) == 0
-    assert gpu.covered([(5, 6), (0, 2), (1, 3), (1, 2), (3, 4)]) == 5
+    assert gpu_parts.covered([]) == 0
+    assert gpu_parts.covered([(5, 6), (0, 2), (1, 3), (1, 2), (3, 4)]) == 5
 
 
 def figures(**changes: Any) -> dict[str, Any]:
@@ -112,4 +123,4 @@ def test_the_loop_is_to_reach_the_lower_of_its_two_marks_in_one_shape(
 )
 def test_the_reason_for_an_idle_gpu(rates: tuple[float, float, float], words: str) -> None:
     account = {"env": 0.4, "idle": 0.1, "update": 0.2, "append": 0.2, "inference": 0.1}
-    assert words in gpu.reason(*rates, account)
+    assert words in gpu_parts.reason(*rates, account)

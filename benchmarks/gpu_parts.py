@@ -1,0 +1,332 @@
+"""The measurements of `benchmarks.gpu`: a plan and a device flow in, figures flow out, JSON-ready.
+
+On a CPU, where nothing is captured, they run too, for their tests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from atari_dqn.account import UPDATE_PARTS
+from atari_dqn.config import LearnerConfig, NetworkConfig, TrainConfig
+from atari_dqn.cuda_graph import Captured, CapturedLearner
+from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.learner import Learner, resolve_precision
+from atari_dqn.measure import Bench, Rates
+from atari_dqn.network import make_network
+from atari_dqn.replay import SumTree, sum_tree
+from atari_dqn.replay.prioritized import PrioritizedReplay
+from atari_dqn.trainer import Trainer
+from benchmarks.plain_learner import FixedReplay, Spec
+
+SEED = 1
+REPEATS = 10
+"""Of a piece of an update within one graph: what launching a graph costs is the update's, not the piece's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is measured, and for how long."""
+
+    env_id: str = "ALE/Breakout-v5"
+    capacity: int = 2**20
+    fill_envs: int = 512
+    heads: tuple[Any, ...] = ("shared", "two_stream")
+    batch_sizes: tuple[int, ...] = (32, 256, 512)
+    fanouts: tuple[int, ...] = (64, 256, 1024)
+    turn: float = 0.6
+    """seconds"""
+    rounds: int = 5
+    loops: tuple[tuple[int, int, int], ...] = ((16, 4, 256), (16, 4, 512), (16, 8, 256), (16, 8, 512))
+    """workers, envs of each, batch size"""
+    learning_starts: int = 50_000
+    loop_turn: float = 3.0
+    loop_rounds: int = 3
+
+
+# ---------------------------------------------------------------------- updates
+
+
+def updates(plan: Plan, device: torch.device, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """One entry per head and batch size: updates/s of both kinds, and microseconds of the captured one's pieces.
+
+    Draw and write are the tree's; sample is the draw and the gathering; learn is all that a ready batch is for, Adam
+    among it.
+    """
+    replay = full_replay(plan, device)
+    tell(f"a replay of {plan.capacity:,} transitions is full")
+    found = []
+    for head in plan.heads:
+        for batch_size in plan.batch_sizes:
+            figures = {"head": head, "batch_size": batch_size, **one_update(plan, device, replay, head, batch_size)}
+            tell(
+                f"{head}, batch {batch_size}: {figures['eager']:,.0f} updates/s eager,"
+                f" {figures['captured']:,.0f} captured"
+            )
+            found.append(figures)
+            gc.collect()  # graphs, and the memory they hold
+    return found
+
+
+def full_replay(plan: Plan, device: torch.device) -> PrioritizedReplay:
+    """Noise for frames, an end now and then, and priorities that differ."""
+    num_envs, frame = plan.fill_envs, (84, 84)
+    replay = PrioritizedReplay(
+        plan.capacity, num_envs, frame, torch.uint8, 4, n_step=3, gamma=0.99, clip_rewards=True, alpha=0.6,
+        seed=SEED, device=device,
+    )  # fmt: skip
+    rng = np.random.default_rng(SEED)
+    noise = torch.randint(256, (num_envs, *frame), dtype=torch.uint8, device=device)
+    replay.append(noise, np.ones(num_envs, bool))
+    for row in range(replay.num_rows + 4):
+        ends = rng.random(num_envs) < 1 / 500
+        actions, rewards = rng.integers(4, size=num_envs), rng.normal(size=num_envs)
+        replay.append(noise.roll(row, -1), ends, actions, rewards, ends)
+    leaves = replay.tree.leaves
+    replay.tree.load(torch.where(leaves > 0, torch.rand_like(leaves), leaves))
+    return replay
+
+
+def one_update(
+    plan: Plan, device: torch.device, replay: PrioritizedReplay, head: Any, batch_size: int
+) -> dict[str, Any]:
+    """Each is fed from the same replay."""
+    config = LearnerConfig(batch_size=batch_size)
+    precision = resolve_precision("auto", device, deterministic=False)
+
+    def learner(kind: type[Learner], feed: Any) -> Learner:
+        def network() -> Any:
+            return make_network(Spec(), NetworkConfig(head=head))
+
+        return kind(network, feed, config, seed=SEED, device=device, precision=precision)
+
+    def recorded(work: Callable[[], object]) -> Callable[[], object]:
+        def repeated() -> None:
+            for _ in range(REPEATS):
+                work()
+
+        return Captured(repeated, device, replay.generator) if device.type == "cuda" else repeated
+
+    captured = learner(CapturedLearner if device.type == "cuda" else Learner, replay)
+    eager = learner(Learner, replay)
+    works: dict[str, Callable[[], object]] = {"captured": captured.update, "eager": eager.update}
+    for work in works.values():
+        for _ in range(6):  # the recording among them
+            work()
+    rates = by_turns(works, plan.turn, plan.rounds, device)
+
+    batch = replay.sample(batch_size)
+    batch = dataclasses.replace(batch, obs=batch.obs.clone(), next_obs=batch.next_obs.clone())
+    errors = torch.randn(batch_size, device=device)
+    mass = torch.rand(batch_size, dtype=torch.float64, device=device) * replay.tree.total
+    alone = learner(Learner, FixedReplay([batch]))
+    alone.gradient_step()
+    pieces = {
+        "draw": recorded(lambda: replay.tree.find(mass)),
+        "sample": recorded(lambda: replay.sample(batch_size)),
+        "write": recorded(lambda: replay.update_priorities(batch.ids, errors)),
+        "learn": recorded(alone.gradient_step),
+        "Adam": recorded(alone.optimizer.step),
+    }
+    for work in pieces.values():
+        for _ in range(6):
+            work()
+    times = {name: 1e6 / rate / REPEATS for name, rate in by_turns(pieces, plan.turn / 2, 2, device).items()}
+    whole = 1e6 / rates["captured"]
+    return {
+        **rates,
+        "microseconds": {"whole": whole} | times,
+        "tree_share": (times["draw"] + times["write"]) / whole,
+        "precision": precision,
+        "gpu_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else 0,
+    }
+
+
+def by_turns(
+    works: dict[str, Callable[[], object]], seconds: float, rounds: int, device: torch.device
+) -> dict[str, float]:
+    """Calls a second of each: medians over rounds in which each has its turn."""
+    rates: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            rates[name].append(calls_per_second(work, seconds, device))
+    return {name: statistics.median(of_rounds) for name, of_rounds in rates.items()}
+
+
+def calls_per_second(work: Callable[[], object], seconds: float, device: torch.device) -> float:
+    """The GPU's own work included: it is waited for at both ends."""
+    _wait(device)
+    start, calls = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        for _ in range(10):
+            work()
+        calls += 10
+        _wait(device)  # now and then, or thousands of launches would queue
+    return calls / (time.perf_counter() - start)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def compiled(plan: Plan, device: torch.device, backend: str = "inductor") -> list[dict[str, Any]]:
+    """Captured updates/s with the network and the replay's arithmetic compiled by torch: what fused kernels would give.
+
+    An experiment: nothing else here depends on it, and what it fails with is a result.
+    """
+    found: list[dict[str, Any]] = []
+    for batch_size in plan.batch_sizes:
+        replay = full_replay(plan, device)
+        learner = (CapturedLearner if device.type == "cuda" else Learner)(
+            lambda: make_network(Spec(), NetworkConfig()),
+            replay,
+            LearnerConfig(batch_size=batch_size),
+            seed=SEED,
+            device=device,
+            precision=resolve_precision("auto", device, deterministic=False),
+        )
+        parts: list[tuple[Any, str]] = [
+            (replay.tree, "find"), (replay.tree, "write"), (replay.ring, "fold"), (replay.ring, "observations"),
+            (learner.policy, "q_values"), (learner.target_policy, "q_values"),
+        ]  # fmt: skip
+        for owner, method in parts:
+            setattr(owner, method, torch.compile(getattr(owner, method), backend=backend, dynamic=False))
+        start = time.monotonic()
+        try:
+            for _ in range(6):
+                learner.update()
+            took = time.monotonic() - start
+            rate = by_turns({"": learner.update}, plan.turn, plan.rounds, device)[""]
+            found.append({"batch_size": batch_size, "updates_per_second": rate, "compiling_seconds": took})
+        except Exception as error:
+            found.append({"batch_size": batch_size, "error": f"{type(error).__name__}: {error}"[:1_000]})
+        del replay, learner, parts
+        gc.collect()
+    return found
+
+
+def fanouts(plan: Plan, device: torch.device) -> list[dict[str, Any]]:
+    """Microseconds of a draw and a write of 256, captured, for trees of different children per node."""
+    found, before = [], dict(sum_tree.FANOUT)
+    leaves = torch.randint(plan.capacity, (256,), device=device)
+    values = torch.rand(256, dtype=torch.float64, device=device)
+    for fanout in plan.fanouts:
+        sum_tree.FANOUT.update(dict.fromkeys(before, fanout))
+        tree = SumTree(plan.capacity, device)
+        tree.load(torch.rand(plan.capacity, dtype=torch.float64, device=device))
+        mass = values * tree.total
+        works: dict[str, Callable[[], object]] = {
+            "draw": lambda tree=tree, mass=mass: tree.find(mass),  # type: ignore[misc]
+            "write": lambda tree=tree: tree.write(leaves, values),  # type: ignore[misc]
+        }
+        if device.type == "cuda":
+            works = {name: Captured(work, device) for name, work in works.items()}
+        for work in works.values():
+            for _ in range(6):
+                work()
+        rates = by_turns(works, plan.turn / 2, 3, device)
+        found.append({"children": fanout} | {name: 1e6 / rate for name, rate in rates.items()})
+    sum_tree.FANOUT.update(before)
+    return found
+
+
+# ---------------------------------------------------------------------- the whole loop
+
+
+def loops(plan: Plan, device: torch.device, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """One entry per shape of `plan.loops`, at the default replay ratio, which is 8."""
+    found = []
+    for num_workers, envs_per_worker, batch_size in plan.loops:
+        config = TrainConfig().replace(
+            env_id=plan.env_id,
+            num_workers=num_workers,
+            envs_per_worker=envs_per_worker,
+            batch_size=batch_size,
+            n_step=3,
+            replay_capacity=plan.capacity,
+            learning_starts=plan.learning_starts,
+            device=device.type,
+        )
+        name = f"{num_workers}x{envs_per_worker} envs, batch {batch_size}"
+        tell(f"{name}: starting the workers, {plan.learning_starts:,} env steps of random play")
+        figures = one_loop(plan, config.validate())
+        tell(
+            f"{name}: {figures['loop']:,.0f} env steps/s, {figures['share_of_workers']:.0%} of the workers alone;"
+            f" {figures['reason']}"
+        )
+        found.append({"envs": config.num_envs, "batch_size": batch_size} | figures)
+        gc.collect()
+    return found
+
+
+def one_loop(plan: Plan, config: TrainConfig) -> dict[str, Any]:
+    trainer = Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    bench = Bench(trainer)
+    try:
+        bench.prepare()
+        turns: dict[str, list[Any]] = {"workers": [], "learner": [], "loop": []}
+        for _ in range(plan.loop_rounds):
+            turns["workers"].append(bench.workers_alone(plan.loop_turn))
+            turns["learner"].append(bench.learner_alone(plan.turn))
+            turns["loop"].append(bench.loop(plan.loop_turn))
+        busy = gpu_busy(bench, min(0.5, plan.turn), trainer.device)
+        account = bench.account(plan.loop_turn).shares
+    finally:
+        trainer.close()
+    rates = {kind: Rates.of(taken) for kind, taken in turns.items()}
+    workers, loop = rates["workers"].env_steps_per_second, rates["loop"].env_steps_per_second
+    due = config.learner.replay_ratio / config.learner.batch_size
+    learner = rates["learner"].updates_per_second / due
+    return {
+        "workers": workers,
+        "learner": learner,
+        "loop": loop,
+        "updates_per_second": rates["loop"].updates_per_second,
+        "share_of_workers": loop / workers,
+        "cores_busy": rates["loop"].cores_busy,
+        "gpu_idle": None if busy is None else 1 - busy,
+        "account": account,
+        "reason": reason(workers, learner, loop, account),
+    }
+
+
+def gpu_busy(bench: Bench, seconds: float, device: torch.device) -> float | None:
+    """Share of the loop's time in which the GPU does something; None where it cannot be traced."""
+    if device.type != "cuda":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        turn = bench.loop(seconds)
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in profile.events() or ()
+        if event.device_type == torch.autograd.DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
+    ]
+    return covered(spans) / (1e6 * turn.wall) if spans else None
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of intervals (start, end)."""
+    total, reached = 0.0, -float("inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def reason(workers: float, learner: float, loop: float, account: dict[str, float]) -> str:
+    """Why the GPU waits, or does not. Rates are env steps/s: of the workers alone, the learner alone, and the loop."""
+    if loop > 0.9 * min(workers, learner):
+        limit = "the emulators: the GPU waits for them" if workers < learner else "the updates: the GPU is busy"
+        return f"the limit is {limit}"
+    between = {part: share for part, share in account.items() if part not in ("env", "idle", *UPDATE_PARTS)}
+    part = max(between, key=lambda name: between[name])
+    return f"between updates and emulators; {part} takes most there, {between[part]:.0%} of the loop's time"
