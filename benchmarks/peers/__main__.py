@@ -1,0 +1,160 @@
+"""`python -m benchmarks.peers`: other people's trainers beside ours on the same work, in one run.
+
+Each contestant sits in a process of its own, with its workers, and is idle while the others are measured. They take
+turns, round after round. Flows out: a table, `benchmarks/results/peers.json` and a picture beside it. Exit code 1 when
+a goal is missed or a contestant fails. What each peer does, and how: `benchmarks/peers/README.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from atari_dqn import cli
+from atari_dqn.config import ConfigError
+from atari_dqn.status import StatusLine
+from atari_dqn.system import cores, describe_system
+from benchmarks.peers.environments import ENVIRONMENTS, InstallFailed, ensure
+from benchmarks.peers.goals import goals, standing
+from benchmarks.peers.seats import ContestantFailed, Seat, Turn, Watch
+from benchmarks.peers.show import draw, print_report
+from benchmarks.peers.work import CONTESTANTS, Work
+
+RESULTS = Path(__file__).parent.parent / "results" / "peers.json"
+
+Say = Callable[[str], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse(argv)
+    work = Work(
+        replay_capacity=arguments.replay_capacity,
+        learning_starts=arguments.replay_capacity,
+        torch_threads=arguments.torch_threads,
+    )
+    console = cli.console()
+    taken, seats, failed = compete(
+        arguments.only, work, arguments.rounds, arguments.seconds, arguments.environments, console
+    )
+    standings = {name: standing(name, turns, seats[name].peak, seats[name].versions) for name, turns in taken.items()}
+    report = {
+        "system": describe_system(),
+        "command": shlex.join(["python", "-m", "benchmarks.peers", *(sys.argv[1:] if argv is None else argv)]),
+        "work": vars(work),
+        "rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "standings": standings,
+        "goals": goals(standings, work),
+        "failed": failed,
+    }
+    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    print_report(report, console)
+    if standings:
+        draw(report, arguments.out.with_suffix(".png"))
+    return cli.FAILED if failed or not all(goal["holds"] for goal in report["goals"]) else cli.DONE
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags, checked; `only` is a list of names. Raises `ConfigError`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers", description="other people's trainers beside ours on the same work"
+    )
+    parser.add_argument("--only", default=",".join(CONTESTANTS), help="contestants, comma-separated: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of a turn")
+    parser.add_argument("--torch-threads", type=int, default=cores(), help="of each learner; workers have one")
+    parser.add_argument("--replay-capacity", type=int, default=Work.replay_capacity, help="filled before a turn")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="where the peers are installed")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the report; the picture lies beside it")
+    arguments = parser.parse_args(argv)
+    arguments.only = [name.strip() for name in arguments.only.split(",")]
+    for name in arguments.only:
+        if name not in CONTESTANTS:
+            raise ConfigError(f"--only {name}: there is no such contestant; there are {', '.join(CONTESTANTS)}")
+    for flag, least, most in (("rounds", 1, 1000), ("seconds", 0.1, 3600), ("torch_threads", 1, 4096)):
+        value = getattr(arguments, flag)
+        if not least <= value <= most:
+            raise ConfigError(f"--{flag.replace('_', '-')} is {value}; it must be from {least} to {most}")
+    capacity = arguments.replay_capacity
+    if not 2**10 <= capacity <= 2**20 or capacity & (capacity - 1):
+        raise ConfigError(f"--replay-capacity is {capacity}; it must be a power of two from 2^10 to 2^20")
+    if arguments.out.suffix != ".json" or not arguments.out.parent.is_dir():
+        raise ConfigError(f"--out {arguments.out}: name a .json file in a directory that exists")
+    return arguments
+
+
+def compete(
+    names: Sequence[str], work: Work, rounds: int, seconds: float, environments: Path, console: Any
+) -> tuple[dict[str, list[Turn]], dict[str, Seat], dict[str, str]]:
+    """Everyone's turns, everyone's seat, and why those failed who did (they have no turns)."""
+    seats: dict[str, Seat] = {}
+    failed: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+        def fail(name: str, error: Exception) -> None:
+            failed[name] = str(error)
+            console.print(f"{name} failed: {error}", highlight=False)
+
+        for number, name in enumerate(names, 1):
+            console.print(f"preparing {name}, {number} of {len(names)}", highlight=False)
+            try:
+                with StatusLine(console, f"{name}: starting") as status:
+                    seat = _start(name, work, environments, logs / name, status.update)
+                    seats[name] = stack.enter_context(seat)
+                    seat.prepare(_warming(name, work, status.update))
+            except (ContestantFailed, InstallFailed) as error:
+                fail(name, error)
+        taken: dict[str, list[Turn]] = {name: [] for name in seats if name not in failed}
+        console.print(f"{rounds} rounds of {len(taken)} turns of {seconds:g} s", highlight=False)
+        end = time.monotonic() + rounds * len(taken) * seconds
+        for number in range(1, rounds + 1):
+            for name in list(taken):
+                with StatusLine(console, f"round {number} of {rounds}: {name}") as status:
+                    where = f"round {number} of {rounds}: {name}"
+                    try:
+                        taken[name].append(seats[name].turn(seconds, _counting_down(where, end, status.update)))
+                    except ContestantFailed as error:
+                        fail(name, error)
+                        del taken[name]
+    return taken, seats, failed
+
+
+def _start(name: str, work: Work, environments: Path, log: Path, say: Say) -> Seat:
+    who = CONTESTANTS[name]
+    python = sys.executable if who.is_ours else ensure(name, environments, say)
+    return Seat([str(python), "-m", who.module], work, log, who.arguments)
+
+
+def _counting_down(where: str, end: float, say: Say) -> Watch:
+    return lambda _: say(f"{where}; {max(0.0, end - time.monotonic()):.0f} s left")
+
+
+def _warming(name: str, work: Work, say: Say) -> Watch:
+    start = time.monotonic()
+    latest: dict[str, Any] = {}
+
+    def watch(message: dict[str, Any]) -> None:
+        latest.update(message)
+        steps, passed = latest.get("env_steps", 0), time.monotonic() - start
+        if steps >= work.learning_starts:
+            say(f"{name}: {latest['updates']} of {work.warm_up_updates} updates to warm up")
+        elif steps:
+            left = passed * (work.learning_starts / steps - 1)
+            say(f"{name}: {steps:,} of {work.learning_starts:,} env steps to fill the replay; about {left:.0f} s left")
+        else:
+            say(f"{name}: starting for {passed:.0f} s")
+
+    return watch
+
+
+if __name__ == "__main__":
+    cli.run_command(main)

@@ -1,0 +1,44 @@
+"""Ours: the real loop of `atari_dqn.trainer`, one env in each of 8 workers, its default algorithm and network."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from atari_dqn.config import TrainConfig
+from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.schedules import Piecewise
+from atari_dqn.trainer import Trainer
+from benchmarks.peers.turns import Turns
+
+
+def main() -> None:
+    precision = sys.argv[2] if len(sys.argv) > 2 else "auto"
+    with Turns("atari-dqn") as turns:
+        work = turns.work
+        torch.set_num_threads(work.torch_threads)
+        config = TrainConfig().replace(
+            env_id="ALE/Breakout-v5",
+            num_workers=work.num_envs,
+            envs_per_worker=1,
+            replay_capacity=work.replay_capacity,
+            learning_starts=work.learning_starts,
+            batch_size=work.batch_size,
+            replay_ratio=work.batch_size / work.env_steps_per_update,
+            target_update_interval=work.target_update_interval,
+            learning_rate=work.learning_rate,
+            seed=work.seed,
+            device="cpu",
+            precision=precision,
+        )
+        trainer = Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+        trainer.epsilon = Piecewise(((0, work.epsilon),))
+        trainer.start()
+        while True:
+            trainer.iterate()
+            turns.tick(trainer.env_steps, trainer.learner.updates)
+
+
+if __name__ == "__main__":
+    main()

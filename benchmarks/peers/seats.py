@@ -1,0 +1,133 @@
+"""The benchmark's side of the turns: a command that starts a contestant flows in, its counts and its memory flow out.
+
+Contestants say one JSON line after another (see `turns.py`); what they and their libraries print otherwise goes to a
+log, whose last lines are told when one fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from benchmarks.peers.memory import Memory, family_memory
+from benchmarks.peers.work import Work
+
+ROOT = Path(__file__).resolve().parents[2]
+POLL_SECONDS = 1.0
+"""between two looks at a contestant's memory"""
+PATIENCE = 300.0
+"""Seconds without a word (beyond its turn) after which a contestant is given up."""
+
+Watch = Callable[[dict[str, Any]], None]
+"""Called about once a second with a contestant's latest word about its warming up."""
+
+
+class ContestantFailed(Exception):
+    """It ended, said what cannot be read, or fell silent; the message has its last lines."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    env_steps: int
+    updates: int
+    wall: float
+    """seconds"""
+
+
+class Seat:
+    """A contestant in a process of its own. Leaving the context ends it and its workers."""
+
+    def __init__(self, command: Sequence[str], work: Work, log: Path, arguments: Sequence[str] = ()) -> None:
+        self.peak = Memory(0, 0)
+        self.versions: dict[str, str] = {}
+        self._log = log
+        self._lines: queue.Queue[str] = queue.Queue()
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                [*command, json.dumps(dataclasses.asdict(work)), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=ROOT,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the benchmark, which then ends them all
+                # Learners set their own number of threads; workers must not each have as many.
+                env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"},
+            )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def prepare(self, watch: Watch) -> None:
+        """Wait until it has warmed up."""
+        message: dict[str, Any] = {}
+        while not message.get("ready"):
+            message = self._answer(PATIENCE, watch)
+            watch(message)
+        self.versions = message["versions"] | {"python": message["python"]}
+
+    def turn(self, seconds: float, watch: Watch) -> Turn:
+        """Let it train for `seconds`."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"seconds": seconds}) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._failure("it has ended") from None
+        return Turn(**self._answer(seconds + PATIENCE, watch))
+
+    def _answer(self, patience: float, watch: Watch) -> dict[str, Any]:
+        deadline = time.monotonic() + patience
+        while True:
+            self.peak = self.peak.peak(family_memory(self._process.pid))
+            # Asked before the queue is: what it said before it ended counts.
+            code = self._process.poll()
+            try:
+                line = self._lines.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                if code is not None:
+                    raise self._failure(f"it ended with exit code {code}") from None
+                if time.monotonic() > deadline:
+                    raise self._failure(f"it said nothing for {patience:.0f} s") from None
+                watch({})
+                continue
+            try:
+                message = json.loads(line)
+            except json.JSONDecodeError:
+                raise self._failure(f"it said {line.strip()[:200]!r}") from None
+            self.peak = self.peak.peak(family_memory(self._process.pid))
+            return message
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+
+    def _failure(self, what: str) -> ContestantFailed:
+        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        return ContestantFailed("\n".join([what, *(f"  {line[:300]}" for line in lines[-8:])]))
+
+    def __enter__(self) -> Seat:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._process.pid)
+            # Some peers' workers outlive their learner: first those who start them, then all.
+            family = [process, *process.children(recursive=True)]
+            for member in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
+        self._process.wait()

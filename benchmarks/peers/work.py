@@ -1,0 +1,72 @@
+"""The work that every contestant does, and who does it: flows into the benchmark and, as one JSON argument, into each
+contestant's process. Nothing but the standard library is imported here, for every peer's environment runs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One DQN training of Breakout, the same for all."""
+
+    replay_capacity: int = 2**14
+    """transitions; the labml experiment's, and what Tianshou and PFRL can hold beside the others"""
+    learning_starts: int = 2**14
+    """env steps; the replay is full then, as the labml experiment wants it, and so is the memory that is measured"""
+    warm_up_updates: int = 100
+    """updates made before the first turn"""
+    torch_threads: int = 1
+    """of the learner; workers have one"""
+    game: str = "BreakoutNoFrameskip-v4"
+    """frame skip 1 and no sticky actions; the preprocessing skips 4"""
+    num_envs: int = 8
+    """each in a process of its own; the single-env loop has one, in its own process"""
+    batch_size: int = 32
+    env_steps_per_update: int = 4
+    epsilon: float = 0.1
+    """once learning has started: nearly every decision needs the network"""
+    gamma: float = 0.99
+    learning_rate: float = 1e-4
+    target_update_interval: int = 2000
+    """updates"""
+    alpha: float = 0.6
+    beta: float = 0.4
+    seed: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """How one is called, what its algorithm has, and how far ahead of it ours must be."""
+
+    title: str
+    package: str
+    """whose version is reported"""
+    module: str
+    """run in its environment as `python -m`"""
+    prioritized: bool
+    double: bool
+    dueling: bool
+    at_least: float | None = None
+    """env steps/s of ours over its own"""
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def is_ours(self) -> bool:
+        return self.package == "atari-dqn"
+
+
+SAME_ALGORITHM, PLAIN_DQN = 2.5, 2.0
+"""The goals against those that do the work of prioritized double DQN, and against those that do less."""
+
+HERE = "benchmarks.peers.contestants"
+CONTESTANTS = {
+    "ours": Contestant("atari_dqn", "atari-dqn", f"{HERE}.ours", True, True, True),
+    "ours-fp32": Contestant("atari_dqn, fp32", "atari-dqn", f"{HERE}.ours", True, True, True, arguments=("fp32",)),
+    "labml": Contestant("labml annotated DQN", "labml-nn", f"{HERE}.labml", True, True, True, SAME_ALGORITHM),
+    "pfrl": Contestant("PFRL DoubleDQN", "pfrl", f"{HERE}.pfrl", True, True, False, SAME_ALGORITHM),
+    "tianshou": Contestant("Tianshou DQN", "tianshou", f"{HERE}.tianshou", True, True, False, SAME_ALGORITHM),
+    "sb3": Contestant("Stable-Baselines3 DQN", "stable-baselines3", f"{HERE}.sb3", False, False, False, PLAIN_DQN),
+    "cleanrl": Contestant("CleanRL-style loop", "torch", f"{HERE}.cleanrl", False, False, False, PLAIN_DQN),
+}
