@@ -15,17 +15,15 @@ def print_report(report: dict[str, Any], console: Any) -> None:
 
     title = f"{report['system']['processor']}, {report['system']['cores']} cores; {report['rounds']} rounds of"
     table = Table(box=box.SIMPLE_HEAD, title=f"{title} {report['seconds']:g} s", title_justify="left")
-    for heading in ("", "version", "algorithm"):
+    for heading in ("", "algorithm"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("env steps/s", "least", "most", "updates/s", "memory GB", "resident GB"):
+    for heading in ("env steps/s", "updates/s", "GB", "RSS, GB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for peer in report["standings"].values():
-        rates = [turn["env_steps"] / turn["wall"] for turn in peer["turns"]]
         table.add_row(
-            peer["title"],
-            peer["version"],
+            f"{peer['title']} {peer['version']}",
             algorithm(peer),
-            *(f"{rate:,.0f}" for rate in (peer["env_steps_per_second"], min(rates), max(rates))),
+            f"{peer['env_steps_per_second']:,.0f}",
             f"{peer['updates_per_second']:.1f}",
             f"{peer['peak_memory_bytes'] / GIGABYTE:.2f}",
             f"{peer['peak_resident_bytes'] / GIGABYTE:.2f}",
@@ -44,8 +42,8 @@ def print_report(report: dict[str, Any], console: Any) -> None:
 
 def algorithm(peer: dict[str, Any]) -> str:
     """In a few words."""
-    words = [word for word in ("prioritized", "dueling", "double") if peer[word]]
-    return " ".join([*words, "DQN"])
+    words = {"prioritized": "PER", "double": "double", "dueling": "dueling"}
+    return " ".join(word for kind, word in words.items() if peer[kind]) or "plain"
 
 
 def draw(report: dict[str, Any], file: Path) -> None:

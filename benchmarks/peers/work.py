@@ -63,10 +63,10 @@ SAME_ALGORITHM, PLAIN_DQN = 2.5, 2.0
 HERE = "benchmarks.peers.contestants"
 CONTESTANTS = {
     "ours": Contestant("atari_dqn", "atari-dqn", f"{HERE}.ours", True, True, True),
-    "ours-fp32": Contestant("atari_dqn, fp32", "atari-dqn", f"{HERE}.ours", True, True, True, arguments=("fp32",)),
-    "labml": Contestant("labml annotated DQN", "labml-nn", f"{HERE}.labml", True, True, True, SAME_ALGORITHM),
-    "pfrl": Contestant("PFRL DoubleDQN", "pfrl", f"{HERE}.pfrl", True, True, False, SAME_ALGORITHM),
-    "tianshou": Contestant("Tianshou DQN", "tianshou", f"{HERE}.tianshou", True, True, False, SAME_ALGORITHM),
-    "sb3": Contestant("Stable-Baselines3 DQN", "stable-baselines3", f"{HERE}.sb3", False, False, False, PLAIN_DQN),
-    "cleanrl": Contestant("CleanRL-style loop", "torch", f"{HERE}.cleanrl", False, False, False, PLAIN_DQN),
+    "ours-fp32": Contestant("atari_dqn fp32", "atari-dqn", f"{HERE}.ours", True, True, True, arguments=("fp32",)),
+    "labml": Contestant("labml-nn", "labml-nn", f"{HERE}.labml", True, True, True, SAME_ALGORITHM),
+    "pfrl": Contestant("PFRL", "pfrl", f"{HERE}.pfrl", True, True, False, SAME_ALGORITHM),
+    "tianshou": Contestant("Tianshou", "tianshou", f"{HERE}.tianshou", True, True, False, SAME_ALGORITHM),
+    "sb3": Contestant("SB3", "stable-baselines3", f"{HERE}.sb3", False, False, False, PLAIN_DQN),
+    "cleanrl": Contestant("CleanRL-style, torch", "torch", f"{HERE}.cleanrl", False, False, False, PLAIN_DQN),
 }
