@@ -139,19 +139,24 @@ def _counting_down(where: str, end: float, say: Say) -> Watch:
 
 
 def _warming(name: str, work: Work, say: Say) -> Watch:
-    start = time.monotonic()
+    began = time.monotonic()
+    first: tuple[float, int] | None = None
+    """time and env steps"""
     latest: dict[str, Any] = {}
 
     def watch(message: dict[str, Any]) -> None:
+        nonlocal first
         latest.update(message)
-        steps, passed = latest.get("env_steps", 0), time.monotonic() - start
-        if steps >= work.learning_starts:
+        now, steps = time.monotonic(), latest.get("env_steps")
+        if steps is None:
+            say(f"{name}: starting for {now - began:.0f} s")
+        elif steps >= work.learning_starts:
             say(f"{name}: {latest['updates']} of {work.warm_up_updates} updates to warm up")
-        elif steps:
-            left = passed * (work.learning_starts / steps - 1)
-            say(f"{name}: {steps:,} of {work.learning_starts:,} env steps to fill the replay; about {left:.0f} s left")
         else:
-            say(f"{name}: starting for {passed:.0f} s")
+            first = first or (now, steps)
+            seconds_a_step = (now - first[0]) / max(1, steps - first[1])
+            left = f"; about {seconds_a_step * (work.learning_starts - steps):.0f} s left" if steps > first[1] else ""
+            say(f"{name}: {steps:,} of {work.learning_starts:,} env steps to fill the replay{left}")
 
     return watch
 

@@ -30,7 +30,7 @@ def ensure(name: str, root: Path, watch: Callable[[str], None]) -> Path:
     requirements = REQUIREMENTS / f"{name}.txt"
     home = root / name
     python, stamp = home / "bin" / "python", home / "installed"
-    wanted = f"{platform.python_version()} {hashlib.sha256(requirements.read_bytes()).hexdigest()}\n"
+    wanted = stamp_of(requirements)
     if stamp.exists() and stamp.read_text() == wanted:
         return python
     shutil.rmtree(home, ignore_errors=True)
@@ -44,6 +44,11 @@ def ensure(name: str, root: Path, watch: Callable[[str], None]) -> Path:
     _run([str(python), "-m", "pip", "install", "--progress-bar", "off", "--requirement", str(requirements)], told)
     stamp.write_text(wanted)
     return python
+
+
+def stamp_of(requirements: Path) -> str:
+    """What an environment's stamp says when it was made from this file by this Python."""
+    return f"{platform.python_version()} {hashlib.sha256(requirements.read_bytes()).hexdigest()}\n"
 
 
 def _run(command: list[str], watch: Callable[[str], None]) -> None:

@@ -21,7 +21,7 @@ def print_report(report: dict[str, Any], console: Any) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for peer in report["standings"].values():
         table.add_row(
-            f"{peer['title']} {peer['version']}",
+            peer["title"],
             algorithm(peer),
             f"{peer['env_steps_per_second']:,.0f}",
             f"{peer['updates_per_second']:.1f}",

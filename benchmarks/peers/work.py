@@ -68,5 +68,5 @@ CONTESTANTS = {
     "pfrl": Contestant("PFRL", "pfrl", f"{HERE}.pfrl", True, True, False, SAME_ALGORITHM),
     "tianshou": Contestant("Tianshou", "tianshou", f"{HERE}.tianshou", True, True, False, SAME_ALGORITHM),
     "sb3": Contestant("SB3", "stable-baselines3", f"{HERE}.sb3", False, False, False, PLAIN_DQN),
-    "cleanrl": Contestant("CleanRL-style, torch", "torch", f"{HERE}.cleanrl", False, False, False, PLAIN_DQN),
+    "cleanrl": Contestant("CleanRL-style", "torch", f"{HERE}.cleanrl", False, False, False, PLAIN_DQN),
 }

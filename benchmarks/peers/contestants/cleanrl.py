@@ -21,8 +21,8 @@ from benchmarks.peers.turns import Turns
 
 
 class Replay:
-    """Observations [capacity, 4, 84, 84] uint8; the next row is the next observation, except after an episode's end,
-    which does not bootstrap anyway."""
+    """Observations [capacity, *shape] uint8; the next row is the next observation. After an episode's end it is the
+    next episode's first one, as in CleanRL's memory-saving replay: a terminal does not bootstrap from it."""
 
     def __init__(self, capacity: int, shape: tuple[int, ...], rng: np.random.Generator) -> None:
         self.obs = np.zeros((capacity, *shape), np.uint8)
@@ -39,7 +39,7 @@ class Replay:
 
     def sample(self, batch_size: int) -> tuple[torch.Tensor, ...]:
         """Obs, actions, rewards, next obs and terminals of `batch_size` transitions."""
-        if self._added > self._capacity:  # the newest row's next observation lies on the oldest row
+        if self._added >= self._capacity:  # the newest row's next observation lies on the oldest row
             rows = (self._rng.integers(1, self._capacity, batch_size) + self._added) % self._capacity
         else:
             rows = self._rng.integers(self._added, size=batch_size)
