@@ -185,6 +185,17 @@ def test_leaving_the_seat_ends_a_contestant_and_its_workers_in_mid_turn(tmp_path
     assert psutil.wait_procs(family, timeout=10)[1] == []
 
 
+def test_workers_do_not_outlive_a_learner_that_was_killed(tmp_path: Path) -> None:
+    with Seat(STUB, WORK, tmp_path / "log", ("steady",)) as seat:
+        seat.prepare(unwatched)
+        workers = workers_of(seat)
+        seat._process.kill()
+        with pytest.raises(ContestantFailed):
+            seat.turn(60, unwatched)
+        assert [worker.is_running() for worker in workers] == [True]
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
 def test_a_contestant_ends_when_the_benchmark_is_gone(tmp_path: Path) -> None:
     with Seat(STUB, WORK, tmp_path / "log", ("steady",)) as seat:
         seat.prepare(unwatched)

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import queue
+import signal
 import subprocess
 import threading
 import time
@@ -18,8 +19,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-import psutil
 
 from benchmarks.peers.memory import Memory, family_memory
 from benchmarks.peers.work import Work
@@ -123,11 +122,7 @@ class Seat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self._process.pid)
-            # Some peers' workers outlive their learner: first those who start them, then all.
-            family = [process, *process.children(recursive=True)]
-            for member in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    member.kill()
+        # Its whole session: some peers' workers outlive their learner.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
