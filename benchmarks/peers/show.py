@@ -14,10 +14,10 @@ def print_report(report: dict[str, Any], console: Any) -> None:
     from rich.table import Table
 
     title = f"{report['system']['processor']}, {report['system']['cores']} cores; {report['rounds']} rounds of"
-    table = Table(box=box.SIMPLE_HEAD, title=f"{title} {report['seconds']:g} s", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{title} {report['seconds']:g} s", title_justify="left")
     for heading in ("", "algorithm"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("env steps/s", "updates/s", "GB", "RSS, GB"):
+    for heading in ("env steps/s", "updates/s", "GB", "RSS GB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for peer in report["standings"].values():
         table.add_row(
