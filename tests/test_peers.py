@@ -15,9 +15,7 @@ import pytest
 
 from atari_dqn.config import ConfigError
 from benchmarks.peers import __main__ as peers
-from benchmarks.peers import environments
 from benchmarks.peers.contestants.cleanrl import Replay
-from benchmarks.peers.environments import REQUIREMENTS, InstallFailed, ensure, stamp_of
 from benchmarks.peers.goals import goals, standing
 from benchmarks.peers.memory import Memory, family_memory
 from benchmarks.peers.seats import ContestantFailed, Seat, Turn
@@ -103,31 +101,13 @@ def test_every_peer_is_pinned_with_torch() -> None:
     for name, who in CONTESTANTS.items():
         if who.is_ours:
             continue
-        lines = [line.split("#")[0].strip() for line in (REQUIREMENTS / f"{name}.txt").read_text().splitlines()]
+        lines = [
+            line.split("#")[0].strip()
+            for line in (Path(peers.__file__).parent / "requirements" / f"{name}.txt").read_text().splitlines()
+        ]
         assert "torch==2.13.0" in lines, name
         assert any(line.startswith(f"{who.package}==") for line in lines), name
         assert all(line.count("==") == 1 for line in lines), name
-
-
-def test_an_environment_is_made_anew_only_when_its_requirements_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    requirements = tmp_path / "peer.txt"
-    monkeypatch.setattr(environments, "REQUIREMENTS", tmp_path)
-    requirements.write_text("")
-    home = tmp_path / "made" / "peer"
-    home.mkdir(parents=True)
-    (home / "installed").write_text(stamp_of(requirements))
-    (home / "old").touch()
-    assert ensure("peer", tmp_path / "made", lambda _: None) == home / "bin" / "python"
-    assert (home / "old").exists()
-
-    requirements.write_text("./there-is-no-such-package\n")
-    with pytest.raises(InstallFailed, match="there-is-no-such-package"):
-        ensure("peer", tmp_path / "made", lambda _: None)
-    assert (home / "bin" / "python").exists()
-    assert not (home / "old").exists()
-    assert not (home / "installed").exists()
 
 
 # ---------------------------------------------------------------------- turns

@@ -22,7 +22,7 @@ from atari_dqn import cli
 from atari_dqn.config import ConfigError
 from atari_dqn.status import StatusLine
 from atari_dqn.system import cores, describe_system
-from benchmarks.peers.environments import ENVIRONMENTS, InstallFailed, ensure
+from benchmarks.environments import DIRECTORY, InstallError, interpreter
 from benchmarks.peers.goals import goals, standing
 from benchmarks.peers.seats import ContestantFailed, Seat, Turn, Watch
 from benchmarks.peers.show import draw, print_report
@@ -72,7 +72,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="length of a turn")
     parser.add_argument("--torch-threads", type=int, default=cores(), help="of each learner; workers have one")
     parser.add_argument("--replay-capacity", type=int, default=Work.replay_capacity, help="filled before a turn")
-    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="where the peers are installed")
+    parser.add_argument("--environments", type=Path, default=DIRECTORY / "peers", help="where the peers are installed")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the report; the picture lies beside it")
     arguments = parser.parse_args(argv)
     arguments.only = [name.strip() for name in arguments.only.split(",")]
@@ -111,7 +111,7 @@ def compete(
                     seat = _start(name, work, environments, logs / name, status.update)
                     seats[name] = stack.enter_context(seat)
                     seat.prepare(_warming(name, work, status.update))
-            except (ContestantFailed, InstallFailed) as error:
+            except (ContestantFailed, InstallError) as error:
                 fail(name, error)
         taken: dict[str, list[Turn]] = {name: [] for name in seats if name not in failed}
         console.print(f"{rounds} rounds of {len(taken)} turns of {seconds:g} s", highlight=False)
@@ -130,7 +130,8 @@ def compete(
 
 def _start(name: str, work: Work, environments: Path, log: Path, say: Say) -> Seat:
     who = CONTESTANTS[name]
-    python = sys.executable if who.is_ours else ensure(name, environments, say)
+    requirements = Path(__file__).parent / "requirements" / f"{name}.txt"
+    python = sys.executable if who.is_ours else interpreter(requirements, environments, say)
     return Seat([str(python), "-m", who.module], work, log, who.arguments)
 
 

@@ -93,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=0.5, help="of each turn")
     parser.add_argument("--capacity", type=int, default=2**15, help="transitions, a power of two")
     parser.add_argument("--torch-threads", type=int, default=cores())
-    parser.add_argument("--environments", type=Path, default=DIRECTORY, help="where they lie or will be made")
+    parser.add_argument(
+        "--environments", type=Path, default=DIRECTORY / "replays", help="where they lie or will be made"
+    )
     parser.add_argument("--only", default=",".join(CONTESTANTS), help="some of: %(default)s")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
