@@ -148,9 +148,8 @@ class LiveValues:
 
     def state(self) -> dict[str, Any]:
         """JSON-ready: each value ever edited, back to the config's or not, and what the config said then."""
-        flat = self._config.to_dict()
         return {
-            name: {"value": self.values[name], "configured": flat[live.field]}
+            name: {"value": self.values[name], "configured": self._says_of(live)}
             for name, live in self.settings.items()
             if name in self._edited
         }
@@ -160,14 +159,19 @@ class LiveValues:
 
         Returns requests to that effect, to be decided upon and recorded before anything else.
         """
-        flat, overruled = self._config.to_dict(), []
+        overruled = []
         for name, stored in state.items():
             live = self.settings[name]
             self.values[name] = stored["value"]
             self._edited.add(name)
-            if stored["configured"] != flat[live.field]:
+            if stored["configured"] != self._says_of(live):
                 overruled.append(Request(name, live.configured(self._config), "command line"))
         return overruled
+
+    def _says_of(self, live: LiveSetting) -> Any:
+        """What the config says of a setting, JSON-ready; of epsilon only that there is a ladder, if there is one."""
+        flat = self._config.to_dict()
+        return "ladder" if live.name == "epsilon" and flat["epsilon_ladder"] else flat[live.field]
 
 
 def from_page(name: str, value: Any) -> Request:

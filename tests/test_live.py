@@ -153,6 +153,16 @@ def test_a_state_holds_what_was_edited_and_a_flag_given_later_wins() -> None:
     assert changed.values == live.values | {"learning_rate": 7e-5}
 
 
+def test_a_ladder_of_epsilons_asked_for_at_a_resume_overrules_a_number_asked_for_before() -> None:
+    for former, present in ((False, True), (True, False)):
+        live = values(CONFIG.replace(epsilon_ladder=former))
+        live.decide(Request("epsilon", 0.05, "tune"), 8, 0)
+        stored = json.loads(json.dumps(live.state()))
+        assert values(CONFIG.replace(epsilon_ladder=former)).load(stored) == []
+        overruled = values(CONFIG.replace(epsilon_ladder=present)).load(stored)
+        assert overruled == [Request("epsilon", SCHEDULE, "command line")]
+
+
 def test_the_inbox_hands_over_what_was_asked_in_order_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [new_request("learning_rate", value) for value in (1e-4, 2e-4, -1)]
     Inbox(tmp_path).put(new_request("epsilon", 0.5))
