@@ -173,11 +173,17 @@ class Replay(abc.ABC):
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a `state()`. Raises ValueError when it belongs to a replay of another size or shape."""
+        """Take over a `state()`. Raises ValueError when it belongs to a replay of another size or shape.
+
+        One of another device is taken over, too; the draws then go on with other random numbers.
+        """
         self.ring.load(state)
         self.tree.load(state["leaves"])
         self._largest.copy_(state["largest"])
-        self._generator.set_state(state["generator"])
+        if state["generator"].shape == self._generator.get_state().shape:
+            self._generator.set_state(state["generator"])
+        else:  # another kind of device drew so far, and its generator's state means nothing to this one's
+            self._generator.manual_seed(self._generator.initial_seed() + self.newest + 1)
 
 
 def _torch_dtype(dtype: DTypeLike | torch.dtype) -> torch.dtype:
