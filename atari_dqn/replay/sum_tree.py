@@ -24,6 +24,10 @@ ROOT_FANOUT = 4096
 """Children of the root at most: on a CPU 2^18 leaves need one level of nodes between, 2^24 two."""
 
 
+class UnsoundPriorityError(ValueError, FloatingPointError):
+    """A priority is negative, infinite or NaN: a bad argument, or a training whose numbers have got out of hand."""
+
+
 class SumTree:
     """Priorities of `num_leaves` leaves (a power of two), all 0 at first.
 
@@ -73,8 +77,8 @@ class SumTree:
         """Set `leaves` (int64 [M]) to `values` (float64 [M], finite, >= 0); of duplicates the larger value wins.
 
         Where `keep` (bool [M]) is false nothing is written: it lets a caller drop entries without changing a shape.
-        Raises ValueError, before anything is changed, when a value is negative, infinite or NaN (on a GPU, where
-        looking would stall it, the device asserts instead).
+        Raises UnsoundPriorityError, before anything is changed, when a value is negative, infinite or NaN (on a GPU,
+        where looking would stall it, the device asserts instead).
         """
         xp, at, new = self.xp, native(self.xp, leaves), native(self.xp, values)
         low, high = xp.amin(new), xp.amax(new)
@@ -82,7 +86,7 @@ class SumTree:
         if self.device.type != "cpu":
             torch._assert_async(sound, "a priority is negative, infinite or NaN")
         elif not sound:
-            raise ValueError(f"priorities must be finite and not negative; these go from {low:g} to {high:g}")
+            raise UnsoundPriorityError(f"priorities must be finite and not negative; these go from {low:g} to {high:g}")
         if keep is None:
             self._put_largest(at, new)
         else:
