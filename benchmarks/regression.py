@@ -1,8 +1,9 @@
 """The present code flows in; whether it got slower, as far as any machine can tell, flows out: the check of CI.
 
 Two kinds of figures. Exact counts (`benchmarks.counts`) must not exceed `benchmarks/budget.json`. Ratios of two things
-measured in turn on the same machine must keep to bounds generous enough for a noisy one; a ratio that misses its bound
-is measured once more before it counts. Exit code 1, with a line for each miss.
+measured in turn on the same machine must keep to bounds generous enough for a noisy one. Noise moves some rounds, a
+regression nearly all: a ratio misses only when hardly a round keeps to its bound, and then again with contestants
+started anew. Exit code 1, with a line for each miss.
 
     python -m benchmarks.regression
     python -m benchmarks.regression --write-budget    # after a change that is meant to change the counts
@@ -15,7 +16,7 @@ import contextlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,7 +35,10 @@ WELL_UNDER = 0.9
 """Below this part of its budget a figure asks for a lower one."""
 
 BATCH, ROUNDS, SECONDS = 32, 12, 0.2
-THREADS = cores()
+MAY_KEEP = 1 / 6
+"""Of the rounds of a ratio that misses, so many may keep to the bound all the same."""
+THREADS = min(cores(), 2)
+"""As many on a large machine as on a small one: the ratios are to be the same."""
 SEATS: dict[str, tuple[tuple[Any, ...], Sequence[str]]] = {
     "workers": ((worker_pool, 2), [""]),
     "native": ((native_vector_env, 2), [""]),
@@ -52,8 +56,8 @@ class Ratio(NamedTuple):
     least: float | None = None
     most: float | None = None
 
-    def holds(self, median: float) -> bool:
-        return (self.least is None or median >= self.least) and (self.most is None or median <= self.most)
+    def holds(self, figure: float) -> bool:
+        return (self.least is None or figure >= self.least) and (self.most is None or figure <= self.most)
 
     def __str__(self) -> str:
         return f"≥ {self.least}" if self.least is not None else f"≤ {self.most}"
@@ -134,9 +138,8 @@ def check_counts(write: bool) -> list[str]:
 # ---------------------------------------------------------------------- ratios
 
 
-@contextlib.contextmanager
-def seated() -> Iterator[Callable[[int], list[Turns]]]:
-    """All contestants ready. Yields what takes so many rounds of turns, one dict of them for each round."""
+def take(rounds: int) -> list[Turns]:
+    """So many rounds of everyone's turns, one dict of them for each round; the contestants are started for it."""
     with contextlib.ExitStack() as stack:
         seats: dict[str, Seat] = {}
         for name, (contestant, _) in SEATS.items():
@@ -144,20 +147,17 @@ def seated() -> Iterator[Callable[[int], list[Turns]]]:
             seats[name] = Seat(*contestant)
             stack.callback(seats[name].close)
 
-        def take(rounds: int) -> list[Turns]:
-            return [
-                {
-                    f"{name} {kind}".strip(): seats[name].turn(kind, SECONDS)
-                    for name, (_, kinds) in SEATS.items()
-                    for kind in kinds
-                }
-                for _ in range(rounds)
-            ]
+        def one() -> Turns:
+            return {
+                f"{name} {kind}".strip(): seats[name].turn(kind, SECONDS)
+                for name, (_, kinds) in SEATS.items()
+                for kind in kinds
+            }
 
-        take(1)  # first calls allocate, and choose their kernels
+        one()  # first calls allocate, and choose their kernels
         turns = sum(len(kinds) for _, kinds in SEATS.values())
-        print(f"{ROUNDS} rounds of {turns} turns of {SECONDS:g} s, about {ROUNDS * turns * SECONDS:.0f} s", flush=True)
-        yield take
+        print(f"{rounds} rounds of {turns} turns of {SECONDS:g} s, about {rounds * turns * SECONDS:.0f} s", flush=True)
+        return [one() for _ in range(rounds)]
 
 
 def check_ratios(ratios: Mapping[str, Ratio], take: Callable[[int], list[Turns]], rounds: int = ROUNDS) -> list[str]:
@@ -176,7 +176,7 @@ def _missed(ratios: Mapping[str, Ratio], taken: Sequence[Turns]) -> dict[str, st
         median = statistics.median(of_rounds)
         line = f"{name}: {median:.2f} ({ratio}); rounds {' '.join(f'{figure:.2f}' for figure in of_rounds)}"
         print(f"  {line}", flush=True)
-        if not ratio.holds(median):
+        if sum(ratio.holds(figure) for figure in of_rounds) <= MAY_KEEP * len(of_rounds):
             missed[name] = line
     return missed
 
@@ -188,8 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     misses = check_counts(arguments.write_budget)
     if not arguments.write_budget:
-        with seated() as take:
-            misses += check_ratios(RATIOS, take)
+        misses += check_ratios(RATIOS, take)
     for line in misses:
         print(f"MISSED {line}")
     print(f"{len(misses)} missed; {time.monotonic() - start:.0f} s")

@@ -120,12 +120,17 @@ def test_what_got_slower_is_named_with_its_rounds(name: str, slower: dict[str, T
 
     def take(rounds: int) -> list[Mapping[str, Turn]]:
         taken.append(rounds)
-        return [turns(), turns(**slower), turns(**slower)]
+        return [turns(), *[turns(**slower)] * (rounds - 1)]
 
-    (line,) = check_ratios(RATIOS, take, rounds=3)
+    (line,) = check_ratios(RATIOS, take, rounds=6)
     assert line.startswith(f"{name}: {figure} ({RATIOS[name]}); rounds ")
-    assert line.count(figure) == 3, "the median, and two of the rounds"
-    assert taken == [3, 3]
+    assert line.count(figure) == 6, "the median, and five of the rounds"
+    assert taken == [6, 6]
+
+
+def test_noise_in_most_of_the_rounds_is_no_miss() -> None:
+    slow, fast = turns(workers=turn(550, 0, 1.0)), turns()
+    assert check_ratios(RATIOS, lambda rounds: [fast] * 2 + [slow] * (rounds - 2), rounds=6) == []
 
 
 def test_a_miss_that_does_not_come_again_is_none(capsys: pytest.CaptureFixture[str]) -> None:
