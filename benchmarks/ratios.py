@@ -14,11 +14,13 @@ import argparse
 import contextlib
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atari_dqn.cli import BAD_INPUT
 from atari_dqn.config import LearnerConfig, NetworkConfig, TrainConfig
 from atari_dqn.system import cores, describe_system
 from benchmarks.seats import Kinds, Seat
@@ -259,6 +261,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
+    if min(arguments.rounds, arguments.torch_threads, arguments.batch_size) < 1 or not 0 < arguments.seconds <= 3600:
+        print("--rounds, --torch-threads, --batch-size: at least 1; --seconds: above 0, at most 3600", file=sys.stderr)
+        return BAD_INPUT
     taken = play(arguments.rounds, arguments.seconds, arguments.torch_threads, arguments.batch_size)
     of_rounds = [ratios(turns, arguments.batch_size) for turns in taken]
     medians = {name: statistics.median(of_round[name] for of_round in of_rounds) for name in of_rounds[0]}

@@ -203,8 +203,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         print(f"--sweep {unknown[0]}: there are {', '.join(SWEEPS)}", file=sys.stderr)
         return BAD_INPUT
-    if arguments.rounds < 1 or arguments.seconds <= 0 or arguments.torch_threads < 1:
-        print("--rounds and --torch-threads must be at least 1, and --seconds above 0", file=sys.stderr)
+    if arguments.rounds < 1 or not 0 < arguments.seconds <= 3600 or arguments.torch_threads < 1:
+        print("--rounds and --torch-threads must be at least 1, and --seconds above 0, at most 3600", file=sys.stderr)
         return BAD_INPUT
     progress = Progress(sweeps, arguments.rounds, arguments.seconds)
     start = time.monotonic()

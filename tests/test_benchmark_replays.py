@@ -115,6 +115,7 @@ def test_the_table_has_the_median_of_each_kind() -> None:
         (["--capacity", "5000"], "a power of two"),
         (["--capacity", str(2**40)], "GB"),
         (["--rounds", "0"], "at least 1"),
+        (["--seconds", "nan"], "above 0"),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(

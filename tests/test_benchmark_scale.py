@@ -133,6 +133,7 @@ def test_the_table_and_the_plots_take_what_was_measured_and_leave_out_the_rest(t
         (["--sweep", "workers,enves"], "--sweep enves: there are workers, envs, batch, capacity"),
         (["--rounds", "0"], "at least 1"),
         (["--seconds", "0"], "above 0"),
+        (["--seconds", "nan"], "above 0"),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(

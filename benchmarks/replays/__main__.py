@@ -128,8 +128,8 @@ def _fault(arguments: argparse.Namespace, names: Sequence[str]) -> str:
     unknown = [name for name in names if name not in CONTESTANTS]
     if unknown:
         return f"--only {unknown[0]}: there are {', '.join(CONTESTANTS)}"
-    if arguments.rounds < 1 or arguments.seconds <= 0 or arguments.torch_threads < 1:
-        return "--rounds and --torch-threads must be at least 1, and --seconds above 0"
+    if arguments.rounds < 1 or not 0 < arguments.seconds <= 3600 or arguments.torch_threads < 1:
+        return "--rounds and --torch-threads must be at least 1, and --seconds above 0, at most 3600"
     if arguments.capacity < 2**12 or arguments.capacity & (arguments.capacity - 1):
         return f"--capacity is {arguments.capacity}; it must be a power of two, 4096 at least"
     needed, free = 1.1 * arguments.capacity * WHOLE_STACKS * len(names), available_memory()
