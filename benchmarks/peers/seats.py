@@ -25,7 +25,9 @@ from benchmarks.peers.work import Work
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 1.0
-"""between two looks at a contestant's memory"""
+"""between two signs of life"""
+LOOK_SECONDS = 10.0
+"""Between two looks at a contestant's memory: the kernel walks all its pages, the longer the more it has."""
 PATIENCE = 300.0
 """Seconds without a word (beyond its turn) after which a contestant is given up."""
 
@@ -51,6 +53,7 @@ class Seat:
     def __init__(self, command: Sequence[str], work: Work, log: Path, arguments: Sequence[str] = ()) -> None:
         self.peak = Memory(0, 0)
         self.versions: dict[str, str] = {}
+        self._look_due = 0.0
         self._log = log
         self._lines: queue.Queue[str] = queue.Queue()
         with log.open("w") as errors:
@@ -88,7 +91,8 @@ class Seat:
     def _answer(self, patience: float, watch: Watch) -> dict[str, Any]:
         deadline = time.monotonic() + patience
         while True:
-            self.peak = self.peak.peak(family_memory(self._process.pid))
+            if time.monotonic() >= self._look_due:
+                self._look()
             # Asked before the queue is: what it said before it ended counts.
             code = self._process.poll()
             try:
@@ -104,8 +108,12 @@ class Seat:
                 message = json.loads(line)
             except json.JSONDecodeError:
                 raise self._failure(f"it said {line.strip()[:200]!r}") from None
-            self.peak = self.peak.peak(family_memory(self._process.pid))
+            self._look()
             return message
+
+    def _look(self) -> None:
+        self.peak = self.peak.peak(family_memory(self._process.pid))
+        self._look_due = time.monotonic() + LOOK_SECONDS
 
     def _read(self) -> None:
         assert self._process.stdout is not None
