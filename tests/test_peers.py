@@ -76,6 +76,15 @@ def test_each_peer_has_the_goal_of_its_algorithm(name: str, least: float) -> Non
         assert goal(found, f"env steps/s, ours / {name}")["holds"] is holds
 
 
+def test_the_ratio_at_the_peers_precision_is_told_and_binds_nobody() -> None:
+    name = "env steps/s, ours-fp32 / sb3"
+    found = goals(standings(**{"ours": [300.0], "ours-fp32": [150.0], "sb3": [100.0]}), WORK)
+    told = goal(found, name)
+    assert (told["figure"], told["at_least"], told["at_most"]) == (pytest.approx(1.5), None, None)
+    assert told["holds"]
+    assert name not in [one["goal"] for one in goals(standings(ours=[300], sb3=[100]), WORK)]
+
+
 def test_memory_is_compared_with_each_page_counted_once() -> None:
     of = standings(ours=[300], sb3=[100])
     assert goal(goals(of, WORK), "memory, ours / sb3")["figure"] == pytest.approx(0.5)

@@ -75,7 +75,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--environments", type=Path, default=DIRECTORY / "peers", help="where the peers are installed")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the report; the picture lies beside it")
     arguments = parser.parse_args(argv)
-    arguments.only = [name.strip() for name in arguments.only.split(",")]
+    arguments.only = list(dict.fromkeys(name.strip() for name in arguments.only.split(",")))
     for name in arguments.only:
         if name not in CONTESTANTS:
             raise ConfigError(f"--only {name}: there is no such contestant; there are {', '.join(CONTESTANTS)}")

@@ -11,7 +11,7 @@ from benchmarks.peers.memory import Memory
 from benchmarks.peers.seats import Turn
 from benchmarks.peers.work import CONTESTANTS, Work
 
-OURS = "ours"
+OURS, SAME_PRECISION = "ours", "ours-fp32"
 SLACK = 0.05
 """By which the env steps for one update may differ from the work's; what ends within a turn counts for the next."""
 
@@ -38,7 +38,8 @@ def standing(name: str, turns: Sequence[Turn], peak: Memory, versions: Mapping[s
 def goals(standings: Mapping[str, Mapping[str, Any]], work: Work) -> list[dict[str, Any]]:
     """Each with its name, figure, bound and whether it holds.
 
-    Speed: ours over the peer's, formed within each round, the median of the rounds. Memory: ours over the peer's.
+    Speed: ours over the peer's, formed within each round, the median of the rounds; in the peers' precision it is told
+    and has no bound. Memory: ours over the peer's.
     """
     found = []
     for name, peer in standings.items():
@@ -51,9 +52,10 @@ def goals(standings: Mapping[str, Mapping[str, Any]], work: Work) -> list[dict[s
         at_least = CONTESTANTS[name].at_least
         if at_least is None:
             continue
-        pairs = zip(ours["turns"], peer["turns"], strict=True)
-        ratio = statistics.median(_rate(mine) / _rate(theirs) for mine, theirs in pairs)
-        found.append(_goal(f"env steps/s, ours / {name}", ratio, at_least, None))
+        found.append(_goal(f"env steps/s, ours / {name}", _ratio(ours, peer), at_least, None))
+        if SAME_PRECISION in standings:
+            ratio = _ratio(standings[SAME_PRECISION], peer)
+            found.append(_goal(f"env steps/s, {SAME_PRECISION} / {name}", ratio, None, None))
         found.append(_goal(f"memory, ours / {name}", ours["peak_memory_bytes"] / peer["peak_memory_bytes"], None, 1.0))
     return found
 
@@ -61,6 +63,11 @@ def goals(standings: Mapping[str, Mapping[str, Any]], work: Work) -> list[dict[s
 def _goal(name: str, figure: float, at_least: float | None, at_most: float | None) -> dict[str, Any]:
     holds = (at_least is None or figure >= at_least) and (at_most is None or figure <= at_most)
     return {"goal": name, "figure": figure, "at_least": at_least, "at_most": at_most, "holds": holds}
+
+
+def _ratio(ours: Mapping[str, Any], peer: Mapping[str, Any]) -> float:
+    pairs = zip(ours["turns"], peer["turns"], strict=True)
+    return statistics.median(_rate(mine) / _rate(theirs) for mine, theirs in pairs)
 
 
 def _rate(turn: Mapping[str, float]) -> float:

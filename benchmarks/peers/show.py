@@ -34,7 +34,9 @@ def print_report(report: dict[str, Any], console: Any) -> None:
         table.add_column(heading, justify="left" if heading == "goal" else "right", no_wrap=True)
     for goal in report["goals"]:
         bounds = ("" if bound is None else f"{bound:g}" for bound in (goal["at_least"], goal["at_most"]))
-        table.add_row(goal["goal"], f"{goal['figure']:.2f}", *bounds, "yes" if goal["holds"] else "NO")
+        bounded = goal["at_least"] is not None or goal["at_most"] is not None
+        verdict = ("yes" if goal["holds"] else "NO") if bounded else ""
+        table.add_row(goal["goal"], f"{goal['figure']:.2f}", *bounds, verdict)
     console.print(table)
     for name, reason in report["failed"].items():
         console.print(f"{name} failed: {reason}", highlight=False)
