@@ -79,7 +79,9 @@ class Captured(Generic[T]):
             graph.register_generator_state(self._generator)
         gc.collect()  # a graph or an event that dies during the recording would spoil it
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            # Not in the actor's inference mode: what torch before 2.11 sets up at the first recording must be of use
+            # to the learner's, which comes later.
+            with torch.inference_mode(False), torch.cuda.graph(graph, stream=self._stream):
                 self._result = self._work()
         except RuntimeError as error:
             raise RuntimeError(
@@ -139,6 +141,7 @@ class CapturedNetwork:
             self._buffer = obs
         return self._captured() if obs is self._buffer else self._network(obs)
 
+    @torch.no_grad()
     def _on_buffer(self) -> Tensor:
         q: Tensor = self._network(self._buffer)
         return q

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atari_dqn.config import ConfigError, LearnerConfig
 from atari_dqn.loss import double_q_target, q_target, td_error, weighted_huber_loss
-from atari_dqn.network import Precision, QNetwork, follow, in_precision, take_weights
+from atari_dqn.network import Precision, QNetwork, follow, in_precision, one_vector, take_weights, views_of
 from atari_dqn.replay.base import Batch
 
 METRICS = ("losses/td_loss", "losses/q_values", "losses/grad_norm", "losses/abs_td_error")
@@ -68,9 +68,12 @@ class Learner:
         self.learning_rate = torch.tensor(config.learning_rate, device=device)
         self.max_grad_norm = torch.tensor(config.max_grad_norm, device=device)
         self.target_update_interval = config.target_update_interval
-        self._params: list[Tensor] = list(self.online.parameters())
-        self._target_params: list[Tensor] = list(self.target.parameters())
-        self.optimizer = _make_optimizer(config, self._params, self.learning_rate)
+        # All weights, and all gradients, in one vector each: Adam, clipping and the target's turn are then one pass.
+        weights, views = one_vector(self.online)
+        self._weights, self._target_weights = nn.Parameter(weights), one_vector(self.target)[0]
+        self._gradient = self._weights.grad = torch.zeros_like(weights)
+        self._gradients = views_of(self._gradient, views)
+        self.optimizer = _make_optimizer(config, self._weights, self.learning_rate)
         self._metric_sums = torch.zeros(len(METRICS), device=device)
         self._metric_updates = 0
 
@@ -119,23 +122,23 @@ class Learner:
             return q_target(of_target, batch.returns, batch.discounts)
         return double_q_target(self.policy.q_values(prepared), of_target, batch.returns, batch.discounts)
 
+    @torch.no_grad()
     def _clip_gradients(self) -> Tensor:
-        """Hand `online` the policy's gradients, scaled down to `max_grad_norm` if longer. Returns their norm before."""
-        for param, computed in zip(self._params, self.policy.parameters(), strict=True):
-            assert computed.grad is not None
-            param.grad = computed.grad.to(param.dtype)
-        grads = [param.grad for param in self._params if param.grad is not None]
-        norm = _norm(grads)
-        torch._foreach_mul_(grads, (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        """Hand the weights the policy's gradients, scaled to `max_grad_norm` if longer. Returns their norm before."""
+        computed = [param.grad for param in self.policy.parameters() if param.grad is not None]
+        torch._foreach_copy_(self._gradients, computed)  # which refuses a list that lacks one
+        # torch takes norms on one thread of a CPU; an inner product is shared among all.
+        norm = torch.dot(self._gradient, self._gradient).sqrt()
+        self._gradient.mul_((self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
     @torch.no_grad()
     def sync_target(self) -> None:
         """target <- tau * online + (1 - tau) * target."""
         if self.config.target_tau == 1:
-            torch._foreach_copy_(self._target_params, self._params)
+            self._target_weights.copy_(self._weights)
         else:
-            torch._foreach_lerp_(self._target_params, self._params, self.config.target_tau)
+            self._target_weights.lerp_(self._weights, self.config.target_tau)
         follow(self.target_policy, self.target)
 
     def pop_metrics(self) -> dict[str, float]:
@@ -152,22 +155,22 @@ class Learner:
         return {
             "online": self.online.state_dict(),
             "target": self.target.state_dict(),
-            "optimizer": [self.optimizer.state[param] for param in self._params],
+            "optimizer": self.optimizer.state[self._weights],
             "updates": self.updates,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state()`. Settings, the learning rate among them, stay those this learner was made with."""
-        self.online.load_state_dict(state["online"])
-        self.target.load_state_dict(state["target"])
+        """Take over a `state()`. Settings, the learning rate among them, stay those this learner was made with.
+
+        Raises `ConfigError` when the weights do not fit.
+        """
+        take_weights(self.online, state["online"], "the checkpoint")
+        take_weights(self.target, state["target"], "the checkpoint")
         self._follow()
         self.updates = state["updates"]
-        for param, stored in zip(self._params, state["optimizer"], strict=True):
-            # The fused step walks through memory, so moments must be laid out as their parameter is.
-            self.optimizer.state[param] = {
-                name: torch.empty_like(param if value.shape == param.shape else value, device=self.device).copy_(value)
-                for name, value in stored.items()
-            }
+        self.optimizer.state[self._weights] = {
+            name: value.to(self.device, copy=True) for name, value in state["optimizer"].items()
+        }
 
     def load_weights(self, weights: Mapping[str, Tensor], file: Path) -> None:
         """Start both networks from the weights of `file`. Raises `ConfigError`, naming it, when they do not fit."""
@@ -218,16 +221,7 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 1 << 30)
 
 
-def _norm(tensors: list[Tensor]) -> Tensor:
-    """[] The Euclidean norm of all together."""
-    if tensors[0].device.type == "cuda":
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
-    # On a CPU torch takes norms on one thread; an inner product is shared among all.
-    flat = [tensor.reshape(-1) for tensor in tensors]
-    return torch.stack([torch.dot(each, each) for each in flat]).sum().sqrt()
-
-
-def _make_optimizer(config: LearnerConfig, params: list[Tensor], learning_rate: Tensor) -> torch.optim.Optimizer:
+def _make_optimizer(config: LearnerConfig, weights: Tensor, learning_rate: Tensor) -> torch.optim.Optimizer:
     """Adam (Kingma & Ba 2015), or AdamW with amsgrad and torch's weight decay, in one fused pass.
 
     `learning_rate` is read at every step.
@@ -235,6 +229,6 @@ def _make_optimizer(config: LearnerConfig, params: list[Tensor], learning_rate: 
     capturable = learning_rate.device.type == "cuda"  # or torch refuses to capture the step in a graph
     if config.optimizer == "adamw":
         return torch.optim.AdamW(
-            params, lr=learning_rate, eps=config.adam_epsilon, amsgrad=True, fused=True, capturable=capturable
+            [weights], lr=learning_rate, eps=config.adam_epsilon, amsgrad=True, fused=True, capturable=capturable
         )
-    return torch.optim.Adam(params, lr=learning_rate, eps=config.adam_epsilon, fused=True, capturable=capturable)
+    return torch.optim.Adam([weights], lr=learning_rate, eps=config.adam_epsilon, fused=True, capturable=capturable)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -57,7 +57,7 @@ def make_network(spec: ObservationSpec, config: NetworkConfig) -> QNetwork:
     return QNetwork(trunk, width, spec.num_actions, dueling=config.dueling, head=config.head)
 
 
-def take_weights(network: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
+def take_weights(network: nn.Module, weights: Mapping[str, Tensor], file: Path | str) -> None:
     """Load `weights`, which came from `file`. Raises `ConfigError`, naming it and the misfit, when they do not fit."""
     expected = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: list(tensor.shape) for name, tensor in weights.items()}
@@ -87,6 +87,27 @@ def follow(low: QNetwork, network: QNetwork) -> None:
     """Give `low`, which `in_precision` made of `network`, its present weights."""
     if low is not network:
         torch._foreach_copy_(list(low.parameters()), list(network.parameters()))
+
+
+@torch.no_grad()
+def one_vector(network: nn.Module) -> tuple[Tensor, list[Tensor]]:
+    """Move the parameters into one vector, [N], as which they can be read and changed in one pass.
+
+    Returns it and its views, one for each parameter, of that one's shape and strides: the parameters' memory now.
+    """
+    params = list(network.parameters())
+    vector = torch.empty(sum(param.numel() for param in params), dtype=params[0].dtype, device=params[0].device)
+    views = views_of(vector, params)
+    for param, view in zip(params, views, strict=True):
+        view.copy_(param)
+        param.data = view
+    return vector, views
+
+
+def views_of(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """`vector` cut into tensors of the shapes and strides of `like`, none of which has gaps."""
+    parts = vector.split([each.numel() for each in like])
+    return [part.as_strided(each.shape, each.stride()) for part, each in zip(parts, like, strict=True)]
 
 
 class QNetwork(nn.Module):

@@ -92,7 +92,7 @@ def bits(learner: Learner) -> list[bytes]:
     assert isinstance(learner.replay, Replay)
     networks = (learner.online, learner.target, learner.policy)
     tensors: list[Tensor] = [param for network in networks for param in network.parameters()]
-    tensors += [moment for param in learner.online.parameters() for moment in learner.optimizer.state[param].values()]
+    tensors += learner.state()["optimizer"].values()
     tensors += [learner._metric_sums, learner.replay.tree.leaves, learner.replay.tree.total, learner.replay._largest]
     plain = [torch.atleast_1d(tensor.detach().cpu().contiguous()) for tensor in tensors]
     return [tensor.view(torch.uint8).numpy().tobytes() for tensor in plain]
