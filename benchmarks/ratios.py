@@ -246,7 +246,7 @@ def _update_rate(turn: Turn) -> float:
 BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "workers 8x1": (0.85, None),
     "workers 2x4": (0.85, None),
-    "bf16, fixed batches": (2.5, None),
+    "bf16, fixed batches": (2.0, None),
     "fp32, fixed batches": (1.3, None),
     "whole {}x{} / the largest".format(*WHOLE[0]): (None, 1.1),
 }

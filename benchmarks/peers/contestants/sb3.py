@@ -40,6 +40,8 @@ def main() -> None:
             target_update_interval=work.target_update_interval * work.env_steps_per_update,  # its unit is env steps
             exploration_initial_eps=work.epsilon,
             exploration_final_eps=work.epsilon,
+            optimize_memory_usage=True,
+            replay_buffer_kwargs={"handle_timeout_termination": False},  # the two exclude each other there
             seed=work.seed,
             device="cpu",
         )
