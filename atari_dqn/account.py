@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 if TYPE_CHECKING:
     from atari_dqn.trainer import Trainer
 
@@ -114,9 +116,17 @@ def worker_pids() -> list[int]:
 
 
 def cpu_clock(pid: int) -> float:
-    """CPU seconds so far of all threads of a process, to the nanosecond (Linux). Raises OSError when there is none."""
-    per_process_scheduler_clock = 2  # what `clock_getcpuclockid` of the C library returns, without calling it
-    return time.clock_gettime((~pid << 3) | per_process_scheduler_clock)
+    """CPU seconds so far of all threads of a process, to the nanosecond on Linux, else to 10 ms; 0 when it is gone."""
+    per_process_scheduler_clock = 2  # what `clock_getcpuclockid` of Linux's C library returns, without calling it
+    try:
+        return time.clock_gettime((~pid << 3) | per_process_scheduler_clock)
+    except OSError:
+        pass
+    try:
+        spent = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(spent.user + spent.system)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=["updates", "loop", "compiled"], help="one part of it; the last is extra")
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
-        print("benchmarks.gpu measures a GPU, and torch finds none here")
+        print("benchmarks.gpu measures a GPU, and torch finds none here", file=sys.stderr)
         return 2
     torch.set_num_threads(1)  # the cores are the workers'
     device, plan, parts = torch.device("cuda"), Plan(), {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,16 +26,10 @@ from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.replay.uniform import UniformReplay
 from benchmarks.plain_learner import Spec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = Spec(frame_shape=(36, 36))
 NUM_ENVS, BATCH = 4, 8
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

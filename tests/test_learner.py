@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from atari_dqn.network import Precision, QNetwork, in_precision, make_network
 from atari_dqn.replay.base import Batch
 from benchmarks.plain_learner import FixedReplay, PlainLearner, PlainNet, Spec, random_batch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 BREAKOUT = Spec()
 SMALL = Spec(frame_shape=(36, 36))
@@ -25,14 +26,6 @@ SMALL = Spec(frame_shape=(36, 36))
 VECTOR = Spec(kind="vector", frame_shape=(4,), stack=1)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 BATCH = 8
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def batches(spec: Spec, count: int = 4, seed: int = 1) -> FixedReplay:

@@ -23,6 +23,8 @@ from atari_dqn.network import in_precision
 from atari_dqn.trainer import Trainer
 from atari_dqn.training import Training
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CARTPOLE: dict[str, Any] = {
     "env_id": "CartPole-v1",
     "num_workers": 2,
@@ -40,14 +42,6 @@ CARTPOLE: dict[str, Any] = {
     "device": "cpu",
     "n_step": 2,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_trainer(**settings: Any) -> Trainer:
