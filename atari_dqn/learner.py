@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -227,6 +228,8 @@ def _make_optimizer(config: LearnerConfig, weights: Tensor, learning_rate: Tenso
     `learning_rate` is read at every step.
     """
     capturable = learning_rate.device.type == "cuda"  # or torch refuses to capture the step in a graph
+    # Said of the first steps, which come before the recording.
+    warnings.filterwarnings("ignore", message=".*constructed with capturable=True.*")
     if config.optimizer == "adamw":
         return torch.optim.AdamW(
             [weights], lr=learning_rate, eps=config.adam_epsilon, amsgrad=True, fused=True, capturable=capturable
