@@ -20,9 +20,9 @@ from atari_dqn.monitor import Monitor
 from atari_dqn.runs import read_rows
 from atari_dqn.trainer import Trainer
 from atari_dqn.training import Training
-from tests.test_trainer import make_trainer, one_thread, started, weights
+from tests.test_trainer import make_trainer, started, weights
 
-__all__ = ["one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def ask(trainer: Trainer, name: str, value: Any) -> None:
