@@ -159,6 +159,8 @@ def test_an_enormous_edit_is_cut_and_the_next_one_comes(make_link: Callable[...,
         ((name, value),) = until(link.poll)
         assert name == "learning_rate"
         assert len(value) == labml_side.MOST_OF_VALUE
+        # The page is set right meanwhile, which an edit in that very moment would not survive.
+        server.wait_for(lambda: server.asked["learning_rate"] == 1e-4)
         server.edit({"learning_rate": 2e-4})
         assert until(link.poll) == [("learning_rate", 2e-4)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import signal
@@ -164,7 +165,10 @@ def test_looking_whether_a_run_trains_keeps_no_training_from_starting(tmp_path: 
 def test_an_edit_given_up_with_ctrl_c_is_withdrawn(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with locked(tmp_path):
-        asking = subprocess.Popen([sys.executable, "-m", "atari_dqn.tune", str(tmp_path), "beta=1"])
+        # What was started in a shell's background ignores SIGINT, and so would its children.
+        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        command = [sys.executable, "-m", "atari_dqn.tune", str(tmp_path), "beta=1"]
+        asking = subprocess.Popen(command, preexec_fn=heed)
         deadline = time.monotonic() + 60
         while not list((tmp_path / INBOX).glob("*.json")):
             assert time.monotonic() < deadline
