@@ -70,10 +70,9 @@ class Learner:
         self.max_grad_norm = torch.tensor(config.max_grad_norm, device=device)
         self.target_update_interval = config.target_update_interval
         # All weights, and all gradients, in one vector each: Adam, clipping and the target's turn are then one pass.
-        weights, views = one_vector(self.online)
-        self._weights, self._target_weights = nn.Parameter(weights), one_vector(self.target)[0]
-        self._gradient = self._weights.grad = torch.zeros_like(weights)
-        self._gradients = views_of(self._gradient, views)
+        self._weights, self._target_weights = nn.Parameter(one_vector(self.online)), one_vector(self.target)
+        self._gradient = self._weights.grad = torch.zeros_like(self._weights)
+        self._gradients = views_of(self._gradient, list(self.online.parameters()))
         self.optimizer = _make_optimizer(config, self._weights, self.learning_rate)
         self._metric_sums = torch.zeros(len(METRICS), device=device)
         self._metric_updates = 0

@@ -90,18 +90,14 @@ def follow(low: QNetwork, network: QNetwork) -> None:
 
 
 @torch.no_grad()
-def one_vector(network: nn.Module) -> tuple[Tensor, list[Tensor]]:
-    """Move the parameters into one vector, [N], as which they can be read and changed in one pass.
-
-    Returns it and its views, one for each parameter, of that one's shape and strides: the parameters' memory now.
-    """
+def one_vector(network: nn.Module) -> Tensor:
+    """Move the parameters into one vector, [N], as which they can be read and changed in one pass. Returns it."""
     params = list(network.parameters())
     vector = torch.empty(sum(param.numel() for param in params), dtype=params[0].dtype, device=params[0].device)
-    views = views_of(vector, params)
-    for param, view in zip(params, views, strict=True):
+    for param, view in zip(params, views_of(vector, params), strict=True):
         view.copy_(param)
         param.data = view
-    return vector, views
+    return vector
 
 
 def views_of(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-import torch
 
 from atari_dqn.account import (
     CALLS,
@@ -24,28 +23,14 @@ from atari_dqn.account import (
     waits_of,
     worker_pids,
 )
-from atari_dqn.config import TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, env_spec
 from atari_dqn.trainer import Trainer
+from tests.test_bench import make_trainer
 
 
 @pytest.fixture
-def trainer() -> Iterator[Trainer]:
+def trainer(one_thread: None) -> Iterator[Trainer]:
     """One that learns already."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    config = TrainConfig().replace(
-        env_id="CartPole-v1",
-        num_workers=2,
-        envs_per_worker=2,
-        replay_capacity=1024,
-        learning_starts=100,
-        replay_ratio=8.0,
-        batch_size=16,
-        precision="fp32",
-        device="cpu",
-    )
-    trainer = Trainer(config, env_spec("CartPole-v1", PROTOCOLS["nature"], 4))
+    trainer = make_trainer(2, 2)
     try:
         trainer.start()
         while trainer.learner.updates < 10:
@@ -53,7 +38,6 @@ def trainer() -> Iterator[Trainer]:
         yield trainer
     finally:
         trainer.close()
-        torch.set_num_threads(threads)
 
 
 def test_each_second_is_one_part_s_and_no_watch_stays(trainer: Trainer) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from atari_dqn import bench_report
@@ -85,11 +84,12 @@ def test_a_mistake_gets_a_short_message_and_exit_code_2(arguments: list[str], wo
     assert list(tmp_path.iterdir()) == []
 
 
-def make_trainer() -> Trainer:
+def make_trainer(num_workers: int, envs_per_worker: int) -> Trainer:
+    """Of a small training that soon learns."""
     config = TrainConfig().replace(
         env_id="CartPole-v1",
-        num_workers=1,
-        envs_per_worker=4,
+        num_workers=num_workers,
+        envs_per_worker=envs_per_worker,
         replay_capacity=1024,
         learning_starts=100,
         replay_ratio=8.0,
@@ -100,10 +100,9 @@ def make_trainer() -> Trainer:
     return Trainer(config, env_spec("CartPole-v1", PROTOCOLS["nature"], 4))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_turns_count_what_the_loop_counts_and_leave_it_its_own_count() -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    trainer = make_trainer()
+    trainer = make_trainer(1, 4)
     ticks: list[int] = []
     bench_ = Bench(trainer, lambda: ticks.append(trainer.env_steps))
     try:
@@ -126,7 +125,6 @@ def test_turns_count_what_the_loop_counts_and_leave_it_its_own_count() -> None:
             assert all(turn.wall > 0 and turn.cpu > 0 for turn in (alone, together))
     finally:
         trainer.close()
-        torch.set_num_threads(threads)
     assert len(ticks) > 100
 
 

@@ -383,6 +383,8 @@ def test_weights_of_another_network_are_refused_by_name() -> None:
         with pytest.raises(ConfigError, match=r"runs/x/learner.pt.* there and .* here") as caught:
             learner.load_weights(wrong.online.state_dict(), file)
         assert "\n" not in str(caught.value)
+        with pytest.raises(ConfigError, match=r"the weights in the checkpoint .* there and .* here"):
+            learner.load(wrong.state())
 
 
 # ---------------------------------------------------------------------- every shape of network learns

@@ -62,7 +62,8 @@ class Replay(abc.ABC):
     ) -> None:
         """`xp` computes, numpy or torch; by default as `arrays.library` has it.
 
-        Raises ValueError when `capacity` leaves too few rows for the stack and the n-step window."""
+        Raises ValueError when `capacity` leaves too few rows for the stack and the n-step window.
+        """
         self.ring = FrameRing(
             capacity // num_envs, num_envs, frame_shape, _torch_dtype(frame_dtype), stack, n_step, device, xp
         )
@@ -71,7 +72,8 @@ class Replay(abc.ABC):
         self.beta = torch.ones((), dtype=torch.float64, device=device)
         """[] float64, the exponent of the importance weights; fill it to change it"""
         self._largest = torch.ones((), dtype=torch.float64, device=device)
-        self._generator = torch.Generator(device).manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        """its own; a CUDA graph that draws from it must know it"""
         self._stacks = torch.empty(0)
         around = (n_step + stack) * num_envs
         self._staging = [Staging(around, (), dtype, self.ring.device) for dtype in (torch.int64, torch.bool)]
@@ -98,11 +100,6 @@ class Replay(abc.ABC):
     @property
     def nbytes(self) -> int:
         return self.ring.nbytes + self.tree.nbytes
-
-    @property
-    def generator(self) -> torch.Generator:
-        """Its own; on its device."""
-        return self._generator
 
     def append(
         self,
@@ -138,7 +135,7 @@ class Replay(abc.ABC):
         if not self.ring.num_drawable:
             raise RuntimeError(f"nothing to draw yet: {self.newest + 1} rows are stored, and no transition is complete")
         ring, tree, xp = self.ring, self.tree, self.tree.xp
-        mass = torch.rand(batch_size, dtype=torch.float64, device=ring.device, generator=self._generator)
+        mass = torch.rand(batch_size, dtype=torch.float64, device=ring.device, generator=self.generator)
         shares = native(xp, mass) + arange(xp, 0, batch_size, ring.device)
         slots = tree.find(tensor(shares * (native(xp, tree.total) / batch_size)))
         returns, discounts, next_slots = ring.fold(slots, self.gamma, self.clip_rewards)
@@ -169,7 +166,7 @@ class Replay(abc.ABC):
             **self.ring.state(),
             "leaves": self.tree.leaves,
             "largest": self._largest,
-            "generator": self._generator.get_state(),
+            "generator": self.generator.get_state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -180,10 +177,10 @@ class Replay(abc.ABC):
         self.ring.load(state)
         self.tree.load(state["leaves"])
         self._largest.copy_(state["largest"])
-        if state["generator"].shape == self._generator.get_state().shape:
-            self._generator.set_state(state["generator"])
+        if state["generator"].shape == self.generator.get_state().shape:
+            self.generator.set_state(state["generator"])
         else:  # another kind of device drew so far, and its generator's state means nothing to this one's
-            self._generator.manual_seed(self._generator.initial_seed() + self.newest + 1)
+            self.generator.manual_seed(self.generator.initial_seed() + self.newest + 1)
 
 
 def _torch_dtype(dtype: DTypeLike | torch.dtype) -> torch.dtype:

@@ -94,9 +94,8 @@ class FrameRing:
         """do not bootstrap past here; the episode's frames may go on (a lost life)"""
         self.last = self._last.tensor
         """an episode's final frame: no action was taken from it"""
-        self._last.load(
-            torch.ones(shape, dtype=torch.bool)
-        )  # as if an episode had just ended: the first frame's age is 0
+        # As if an episode had just ended: the first frame's age is 0.
+        self._last.load(torch.ones(shape, dtype=torch.bool))
         self.drawable: NDArray[np.bool_] = np.zeros(shape, dtype=np.bool_)
         self.num_drawable = 0
         self.newest = -1
