@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from atari_dqn.config import ConfigError, LearnerConfig, NetworkConfig
 from atari_dqn.learner import Learner, resolve_device, resolve_precision
-from atari_dqn.network import Precision, QNetwork, in_precision, make_network
+from atari_dqn.network import Pixels, Precision, QNetwork, in_precision, make_network
 from atari_dqn.replay.base import Batch
 from benchmarks.plain_learner import FixedReplay, PlainLearner, PlainNet, Spec, random_batch
 
@@ -421,6 +421,14 @@ def test_bf16_steps_in_the_direction_of_fp32() -> None:
         assert all(param.dtype == torch.float32 for param in learner.online.parameters())
         grads.append(learner._gradient)
     assert torch.cosine_similarity(grads[0], grads[1], dim=0) > 0.99
+
+
+def test_convolutions_stay_channels_last_in_the_one_vector() -> None:
+    """Another layout gives the same numbers, later."""
+    learner = make_learner(BREAKOUT, precision="bf16")
+    for network in (learner.online, learner.target, learner.policy, learner.target_policy):
+        assert isinstance(network.trunk, Pixels)
+        assert network.trunk.conv3.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("settings", [{}, {"target_tau": 0.1}])
