@@ -25,7 +25,7 @@ from atari_dqn.envs.make import PROTOCOLS, EnvSpec, env_spec
 from atari_dqn.network import make_network, take_weights
 
 CHUNK_BYTES = 1 << 24
-FILES = {"counters.json", "learner.pt", "replay.pt", "frames.zst"}
+FILES = {"counters.json", "learner.pt", "replay.pt", "frames.zst", "envs.pt"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Snapshot:
     learner: dict[str, Any]
     replay: dict[str, Any]
     frames: torch.Tensor
+    envs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """of an exact run: seeds and actions that bring the envs back"""
 
 
 class CheckpointStore:
@@ -63,6 +65,7 @@ class CheckpointStore:
         (temporary / "counters.json").write_text(json.dumps(counters))
         torch.save(snapshot.learner, temporary / "learner.pt")
         torch.save(snapshot.replay, temporary / "replay.pt")
+        torch.save(snapshot.envs, temporary / "envs.pt")
         _write_frames(temporary / "frames.zst", snapshot.frames)
         manifest = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
@@ -103,7 +106,8 @@ class CheckpointStore:
             _read_frames(path / "frames.zst", used)
             learner = torch.load(path / "learner.pt", map_location=device, weights_only=True)
             replay = torch.load(path / "replay.pt", map_location="cpu", weights_only=True)
-            return Snapshot(counters, learner, replay, used), skipped
+            envs = torch.load(path / "envs.pt", map_location="cpu", weights_only=True)
+            return Snapshot(counters, learner, replay, used, envs), skipped
         if faults:
             newest = next(iter(faults))
             raise ConfigError(

@@ -136,8 +136,12 @@ class EnvConfig:
     num_workers: Annotated[int, Setting("worker processes", "processes", 1, 1024, structural=True)] = 8
     envs_per_worker: Annotated[int, Setting("envs stepped by each worker", "envs", 1, 1024, structural=True)] = 2
     worker_deadline: Annotated[
-        float, Setting("a worker that has not answered for so long is reported and the run ends", "seconds", 0.1, 86400)
+        float, Setting("a worker that has not answered for so long is killed and replaced", "seconds", 0.1, 86400)
     ] = 60.0
+    worker_restarts: Annotated[
+        int,
+        Setting("a worker that fails oftener than this, less than 1,000 ticks apart, ends the run", "", 0, 1000),
+    ] = 5
 
 
 @help_from_settings

@@ -6,6 +6,7 @@ import collections
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from atari_dqn.envs.pool import StepResult
 
@@ -33,9 +34,9 @@ class EpisodeStatistics:
             self.finished += 1
             self._return[env] = self._length[env] = 0
 
-    def abandon(self) -> None:
-        """Forget the unfinished games: their envs start anew."""
-        self._return[:] = self._length[:] = 0
+    def abandon(self, envs: npt.NDArray[np.bool_]) -> None:
+        """Forget the unfinished games of `envs` (bool [num_envs]), which begin anew."""
+        self._return[envs] = self._length[envs] = 0
 
     def metrics(self) -> dict[str, float]:
         """`charts/episodic_return` and `charts/episodic_length`, means over the last games; empty before the first."""

@@ -105,7 +105,7 @@ def _train(
     from atari_dqn.envs.pool import WorkerError
     from atari_dqn.labml_link import LabmlLink
     from atari_dqn.monitor import Monitor
-    from atari_dqn.trainer import Trainer
+    from atari_dqn.trainer import InexactError, Trainer
     from atari_dqn.training import Training
 
     threads = set_up_torch(config)
@@ -141,7 +141,7 @@ def _train(
     monitor = Monitor(run_dir, console, title, config.run.total_env_steps, began_at, link)
     try:
         done = Training(trainer, run_dir, monitor, stop.asked, repeated).run()
-    except (WorkerError, FloatingPointError) as error:
+    except (WorkerError, InexactError, FloatingPointError) as error:
         raise cli.CommandFailed(f"{error}\n{run_dir} can be continued from its newest checkpoint") from None
     finally:
         monitor.close()

@@ -13,6 +13,7 @@ steps; env steps, frames (4 to a step) and updates are three units.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ from atari_dqn.network import make_network
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.replay.uniform import UniformReplay
 from atari_dqn.schedules import Ladder, Piecewise
+
+
+class InexactError(RuntimeError):
+    """An exact run cannot go on exactly; the message says why."""
 
 
 class Trainer:
@@ -69,14 +74,20 @@ class Trainer:
         self.episodes = EpisodeStatistics(config.num_envs)
         self.workers: WorkerPool | None = None
         self._env_seed = seeds["envs"]
+        self._envs_before: dict[str, torch.Tensor] = {}
+        """what brings back the envs of the checkpoint that is continued; empty: they begin anew"""
         self._rate_set_at = (0, 0)
         """env steps and updates"""
         self.clock = Clock()
 
     # ------------------------------------------------------------------ the loop
 
-    def start(self) -> None:
-        """Start the workers and put the first observations into the replay."""
+    def start(self, on_tick: Callable[[int, int], None] = lambda done, of: None) -> None:
+        """Start the workers; put the first observations into the replay, or bring the envs back to its newest ones.
+
+        The latter takes as many ticks once more as `on_tick` is told (done, of). Raises `WorkerError` for a worker that
+        fails, and `InexactError` when the envs do not come back as they were.
+        """
         self.clock.start(self.env_steps)
         self.workers = WorkerPool(
             self.spec,
@@ -85,9 +96,22 @@ class Trainer:
             envs_per_worker=self.config.env.envs_per_worker,
             seed=self._env_seed,
             deadline=self.config.env.worker_deadline,
+            restarts=self.config.env.worker_restarts,
+            exact=self.config.run.deterministic,
         )
-        step = self.workers.reset()
-        self.replay.append(step.frames, last=np.zeros(self.config.num_envs, dtype=bool))
+        if not self._envs_before:
+            step = self.workers.reset()
+            self.replay.append(step.frames, last=np.zeros(self.config.num_envs, dtype=bool))
+            return
+        step = self.workers.restore({name: value.numpy() for name, value in self._envs_before.items()}, on_tick)
+        ring = self.replay.ring
+        before, over = ring.frames[ring.newest % ring.rows].cpu().numpy(), step.terminated | step.truncated
+        same = (step.frames == before).reshape(len(over), -1).all(axis=1) & (over == ring.ended)
+        if not same.all():
+            raise InexactError(
+                f"env {int(np.argmin(same))} of {self.spec.env_id} did not come back as it was: it is no function of"
+                " its seed and its actions; without --deterministic the run goes on, its unfinished episodes cut"
+            )
 
     def iterate(self) -> None:
         """One decision of every env, and the updates that are due, overlapped."""
@@ -125,6 +149,11 @@ class Trainer:
         if self.protocol.life_loss_terminal:
             terminal = terminal | step.life_lost
         last = step.terminated | step.truncated
+        lost = step.is_reset & ~self.replay.ring.ended
+        if lost.any():
+            # Their worker was replaced, and what it did last is not known: no transition joins the two games.
+            self.replay.cut(lost)
+            self.episodes.abandon(lost)
         self.replay.append(step.frames, last=last, actions=actions, rewards=step.rewards, terminal=terminal)
         self.env_steps += int(np.count_nonzero(~step.is_reset))
         self.episodes.add(step)
@@ -158,7 +187,7 @@ class Trainer:
     # ------------------------------------------------------------------ saving and going on
 
     def save(self, store: CheckpointStore) -> Path:
-        """Write a checkpoint of everything but the envs."""
+        """Write a checkpoint of everything; of the envs, in an exact run, what brings them back."""
         replay = self.replay.state()
         frames = replay.pop("frames")
         counters = {
@@ -171,19 +200,20 @@ class Trainer:
             "time": self.clock.elapsed(),
         }
         score = self.episodes.metrics().get("charts/episodic_return")
-        return store.save(self.env_steps, Snapshot(counters, self.learner.state(), replay, frames), score)
+        journal = self.workers.state() if self.workers is not None else {}
+        envs = {name: torch.from_numpy(array) for name, array in journal.items()}
+        return store.save(self.env_steps, Snapshot(counters, self.learner.state(), replay, frames, envs), score)
 
     def resume(self, store: CheckpointStore) -> list[str]:
         """Continue from the newest whole checkpoint, if there is one. Returns a line about each one skipped.
 
-        Live edits hold on, except where a flag has changed since. The envs start new games, so the unfinished ones are
-        cut as truncations: no transition joins the two.
+        Live edits hold on, except where a flag has changed since. In an exact run the unfinished games go on. Otherwise
+        the envs start new ones, and the unfinished are cut as truncations: no transition joins the two.
         """
         snapshot, skipped = store.load_newest(self.device, self.replay.ring.frames)
         if snapshot is not None:
             self.env_steps = snapshot.counters["env_steps"]
             self.episodes.load(snapshot.counters["episodes"])
-            self.episodes.abandon()
             self.clock.before = snapshot.counters["time"]
             self.actor.load(snapshot.counters["actor"])
             self.learner.load(snapshot.learner)
@@ -194,9 +224,13 @@ class Trainer:
             env_steps, updates = snapshot.counters["rate_set_at"]
             self._rate_set_at = (env_steps, updates) if same_rate else (self.env_steps, self.learner.updates)
             self.replay.load(snapshot.replay | {"frames": snapshot.frames})
-            self.replay.cut()
-            # Other games than those already played, yet the same ones whenever this checkpoint is continued.
-            self._env_seed = _derived_seed(self._env_seed, self.env_steps)
+            if self.config.run.deterministic:
+                self._envs_before = snapshot.envs
+            if not self._envs_before:
+                self.replay.cut()
+                self.episodes.abandon(np.ones(self.config.num_envs, dtype=bool))
+                # Other games than those already played, yet the same ones whenever this checkpoint is continued.
+                self._env_seed = _derived_seed(self._env_seed, self.env_steps)
         return skipped
 
     def _rate(self) -> list[float]:

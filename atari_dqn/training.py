@@ -21,7 +21,7 @@ from atari_dqn.trainer import Trainer, seeds_of
 
 
 class Stopped(Exception):
-    """The user asked to stop while something that can be given up (an evaluation) was under way."""
+    """The user asked to stop while something that can be given up (a start, an evaluation) was under way."""
 
 
 class Training:
@@ -40,23 +40,30 @@ class Training:
     ) -> None:
         self.trainer, self.run_dir, self.monitor, self.should_stop = trainer, run_dir, monitor, should_stop
         self._desk = EditDesk(run_dir, repeated, trainer.env_steps)
+        self._replaced = 0
+        """workers"""
 
     def run(self) -> bool:
         """Train to `total_env_steps`, or until `should_stop`. Saves at the end either way. True: all steps done."""
         trainer, monitor, desk = self.trainer, self.monitor, self._desk
         run = trainer.config.run
         store = CheckpointStore(self.run_dir, run.keep_checkpoints)
-        logged, total = trainer.env_steps, run.total_env_steps
+        began, total = trainer.env_steps, run.total_env_steps
+        logged = began
         if self.should_stop():
             return False
         try:
-            trainer.start()
+            try:
+                trainer.start(self._watch_start)
+            except Stopped:
+                return False
             self._edit(trainer.overruled)
             while trainer.env_steps < total and not self.should_stop():
                 before = trainer.env_steps
                 trainer.iterate()
                 now = trainer.env_steps
                 monitor.tick(now)
+                self._tell_troubles()
                 # Before the logs, evaluations and checkpoints of the same env step.
                 self._edit([*desk.asked(now, trainer.learner.updates), *monitor.asked()])
                 run = trainer.config.run
@@ -73,11 +80,29 @@ class Training:
             trainer.save(store)
             return trainer.env_steps >= total
         except WorkerError:
-            # The step under way is lost; what was learned is not. (A resume cuts the games anyway.)
-            trainer.save(store)
+            # The step under way is lost; what was learned is not.
+            if trainer.env_steps > began:
+                trainer.save(store)
             raise
         finally:
             trainer.close()
+
+    def _watch_start(self, done: int, of: int) -> None:
+        self.monitor.tick(self.trainer.env_steps, f"bringing the games back: {done:,} of {of:,} ticks")
+        if self.should_stop():
+            raise Stopped
+
+    def _tell_troubles(self) -> None:
+        """Say which workers had to be replaced, and why."""
+        workers = self.trainer.workers
+        assert workers is not None
+        for trouble in workers.troubles:
+            self._replaced += 1
+            self.monitor.say(
+                f"env step {self.trainer.env_steps:,}: {trouble.rstrip()}\n"
+                "The worker was replaced; its unfinished episodes are cut, and the training goes on."
+            )
+        workers.troubles.clear()
 
     def _edit(self, requests: Sequence[Request]) -> None:
         trainer, monitor = self.trainer, self.monitor
@@ -114,6 +139,7 @@ class Training:
             "charts/replay_ratio": trainer.config.learner.replay_ratio,
             "charts/target_update_interval": float(trainer.config.learner.target_update_interval),
             "charts/max_grad_norm": trainer.config.learner.max_grad_norm,
+            "charts/workers_replaced": float(self._replaced),
             "charts/replay_fill": trainer.replay.fill / (trainer.derived.rows * trainer.derived.num_envs),
             **learning,
         }
@@ -140,6 +166,9 @@ class Training:
                 on_progress=watch,
             )
         except Stopped:
+            return {}
+        except WorkerError as error:
+            self.monitor.say(f"no evaluation at {trainer.env_steps:,} env steps: {error}")
             return {}
         append_evaluation(self.run_dir, trainer.env_steps, result)
         self.monitor.say(f"evaluation at {trainer.env_steps:,} env steps: {result.summary()}")

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -70,7 +72,7 @@ class Shifted(Numbered):
 class Fragile(Numbered):
     """Does harm when told so by an action, or by `fault` after `after` steps; else it is a `Numbered` without end."""
 
-    FAULTS: ClassVar = ["none", "raise", "hang", "spin", "exit", "crash"]
+    FAULTS: ClassVar = ["none", "raise", "hang", "spin", "exit", "crash", "nan", "inf observed"]
     action_space = Discrete(len(FAULTS))
 
     def __init__(self, fault: str = "none", after: int = 20) -> None:
@@ -89,11 +91,48 @@ class Fragile(Numbered):
             sys.exit("the stub left")
         if fault == "crash":
             os._exit(7)
-        return super().step(action)
+        observation, reward, *rest = super().step(action)
+        if fault == "inf observed":
+            observation[2] = np.inf
+        return observation, math.nan if fault == "nan" else reward, *rest  # type: ignore[return-value]
 
     def _sleep_for_good(self) -> None:
         while True:
             time.sleep(3600)
+
+
+class HangsInReset(Fragile):
+    """Its first episode ends after 20 steps, and the next one never begins."""
+
+    def step(self, action: Any) -> tuple[npt.NDArray[np.float32], float, bool, bool, Info]:
+        observation, reward, _, truncated, info = super().step(0)
+        return observation, reward, self._step == self._after, truncated, info
+
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[npt.NDArray[np.float32], Info]:
+        if seed is None:
+            self._sleep_for_good()
+        return super().reset(seed=seed)
+
+
+class Lives(Numbered):
+    """Observes whose life it is: [process id, episode, step, action]; pays the number of the step."""
+
+    def step(self, action: Any) -> tuple[npt.NDArray[np.float32], float, bool, bool, Info]:
+        observation, _, *rest = super().step(action)
+        return observation, float(self._step), *rest  # type: ignore[return-value]
+
+    def _observation(self, action: int) -> npt.NDArray[np.float32]:
+        return np.array([os.getpid(), self._episode, self._step, action], np.float32)
+
+
+class OneLife(Lives):
+    """Can be made once by each worker: a file of its name in the directory `STUB_DIRECTORY` says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        process = multiprocessing.current_process()
+        if multiprocessing.parent_process() is not None:
+            (Path(os.environ["STUB_DIRECTORY"]) / process.name).touch(exist_ok=False)
 
 
 class Unmakeable(Numbered):
@@ -177,6 +216,9 @@ gym.register("Shifted-v0", "tests.stubs:Shifted")
 gym.register("Fragile-v0", "tests.stubs:Fragile")
 gym.register("Raises-v0", "tests.stubs:Fragile", kwargs={"fault": "raise"})
 gym.register("Hangs-v0", "tests.stubs:Fragile", kwargs={"fault": "hang"})
+gym.register("HangsInReset-v0", "tests.stubs:HangsInReset")
+gym.register("Lives-v0", "tests.stubs:Lives")
+gym.register("OneLife-v0", "tests.stubs:OneLife")
 gym.register("Unmakeable-v0", "tests.stubs:Unmakeable")
 gym.register("Modules-v0", "tests.stubs:Modules")
 gym.register("Colors-v0", "tests.stubs:Colors")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -224,13 +226,13 @@ def test_a_loss_that_is_not_a_number_ends_the_run(replay: str, said: str, tmp_pa
     assert CheckpointStore(tmp_path).steps() == [], "what is broken is not saved"
 
 
-def test_a_worker_that_dies_costs_no_learning(tmp_path: Path) -> None:
+def test_a_worker_that_dies_again_and_again_ends_the_run_and_costs_no_learning(tmp_path: Path) -> None:
     trainer = make_trainer()
     monitor = Monitor(tmp_path, Console(quiet=True), "test", 8_064, 0)
 
     def kill_one() -> bool:
         if trainer.env_steps >= 400 and trainer.workers is not None:
-            trainer.workers._processes[1].kill()
+            os.kill(trainer.workers.pids[1], signal.SIGKILL)
         return False
 
     with pytest.raises(WorkerError, match=r"worker 1 \(envs 4 to 7"):

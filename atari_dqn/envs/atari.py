@@ -66,10 +66,12 @@ class AtariGames(gym.vector.VectorEnv[npt.NDArray[np.uint8], npt.NDArray[np.inte
     def reset(  # type: ignore[override]
         self, *, seed: Sequence[int], options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
-        """Begin a game in every env, from its seed (31 bits)."""
-        for env, (game, one) in enumerate(zip(self._games, seed, strict=True)):
-            game.seed(int(one))
-            self._begin(env, game)
+        """Begin a game from its seed (31 bits) in every env, or where `options["reset_mask"]` (bool [num_envs]) is."""
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_))
+        for env, game in enumerate(self._games):
+            if mask[env]:
+                game.seed(seed[env])
+                self._begin(env, game)
         return self.out.frames, self._info
 
     def step(

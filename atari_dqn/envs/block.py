@@ -1,5 +1,5 @@
-"""What a tick of the envs brings, and where it lies: one block of memory that all processes of a pool share, laid out
-field by field, so that each worker writes its slice and the pool reads whole arrays without a copy.
+"""What a tick of the envs takes and brings, and where it lies: one block of memory that all processes of a pool share,
+laid out field by field, so that each worker writes its slice and the pool reads whole arrays without a copy.
 """
 
 from __future__ import annotations
@@ -45,6 +45,20 @@ class StepResult:
         return StepResult(*(getattr(self, field.name)[envs] for field in dataclasses.fields(self)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Orders:
+    """What the pool tells N envs, in shared memory."""
+
+    actions: npt.NDArray[np.int64]
+    """[N]"""
+    seeds: npt.NDArray[np.int64]
+    """[N] from which envs begin anew, when they are told to; negative: this one is not meant"""
+
+    def of(self, envs: slice) -> Orders:
+        """The part of some envs, still views."""
+        return Orders(self.actions[envs], self.seeds[envs])
+
+
 def block_bytes(num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]) -> int:
     """Bytes that `map_block` lays out."""
     return sum(_padded_bytes(field) for field in _fields(num_envs, frame_shape, frame_dtype))
@@ -52,19 +66,19 @@ def block_bytes(num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dty
 
 def map_block(
     block: Any, num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]
-) -> tuple[StepResult, npt.NDArray[np.int64]]:
-    """Lay the results and the actions ([num_envs] int64) of a pool over a writable buffer of `block_bytes`."""
+) -> tuple[StepResult, Orders]:
+    """Lay the results and the orders of a pool over a writable buffer of `block_bytes`."""
     arrays, offset = [], 0
     for field in _fields(num_envs, frame_shape, frame_dtype):
         dtype, shape = field
         arrays.append(np.frombuffer(block, dtype, int(np.prod(shape)), offset).reshape(shape))
         offset += _padded_bytes(field)
-    return StepResult(*arrays[:-1]), arrays[-1]
+    return StepResult(*arrays[:-2]), Orders(*arrays[-2:])
 
 
 def _fields(num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]) -> list[Field]:
-    """The fields of `StepResult` in order, then the actions."""
-    rest = (np.float64, np.bool_, np.bool_, np.int32, np.bool_, np.bool_, np.int64)
+    """The fields of `StepResult` in order, then those of `Orders`."""
+    rest = (np.float64, np.bool_, np.bool_, np.int32, np.bool_, np.bool_, np.int64, np.int64)
     return [(frame_dtype, (num_envs, *frame_shape)), *((np.dtype(kind), (num_envs,)) for kind in rest)]
 
 

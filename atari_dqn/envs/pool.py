@@ -1,57 +1,49 @@
 """Actions flow in, `StepResult` flows out: many envs in worker processes, behind separate `send` and `recv`.
 
 Pipes carry commands and acknowledgements; everything else lies in one block of anonymous shared memory, of which
-each worker writes its slice. A worker that raises, dies or hangs becomes a `WorkerError` that names it, and no
-process outlives the pool, whatever ends it.
+each worker writes its slice. A worker that raises, dies or hangs is named, killed and replaced; its envs then begin
+anew, as after the end of an episode. No process outlives the pool, whatever ends it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import itertools
-import multiprocessing
 import os
-import select
-import signal
 import time
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import util
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.envs import worker
 from atari_dqn.envs.block import StepResult, block_bytes, map_block
+from atari_dqn.envs.journal import Journal
 from atari_dqn.envs.make import EnvSpec, Protocol
+from atari_dqn.envs.worker_process import CONTEXT, GRACE, Stacks, WorkerProcess
 from atari_dqn.processes import quiet_spawn
 
 START_DEADLINE = 120.0
 """Seconds that a worker may take at least to get ready or to reset: imports and ROMs load slowly on a busy machine."""
-GRACE = 1.0
-"""Seconds that a worker is given to answer or to exit when it should do so at once."""
-GONE = b"?"
-"""In place of an answer: the pipe has no other end."""
+ANCHOR_EVERY = 10_000
+"""Ticks after which an exact run seeds an env anew. It costs 85 ms each time for an Atari game, 2%, and at a resume up
+to so many ticks, and a game, are played again."""
+SOUND_TICKS = 1_000
+"""Ticks after which a worker's former failures are forgiven."""
 
 
 class WorkerError(RuntimeError):
-    """A worker raised, died or hung; the message names it and its envs and shows its traceback or stack."""
-
-
-def env_seeds(seed: int, num_envs: int) -> list[int]:
-    """A seed for each env, 31 bits, all distinct; that of env e depends on `seed` and e alone."""
-    root = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    stride = 0x9E3779B1  # odd, so that no two of 2^31 envs meet
-    return [(root + env * stride) % 2**31 for env in range(num_envs)]
+    """A worker raised, died or hung, too often; the message names it and its envs and shows its traceback or stack."""
 
 
 class WorkerPool:
     """`num_workers` processes with `envs_per_worker` envs each; env e lives in worker `e // envs_per_worker`.
 
-    Results do not depend on how the envs are dealt out to workers. Raises `WorkerError` when a worker cannot make
-    its envs, and later when one raises, dies, or does not answer within `deadline` seconds; the pool is closed then.
+    Results do not depend on how the envs are dealt out to workers. Raises `WorkerError` when a worker cannot make its
+    envs or reset them. Later a worker that raises, dies, or does not answer within `deadline` seconds is replaced,
+    `restarts` times in a row; then `WorkerError` is raised, too. The pool is closed by it.
+    With `exact` a later pool can go on where this one stood: see `state`.
     """
 
     def __init__(
@@ -63,57 +55,46 @@ class WorkerPool:
         envs_per_worker: int,
         seed: int,
         deadline: float = 60.0,
+        restarts: int = 0,
+        exact: bool = False,
     ) -> None:
-        self.spec = spec
+        self.spec, self._protocol = spec, protocol
         self.num_envs = num_workers * envs_per_worker
+        self.troubles: list[str] = []
+        """What befell workers that were replaced since this was last emptied; for the user"""
         self._envs_per_worker = envs_per_worker
-        self._deadline = deadline
-        self._was_reset = False
-        self._sent = False
-        context = multiprocessing.get_context("spawn")
-        block = context.RawArray(ctypes.c_byte, block_bytes(self.num_envs, spec.frame_shape, spec.frame_dtype))
-        self._result, self._actions = map_block(block, self.num_envs, spec.frame_shape, spec.frame_dtype)
-        self._stacks, stacks = context.Pipe(duplex=False)
-        self._processes: list[SpawnProcess] = []
-        self._commands: list[Connection] = []
-        self._answers: list[Connection] = []
+        self._deadline, self._restarts = deadline, restarts
+        self._journal_of = (seed, self.num_envs, ANCHOR_EVERY if exact else None)
+        self._exact = exact
+        self._was_reset = self._sent = False
+        self._over = np.zeros(self.num_envs, np.bool_)
+        self._failed: dict[int, str] = {}
+        """workers that could not be told what to do, and why"""
+        self._ticks = 0
+        self._causes: list[list[str]] = [[] for _ in range(num_workers)]
+        """of each worker's failures in a row"""
+        self._failed_at = [0] * num_workers
+        self._cores = _cores_of(num_workers)
+        self._block = CONTEXT.RawArray(ctypes.c_byte, block_bytes(self.num_envs, spec.frame_shape, spec.frame_dtype))
+        self._result, self._orders = map_block(self._block, self.num_envs, spec.frame_shape, spec.frame_dtype)
+        self._workers: list[WorkerProcess] = []
+        self._stacks = Stacks()
         # runs once: at close, when the pool is forgotten, or before multiprocessing would join workers at exit
-        pipes = (self._commands, self._answers, [self._stacks])
-        self._stop = util.Finalize(self, _stop, args=(self._processes, pipes), exitpriority=10)
-        seeds, cores = env_seeds(seed, self.num_envs), _cores_of(num_workers)
+        self._stop = util.Finalize(self, _stop, args=(self._workers, self._stacks), exitpriority=10)
         try:
-            with stacks, quiet_spawn():
-                for first in range(0, self.num_envs, envs_per_worker):
-                    # two pipes: one that goes both ways is a pair of sockets, and three times as slow
-                    commands, to_worker = context.Pipe(duplex=False)
-                    from_worker, answers = context.Pipe(duplex=False)
-                    self._commands.append(to_worker)
-                    self._answers.append(from_worker)
-                    mine = seeds[first : first + envs_per_worker]
-                    index = len(self._processes)
-                    place = (cores[index], self.num_envs, first, mine)
-                    arguments = (commands, answers, stacks, block, spec, protocol, *place)
-                    name = f"env-worker-{index}"
-                    process = context.Process(target=worker.serve, args=arguments, name=name, daemon=True)
-                    with commands, answers:
-                        process.start()
-                    self._processes.append(process)
+            with quiet_spawn():
+                for index in range(num_workers):
+                    self._workers.append(self._start(index))
         except BaseException:
             self._kill()
             raise
-        self._pollers = [select.poll() for _ in self._answers]
-        for poller, answers in zip(self._pollers, self._answers, strict=True):
-            poller.register(answers, select.POLLIN)
-            os.set_blocking(answers.fileno(), False)
-        self._collect(max(deadline, START_DEADLINE))
+        self._must(self._outcomes(range(num_workers), START_DEADLINE))
 
     def reset(self) -> StepResult:
         """Start an episode in every env from its seed, as at the pool's beginning. `is_reset` is True for all."""
         self._check_idle()
-        self._command(worker.RESET)
-        self._collect(max(self._deadline, START_DEADLINE))
-        self._was_reset = True
-        return self._result
+        self._journal = Journal(*self._journal_of)
+        return self._begin()
 
     def send(self, actions: npt.NDArray[np.integer[Any]]) -> None:
         """Let every env take its action, [N] integers, and return at once; `recv` brings what came of it.
@@ -131,18 +112,64 @@ class WorkerPool:
         if wrong.size:
             env = int(wrong[0])
             raise ValueError(f"action {actions[env]} of env {env} is not from 0 to {self.spec.num_actions - 1}")
-        self._actions[:] = actions
-        self._command(worker.STEP)
+        command = worker.STEP
+        if self._exact:
+            due = self._journal.due(self._over)
+            self._seeds = self._journal.draw(due)
+            if due.any():
+                self._orders.seeds[:] = self._seeds
+                command = worker.STEP_AND_SEED
+        self._orders.actions[:] = actions
+        self._failed = self._command(command, range(len(self._workers)))
         self._sent = True
 
     def recv(self) -> StepResult:
-        """Wait until every env has taken the action sent last. The arrays are views, valid until the next command."""
+        """Wait until every env has taken the action sent last. The arrays are views, valid until the next command.
+
+        Where a worker had to be replaced, `is_reset` is True for its envs though their episodes had not ended.
+        """
         self._check_open()
         if not self._sent:
             raise RuntimeError("recv without send")
-        self._collect(self._deadline)
+        self._ticks += 1
+        told = _without(range(len(self._workers)), self._failed)
+        failed = self._failed | self._outcomes(told, self._deadline)
+        if failed:
+            self._replace(failed)
+        if self._exact:
+            self._journal.add(self._orders.actions, self._seeds)
+            self._over = self._result.terminated | self._result.truncated
         self._sent = False
         return self._result
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """What `restore` needs to bring the envs back to where they stand between two ticks; empty unless `exact`."""
+        return self._journal.state()
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]], on_tick: Callable[[int, int], None]) -> StepResult:
+        """Bring the envs to where they stood at `state()`, by the same ticks once more; returns the last one's result.
+
+        `on_tick` is called after each with how many are done, of how many. Raises `WorkerError` when a worker fails.
+        """
+        self._check_idle()
+        self._journal = Journal(*self._journal_of)
+        self._journal.load(state)
+        self._begin()
+        everyone = range(len(self._workers))
+        for done, (actions, seeds) in enumerate(self._journal.ticks(), start=1):
+            self._orders.actions[:] = actions
+            if seeds is not None:
+                self._orders.seeds[:] = seeds
+            failed = self._command(worker.STEP if seeds is None else worker.STEP_AND_SEED, everyone)
+            self._must(failed or self._outcomes(everyone, self._deadline))
+            on_tick(done, len(self._journal))
+        self._over = self._result.terminated | self._result.truncated
+        return self._result
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the workers."""
+        return [process.pid for process in self._workers]
 
     def close(self) -> None:
         """End every worker; one that does not exit at once is killed. Closing again does nothing."""
@@ -163,88 +190,99 @@ class WorkerPool:
         if self._sent:
             raise RuntimeError("the last send waits for its recv")
 
-    def _command(self, command: bytes) -> None:
-        for index, pipe in enumerate(self._commands):
-            try:
-                os.write(pipe.fileno(), command)
-            except OSError:
-                self._fail(index, self._death(index))
+    def _begin(self) -> StepResult:
+        everyone = range(len(self._workers))
+        self._orders.seeds[:] = self._journal.seeds
+        failed = self._command(worker.RESET, everyone)
+        self._must(failed or self._outcomes(everyone, max(self._deadline, START_DEADLINE)))
+        self._over[:] = False
+        self._was_reset = True
+        return self._result
 
-    def _collect(self, deadline: float) -> None:
-        """Wait for an acknowledgement of every worker."""
-        end = time.monotonic() + deadline
+    def _start(self, index: int) -> WorkerProcess:
+        arguments = (self._block, self.spec, self._protocol, self._cores[index], self.num_envs, self._envs_of(index))
+        return WorkerProcess(f"env-worker-{index}", self._stacks, *arguments)
+
+    def _command(self, command: bytes, workers: Iterable[int]) -> dict[int, str]:
+        """Tell `workers`. Returns why some could not be told."""
+        refused = {index: self._workers[index].command(command) for index in workers}
+        return {index: why for index, why in refused.items() if why}
+
+    def _outcomes(self, workers: Iterable[int], deadline: float) -> dict[int, str]:
+        """Wait for `workers` to do what they were told. Returns what became of those that did not."""
+        end, failed = time.monotonic() + deadline, {}
         # the last to be told is the last to be done: whoever waits for it first is woken once, and not for each
-        for index in reversed(range(len(self._answers))):
-            answer = (
-                self._answer(index, 0.0)
-                or self._answer(index, end - time.monotonic())
-                or self._answer(index, GRACE)  # when a job is stopped and continued, its clock has run, it has not
-            )
-            if answer == worker.FAILED:
-                os.set_blocking(self._answers[index].fileno(), True)
-                self._fail(index, f"failed:\n{self._answers[index].recv_bytes().decode()}")
-            if answer is None:
-                self._fail(index, f"has not answered for {deadline:g} s and hangs{self._stack_of(index)}")
-            if answer == GONE:
-                self._fail(index, self._death(index))
+        for index in sorted(workers, reverse=True):
+            what = self._workers[index].outcome(end - time.monotonic(), deadline)
+            if what:
+                failed[index] = what
+        return failed
 
-    def _answer(self, index: int, seconds: float) -> bytes | None:
-        """The byte that a worker answers, `GONE` if it is dead, None if it says nothing for so long."""
-        if seconds > 0:
-            self._pollers[index].poll(seconds * 1000)
-        try:
-            return os.read(self._answers[index].fileno(), 1) or GONE
-        except BlockingIOError:
-            return None
-        except OSError:
-            return GONE
+    def _must(self, failed: dict[int, str]) -> None:
+        for index, what in failed.items():
+            self._kill()
+            raise WorkerError(f"{self._name(index)} {what}")
 
-    def _stack_of(self, index: int) -> str:
-        """Ask a hanging worker where it is; it answers while Python code or C code runs or waits, unless stopped."""
-        pid = self._processes[index].pid
-        assert pid is not None
-        os.kill(pid, signal.SIGUSR1)
-        text = b""
-        while self._stacks.poll(GRACE if not text else GRACE / 10):
-            text += os.read(self._stacks.fileno(), 65536)
-        if not text:
-            return "; it answers no signal either, so it is stopped or stuck in the kernel"
-        return f":\n{text.decode(errors='replace')}"
+    def _replace(self, failed: dict[int, str]) -> None:
+        """Put new workers, their envs begun anew, in the place of failed ones, which may take several attempts."""
+        while failed:
+            begun = np.zeros(self.num_envs, np.bool_)
+            with quiet_spawn():
+                for index, what in failed.items():
+                    self._count(index, what)
+                    begun[self._envs_of(index)] = True
+                    former = self._workers[index]
+                    former.kill()
+                    former.close_pipes()
+                    former.end(0)
+                    self._workers[index] = self._start(index)
+            again, seeds = list(failed), self._journal.draw(begun)
+            self._orders.seeds[:] = seeds
+            failed = self._outcomes(again, START_DEADLINE)
+            failed |= self._command(worker.RESET, _without(again, failed))
+            failed |= self._outcomes(_without(again, failed), max(self._deadline, START_DEADLINE))
+            if self._exact:
+                self._seeds = np.where(begun, seeds, self._seeds)
 
-    def _death(self, index: int) -> str:
-        process = self._processes[index]
-        process.join(GRACE)
-        code = process.exitcode
-        if code is None:
-            return "closed its pipe"
-        if code >= 0:
-            return f"exited with code {code}"
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(-code).name}"
-        return f"was killed by signal {-code}"
+    def _count(self, index: int, what: str) -> None:
+        """Note a failure; raises `WorkerError` when it is one too many in a row."""
+        causes = self._causes[index]
+        if self._ticks - self._failed_at[index] > SOUND_TICKS:
+            causes.clear()
+        causes.append(what)
+        self._failed_at[index] = self._ticks
+        if len(causes) > self._restarts:
+            self._kill()
+            often = f"failed {len(causes)} times in a row; at first it " if len(causes) > 1 else ""
+            raise WorkerError(f"{self._name(index)} {often}{causes[0]}")
+        self.troubles.append(f"{self._name(index)} {what}")
 
-    def _fail(self, index: int, what: str) -> NoReturn:
-        first = index * self._envs_per_worker
-        last = first + self._envs_per_worker - 1
-        envs = f"env {first}" if first == last else f"envs {first} to {last}"
-        self._kill()
-        raise WorkerError(f"worker {index} ({envs} of {self.spec.env_id}) {what}")
+    def _envs_of(self, index: int) -> slice:
+        return slice(index * self._envs_per_worker, (index + 1) * self._envs_per_worker)
+
+    def _name(self, index: int) -> str:
+        envs = self._envs_of(index)
+        which = f"env {envs.start}" if envs.stop - envs.start == 1 else f"envs {envs.start} to {envs.stop - 1}"
+        return f"worker {index} ({which} of {self.spec.env_id})"
 
     def _kill(self) -> None:
-        for process in self._processes:
+        for process in self._workers:
             process.kill()
         self._stop()
 
 
-def _stop(processes: list[SpawnProcess], pipes: tuple[list[Connection], ...]) -> None:
+def _stop(workers: list[WorkerProcess], stacks: Stacks) -> None:
     """A closed pipe bids a worker to exit; `GRACE` seconds later SIGKILL does, which also ends a stopped one."""
-    for pipe in itertools.chain(*pipes):
-        pipe.close()
+    stacks.close()
+    for process in workers:
+        process.close_pipes()
     end = time.monotonic() + GRACE
-    for process in processes:
-        process.join(max(0.0, end - time.monotonic()))
-        process.kill()
-        process.join()
+    for process in workers:
+        process.end(end - time.monotonic())
+
+
+def _without(workers: Iterable[int], failed: Mapping[int, str]) -> list[int]:
+    return [index for index in workers if index not in failed]
 
 
 def _cores_of(num_workers: int) -> list[int | None]:

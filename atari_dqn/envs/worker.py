@@ -18,52 +18,54 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from atari_dqn.envs.block import StepResult, map_block
+from atari_dqn.envs.block import Orders, StepResult, map_block
 from atari_dqn.envs.make import EnvSpec, Protocol, make_vector_env
 from atari_dqn.processes import exit_with_parent
 
-START, RESET, STEP = b"b", b"r", b"s"
+START, RESET, STEP, STEP_AND_SEED = b"b", b"r", b"s", b"a"
 DONE, FAILED = b".", b"!"
 
 
 class Envs:
-    """The envs of one worker; every command leaves its outcome in `out`."""
+    """The envs of one worker, `first_env` the first of them; every command leaves its outcome in `out`."""
 
-    def __init__(
-        self, spec: EnvSpec, protocol: Protocol, seeds: list[int], actions: npt.NDArray[np.int64], out: StepResult
-    ) -> None:
-        self._env = make_vector_env(spec, protocol, len(seeds), out)
+    def __init__(self, spec: EnvSpec, protocol: Protocol, first_env: int, orders: Orders, out: StepResult) -> None:
+        self._env = make_vector_env(spec, protocol, len(orders.actions), out)
         self._writes_out = spec.is_atari
-        self._seeds: Any = seeds
-        self._actions = actions
-        self._out = out
+        self._first_env, self._orders, self._out = first_env, orders, out
         # kept here, for what lies in shared memory may be scribbled over by its reader
-        self._over = np.zeros(len(seeds), np.bool_)
-        self._lives = np.zeros(len(seeds), np.int32)
+        self._over = np.zeros(len(orders.actions), np.bool_)
+        self._lives = np.zeros(len(orders.actions), np.int32)
 
     def reset(self) -> None:
         """Start an episode in every env, from its seed."""
-        frames, info = self._env.reset(seed=self._seeds)
-        self._over[:] = True
-        self._lives[:] = 0
-        nothing = np.zeros(len(self._over))
-        self._write(frames, nothing, nothing, nothing, info)
+        frames, info = self._env.reset(seed=self._orders.seeds.tolist())
+        if not self._writes_out:
+            self._write_begun(np.ones_like(self._over), frames, info)
 
     def step(self) -> None:
         """One tick of every env with the actions in shared memory."""
-        outcome = self._env.step(self._actions)
+        outcome = self._env.step(self._orders.actions)
         if not self._writes_out:
             self._write(*outcome)
+
+    def step_and_seed(self) -> None:
+        """A tick at whose end the envs that are given a seed begin anew from it, whatever the tick brought them."""
+        self.step()
+        given = self._orders.seeds >= 0
+        if given.any():
+            frames, info = self._env.reset(seed=self._orders.seeds.tolist(), options={"reset_mask": given})
+            if not self._writes_out:
+                self._write_begun(given, frames, info)
 
     def close(self) -> None:
         self._env.close()
 
     def _write(self, frames: Any, rewards: Any, terminated: Any, truncated: Any, info: dict[str, Any]) -> None:
         out, lives_before = self._out, self._lives.copy()
-        if "lives" in info:
-            # gymnasium marks the envs that told their lives at this tick
-            np.copyto(self._lives, info["lives"], casting="unsafe", where=info.get("_lives", True))
-        np.copyto(out.frames, frames.reshape(out.frames.shape), casting="same_kind")
+        self._write_frames(frames)
+        self._check("paid a reward", rewards)
+        self._take_lives(info)
         out.rewards[:] = rewards
         out.terminated[:] = terminated
         out.truncated[:] = truncated
@@ -71,6 +73,32 @@ class Envs:
         out.is_reset[:] = self._over
         out.life_lost[:] = (self._lives < lives_before) & ~self._over & ~out.terminated
         np.logical_or(terminated, truncated, out=self._over)
+
+    def _write_begun(self, begun: npt.NDArray[np.bool_], frames: Any, info: dict[str, Any]) -> None:
+        out = self._out
+        self._write_frames(frames)
+        self._lives[begun] = 0
+        self._take_lives(info)
+        out.rewards[begun] = 0
+        out.lives[begun] = self._lives[begun]
+        out.is_reset[begun] = True
+        for flags in (out.terminated, out.truncated, out.life_lost, self._over):
+            flags[begun] = False
+
+    def _write_frames(self, frames: Any) -> None:
+        self._check("observed", frames)
+        np.copyto(self._out.frames, frames.reshape(self._out.frames.shape), casting="same_kind")
+
+    def _take_lives(self, info: dict[str, Any]) -> None:
+        if "lives" in info:
+            # gymnasium marks the envs that told their lives at this tick
+            np.copyto(self._lives, info["lives"], casting="unsafe", where=info.get("_lives", True))
+
+    def _check(self, did: str, values: Any) -> None:
+        """Raise for NaN and infinities: once in the replay, they would come back for as long as it remembers."""
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            env = int(np.argmin(np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
+            raise FloatingPointError(f"env {self._first_env + env} {did} that is not finite: {values[env]}")
 
 
 def serve(
@@ -82,10 +110,9 @@ def serve(
     protocol: Protocol,
     core: int | None,
     num_envs: int,
-    first_env: int,
-    seeds: list[int],
+    mine: slice,
 ) -> None:
-    """Serve the envs `first_env`, `first_env + 1`, ... of a pool of `num_envs`, one per seed, until the pipes close.
+    """Serve the envs `mine` of a pool of `num_envs`, until the pipes close.
 
     `core` is where it runs if the system lets it, None: anywhere. `stacks` takes the process's stack when SIGUSR1 asks
     for it, which works while an env hangs. SIGINT and SIGTERM are blocked from birth: they reach every process of a
@@ -98,17 +125,18 @@ def serve(
     threading.Thread(target=exit_with_parent, daemon=True).start()
     # bare reads and writes below: with few envs a tick is short, and a process wakes with cold caches
     envs: Envs | None = None
-    mine = slice(first_env, first_env + len(seeds))
     command, trouble = START, ""
     while command and not trouble:  # reading nothing means that the pool closed the pipes
         try:
             if envs is None:
-                out, actions = map_block(block, num_envs, spec.frame_shape, spec.frame_dtype)
-                envs = Envs(spec, protocol, seeds, actions[mine], out.of(mine))
+                out, orders = map_block(block, num_envs, spec.frame_shape, spec.frame_dtype)
+                envs = Envs(spec, protocol, mine.start, orders.of(mine), out.of(mine))
             elif command == RESET:
                 envs.reset()
-            else:
+            elif command == STEP:
                 envs.step()
+            else:
+                envs.step_and_seed()
         except BaseException:  # an env may even call sys.exit: whatever it was, the trainer must hear of it
             trouble = traceback.format_exc()
         try:

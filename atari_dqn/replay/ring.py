@@ -120,6 +120,12 @@ class FrameRing:
         self._uploaded = torch.cuda.Event() if device.type == "cuda" else None
 
     @property
+    def ended(self) -> NDArray[np.bool_]:
+        """[num_envs], host memory: the newest row is its episode's last, so the next one begins another."""
+        ended: NDArray[np.bool_] = self._last.host[self.newest % self.rows]
+        return ended
+
+    @property
     def nbytes(self) -> int:
         tensors = (self.frames, self.age, self.action, self.reward, self.terminal, self.last)
         return sum(tensor.nbytes for tensor in tensors)

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atari_dqn.envs.block import StepResult, block_bytes, map_block
+from atari_dqn.envs.journal import env_seeds
 from atari_dqn.envs.make import PROTOCOLS, Protocol, env_spec, make_vector_env
-from atari_dqn.envs.pool import WorkerPool, env_seeds
+from atari_dqn.envs.pool import WorkerPool
 
 NATURE = PROTOCOLS["nature"]
 FIELDS = [field.name for field in dataclasses.fields(StepResult)]
@@ -168,7 +169,7 @@ def test_frames_cross_in_their_own_dtype(env_id: str, dtype: type, shape: tuple[
         assert (frames.dtype, frames.shape) == (dtype, (2, *shape))
         assert frames.flags.c_contiguous
         assert frames.nbytes == 2 * pool.spec.frame_bytes == 2 * math.prod(shape) * np.dtype(dtype).itemsize
-        assert block_bytes(2, shape, frames.dtype) <= frames.nbytes + 8 * 64
+        assert block_bytes(2, shape, frames.dtype) <= frames.nbytes + 9 * 64
 
 
 def test_colours_arrive_unharmed() -> None:
@@ -232,8 +233,8 @@ def test_seeds_are_distinct_and_depend_on_the_env_alone(seed: int, num_envs: int
 def test_the_arrays_of_a_block_are_apart_and_aligned(shape: list[int], dtype: type, num_envs: int) -> None:
     layout = num_envs, tuple(shape), np.dtype(dtype)
     block = bytearray(block_bytes(*layout))
-    result, actions = map_block(block, *layout)
-    arrays = [*(getattr(result, name) for name in FIELDS), actions]
+    result, orders = map_block(block, *layout)
+    arrays = [*(getattr(result, name) for name in FIELDS), orders.actions, orders.seeds]
     start = np.frombuffer(block, np.uint8).__array_interface__["data"][0]
     for number, array in enumerate(arrays, 1):
         assert (array.__array_interface__["data"][0] - start) % 64 == 0
@@ -272,7 +273,10 @@ def test_workers_that_share_the_cores_evenly_keep_to_one_each(
 ) -> None:
     with pool_of("CartPole-v1", workers, 1) as pool:
         pool.reset()
-        found = [sorted(psutil.Process(process.pid).cpu_affinity()) for process in pool._processes]
+        found = [
+            sorted(psutil.Process(process.pid).cpu_affinity())
+            for process in (worker._process for worker in pool._workers)
+        ]
     assert found == [[two_cores[core] for core in cores] for cores in places]
 
 

@@ -1,0 +1,91 @@
+"""What brings envs back: the seeds they began from and the actions since flow in; the same ticks once more flow out.
+
+An emulator's state cannot be saved soundly (a clone of it is wrong for some games), but it is a function of a seed and
+the actions since. Only a *seeded* reset forgets all that went before, so at the first end of an episode after so many
+ticks an env is seeded anew: its anchor. What lies before the oldest anchor is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+NO_SEED = -1
+"""In an array of seeds: this env is not seeded at this tick."""
+Ints = npt.NDArray[np.int64]
+
+
+class Journal:
+    """Seeds and actions of `num_envs` envs. Env e's k-th seed depends on `seed`, e and k alone."""
+
+    def __init__(self, seed: int, num_envs: int, anchor_every: int | None) -> None:
+        """`anchor_every`: ticks after which an env is seeded anew when its episode ends; None: never, and nothing is
+        written down."""
+        self._seed, self._every = seed, anchor_every
+        self.seeds: Ints = np.array(env_seeds(seed, num_envs))
+        """[num_envs], of the envs' anchors"""
+        self._drawn: Ints = np.ones(num_envs, np.int64)
+        """seeds of each env so far"""
+        self._anchor: Ints = np.full(num_envs, -1)
+        """the tick, counted in `_actions`, at which each env was seeded; -1: before the first"""
+        self._actions: list[npt.NDArray[np.int32]] = []
+
+    def __len__(self) -> int:
+        return len(self._actions)
+
+    def draw(self, envs: npt.NDArray[np.bool_]) -> Ints:
+        """The next seeds of `envs` (bool [num_envs]): [num_envs], `NO_SEED` for the others."""
+        seeds = np.full(len(envs), NO_SEED)
+        for env in np.flatnonzero(envs):
+            entropy = (self._seed, int(env), int(self._drawn[env]))
+            seeds[env] = np.random.SeedSequence(entropy).generate_state(1)[0] >> 1
+            self._drawn[env] += 1
+        return seeds
+
+    def due(self, over: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Which envs are to be seeded at this tick; `over` (bool [num_envs]): their episodes have ended."""
+        if self._every is None:
+            return np.zeros_like(over)
+        return over & (len(self._actions) - self._anchor > self._every)
+
+    def add(self, actions: npt.NDArray[np.integer[Any]], seeds: Ints) -> None:
+        """Write a finished tick down: its actions, and the seeds from which envs began anew at its end."""
+        if self._every is None:
+            return
+        self._actions.append(actions.astype(np.int32))
+        seeded = seeds != NO_SEED
+        if seeded.any():
+            self.seeds[seeded] = seeds[seeded]
+            self._anchor[seeded] = len(self._actions) - 1
+            past = int(self._anchor.min()) + 1
+            del self._actions[:past]
+            self._anchor -= past
+
+    def ticks(self) -> Iterator[tuple[npt.NDArray[np.int32], Ints | None]]:
+        """Actions and seeds (None: no env is seeded) of all ticks since the oldest anchor, before which all envs are
+        seeded. An env with a later one plays on without meaning until then."""
+        for tick, actions in enumerate(self._actions):
+            seeded = self._anchor == tick
+            yield actions, np.where(seeded, self.seeds, NO_SEED) if seeded.any() else None
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """All that `load` needs; empty when nothing is written down."""
+        if self._every is None:
+            return {}
+        actions = np.stack(self._actions) if self._actions else np.empty((0, len(self.seeds)), np.int32)
+        return {"seeds": self.seeds, "drawn": self._drawn, "anchor": self._anchor, "actions": actions}
+
+    def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take over a `state()`."""
+        self.seeds, self._drawn, self._anchor = (state[name].copy() for name in ("seeds", "drawn", "anchor"))
+        self._actions = list(state["actions"])
+
+
+def env_seeds(seed: int, num_envs: int) -> list[int]:
+    """The first seed of each env, 31 bits, all distinct; that of env e depends on `seed` and e alone."""
+    root = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    stride = 0x9E3779B1  # odd, so that no two of 2^31 envs meet
+    return [(root + env * stride) % 2**31 for env in range(num_envs)]

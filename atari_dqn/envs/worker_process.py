@@ -1,0 +1,132 @@
+"""One worker process as the pool sees it: a command of one byte flows in, and out, within a deadline, that it was done,
+or in words what became of the process instead: it raised, died, or hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import select
+import signal
+from typing import Any
+
+from atari_dqn.envs import worker
+
+CONTEXT = multiprocessing.get_context("spawn")
+GRACE = 1.0
+"""Seconds that a worker is given to answer or to exit when it should do so at once."""
+GONE = b"?"
+"""In place of an answer: the pipe has no other end."""
+
+
+class Stacks:
+    """The pipe by which a hanging worker tells where it is; one for all workers of a pool."""
+
+    def __init__(self) -> None:
+        self._told, self.told_by = CONTEXT.Pipe(duplex=False)
+
+    def ask(self, pid: int) -> str:
+        """The stack of process `pid`: it answers while Python or C code runs or waits, unless it is stopped."""
+        self._read(0)  # what a worker that is gone by now had told too late
+        os.kill(pid, signal.SIGUSR1)
+        return self._read(GRACE).decode(errors="replace")
+
+    def _read(self, seconds: float) -> bytes:
+        text = b""
+        while self._told.poll(GRACE / 10 if text else seconds):
+            text += os.read(self._told.fileno(), 65536)
+        return text
+
+    def close(self) -> None:
+        self._told.close()
+        self.told_by.close()
+
+
+class WorkerProcess:
+    """A started worker; it answers its start as it does a command. To be made within `quiet_spawn`."""
+
+    def __init__(self, name: str, stacks: Stacks, *arguments: Any) -> None:
+        """`arguments` are those of `worker.serve` after the pipes."""
+        # two pipes: one that goes both ways is a pair of sockets, and three times as slow
+        commands, self._commands = CONTEXT.Pipe(duplex=False)
+        self._answers, answers = CONTEXT.Pipe(duplex=False)
+        self._stacks = stacks
+        places = (commands, answers, stacks.told_by, *arguments)
+        self._process = CONTEXT.Process(target=worker.serve, args=places, name=name, daemon=True)
+        with commands, answers:
+            self._process.start()
+        self._poller = select.poll()
+        self._poller.register(self._answers, select.POLLIN)
+        os.set_blocking(self._answers.fileno(), False)
+
+    def command(self, command: bytes) -> str:
+        """Tell it. Returns why it cannot be told, empty when it was."""
+        try:
+            os.write(self._commands.fileno(), command)
+        except OSError:
+            return self._death()
+        return ""
+
+    def outcome(self, seconds: float, deadline: float) -> str:
+        """Wait `seconds` for what was commanded to be done. Returns why it is not, empty when it is.
+
+        `deadline` is what the wait was when it began, for the message.
+        """
+        answer = (
+            self._answer(0.0)
+            or self._answer(seconds)
+            or self._answer(GRACE)  # when a job is stopped and continued, its clock has run, it has not
+        )
+        if answer == worker.FAILED:
+            os.set_blocking(self._answers.fileno(), True)
+            with contextlib.suppress(OSError, EOFError):
+                return f"failed:\n{self._answers.recv_bytes().decode()}"
+        if answer is None:
+            return f"has not answered for {deadline:g} s and hangs{self._whereabouts()}"
+        return "" if answer == worker.DONE else self._death()
+
+    def close_pipes(self) -> None:
+        """Bid it to exit."""
+        self._commands.close()
+        self._answers.close()
+
+    def end(self, seconds: float) -> None:
+        """Wait so long for it to exit; then SIGKILL, which also ends a stopped process."""
+        self._process.join(max(0.0, seconds))
+        self._process.kill()
+        self._process.join()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def _answer(self, seconds: float) -> bytes | None:
+        """The byte that it answers, `GONE` if it is dead, None if it says nothing for so long."""
+        if seconds > 0:
+            self._poller.poll(seconds * 1000)
+        try:
+            return os.read(self._answers.fileno(), 1) or GONE
+        except BlockingIOError:
+            return None
+        except OSError:
+            return GONE
+
+    def _whereabouts(self) -> str:
+        text = self._stacks.ask(self.pid)
+        return f":\n{text}" if text else "; it answers no signal either, so it is stopped or stuck in the kernel"
+
+    def _death(self) -> str:
+        self._process.join(GRACE)
+        code = self._process.exitcode
+        if code is None:
+            return "closed its pipe"
+        if code >= 0:
+            return f"exited with code {code}"
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"was killed by signal {-code}"

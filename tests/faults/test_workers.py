@@ -1,0 +1,254 @@
+"""Whatever befalls a worker during a training: it is named, replaced, and no transition joins two of its lives."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from atari_dqn.config import TrainConfig
+from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.pool import SOUND_TICKS, WorkerError, WorkerPool
+from atari_dqn.trainer import Trainer
+from tests.stubs import Fragile
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NATURE = PROTOCOLS["nature"]
+
+
+def pool_of(env_id: str, **settings: Any) -> WorkerPool:
+    """Two workers of two envs."""
+    spec = env_spec(f"tests.stubs:{env_id}", NATURE, 4)
+    return WorkerPool(spec, NATURE, num_workers=2, envs_per_worker=2, seed=1, **({"restarts": 5} | settings))
+
+
+def trainer_of(env_id: str, **settings: Any) -> Trainer:
+    """Three workers of two envs, on a small network."""
+    shape: dict[str, Any] = {"env_id": env_id, "num_workers": 3, "envs_per_worker": 2, "replay_capacity": 4096}
+    learner: dict[str, Any] = {"learning_starts": 60, "batch_size": 8, "mlp_hidden": (16,), "device": "cpu"}
+    config = TrainConfig().replace(**(shape | learner | {"precision": "fp32", "n_step": 3} | settings)).validate()
+    return Trainer(config, env_spec(config.env.env_id, NATURE, config.env.frame_stack))
+
+
+def iterate(trainer: Trainer, in_mid_step: signal.Signals | None = None, worker: int = 0) -> None:
+    """A turn of the loop in which a worker gets a signal after it was told to step and before it has."""
+    assert trainer.workers is not None
+    actions = trainer.actor.act(trainer.replay.latest_observation(), 0.5)
+    if in_mid_step is not None:
+        os.kill(trainer.workers.pids[worker], signal.SIGSTOP)  # or it might be done by then
+    trainer.workers.send(actions)
+    if in_mid_step is not None:
+        os.kill(trainer.workers.pids[worker], in_mid_step)
+    for _ in range(trainer.updates_due()):
+        trainer.learner.update()
+    trainer.observe(actions, trainer.workers.recv())
+
+
+def check_that_lives_are_apart(trainer: Trainer) -> int:
+    """Of every transition that may be drawn: one life, one episode, `m` steps further, and the rewards in between.
+
+    Returns in how many lives they were.
+    """
+    replay = trainer.replay
+    slots = np.flatnonzero(replay.ring.drawable)
+    assert slots.size
+    frames = replay.ring.frames.flatten(0, 1).numpy()
+    returns, discounts, next_slots = replay.ring.fold(torch.from_numpy(slots), 1.0, clip=False)
+    before, after = frames[slots], frames[next_slots.numpy()]
+    np.testing.assert_array_equal(before[:, :2], after[:, :2], "the same process and episode")
+    steps = (after[:, 2] - before[:, 2]).astype(int)
+    assert set(steps) <= {1, 2, 3}
+    expected = [sum(range(int(first) + 1, int(first) + 1 + m)) for first, m in zip(before[:, 2], steps, strict=True)]
+    np.testing.assert_array_equal(returns.numpy(), expected)
+    assert set(discounts.tolist()) <= {0.0, 1.0}
+    return len(np.unique(before[:, 0]))
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_worker_killed_in_mid_step_is_replaced_and_no_transition_joins_its_lives(kills: int) -> None:
+    rng = np.random.default_rng(0)
+    trainer = trainer_of("tests.stubs:Lives-v0", worker_restarts=kills)
+    try:
+        trainer.start()
+        assert trainer.workers is not None
+        first = set(trainer.workers.pids)
+        for _ in range(30):
+            iterate(trainer)
+        descriptors = psutil.Process().num_fds()
+        for kill in range(kills):
+            worker = int(rng.integers(3))
+            pid = trainer.workers.pids[worker]
+            iterate(trainer, signal.SIGKILL, worker)
+            assert not psutil.pid_exists(pid)
+            (trouble,) = trainer.workers.troubles
+            envs = f"envs {2 * worker} to {2 * worker + 1}"
+            assert trouble == f"worker {worker} ({envs} of tests.stubs:Lives-v0) was killed by SIGKILL"
+            trainer.workers.troubles.clear()
+            updates = trainer.learner.updates
+            for _ in range(int(rng.integers(1, 20))):
+                iterate(trainer)
+            if kill > 3:
+                assert trainer.learner.updates > updates, "training goes on"
+        lives = check_that_lives_are_apart(trainer)
+        assert lives > kills // 2
+        assert psutil.Process().num_fds() == descriptors
+        assert len(first | set(trainer.workers.pids)) > 3
+    finally:
+        trainer.close()
+
+
+def test_a_life_that_ended_unseen_pays_no_score() -> None:
+    """Unfinished games of a replaced worker count nowhere; the other workers' games go on."""
+    trainer = trainer_of("tests.stubs:FiveSteps-v0")
+    try:
+        trainer.start()
+        for _ in range(3):
+            iterate(trainer)
+        iterate(trainer, signal.SIGKILL, worker=1)
+        for _ in range(7):
+            iterate(trainer)
+        assert trainer.workers is not None
+        assert set(trainer.episodes.returns) == {5.0}
+        assert set(trainer.episodes.lengths) == {5}
+        # 11 ticks: for four envs a game of 5, a reset and 5 more; for two 3 steps, then a game of 5, a reset and one.
+        assert trainer.episodes.finished == 4 * 2 + 2
+        assert trainer.env_steps == 4 * 10 + 2 * (3 + 5 + 1)
+    finally:
+        trainer.close()
+
+
+def test_a_stopped_worker_is_replaced_after_its_deadline() -> None:
+    trainer = trainer_of("tests.stubs:Lives-v0", worker_deadline=0.5)
+    try:
+        trainer.start()
+        for _ in range(30):
+            iterate(trainer)
+        iterate(trainer, signal.SIGSTOP, worker=2)
+        assert trainer.workers is not None
+        (trouble,) = trainer.workers.troubles
+        assert trouble.startswith(
+            "worker 2 (envs 4 to 5 of tests.stubs:Lives-v0) has not answered for 0.5 s and hangs;"
+        )
+        for _ in range(30):
+            iterate(trainer)
+        check_that_lives_are_apart(trainer)
+    finally:
+        trainer.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raise", ["failed:\nTraceback", "RuntimeError: the stub broke"]),
+        ("exit", ["SystemExit: the stub left"]),
+        ("crash", ["exited with code 7"]),
+        ("hang", ["hangs", "_sleep_for_good"]),
+        ("spin", ["hangs", "stubs.py"]),
+        ("nan", ["FloatingPointError: env 2 paid a reward that is not finite: nan"]),
+        ("inf observed", ["FloatingPointError: env 2 observed that is not finite", "inf"]),
+    ],
+)
+def test_a_fault_that_comes_once_costs_its_worker_alone(fault: str, words: list[str]) -> None:
+    with pool_of("Fragile-v0", deadline=0.5) as pool:
+        pool.reset()
+        nothing = np.zeros(4, np.int64)
+        for _ in range(3):
+            pool.send(nothing)
+            pool.recv()
+        pool.send(np.array([0, 0, Fragile.FAULTS.index(fault), 0]))
+        result = pool.recv()
+        np.testing.assert_array_equal(result.is_reset, [False, False, True, True])
+        np.testing.assert_array_equal(result.frames[:, 1], [4, 4, 0, 0], "the step within the episode")
+        np.testing.assert_array_equal(result.rewards, [1, 1, 0, 0])
+        assert not (result.terminated | result.truncated | result.life_lost).any()
+        (trouble,) = pool.troubles
+        assert trouble.startswith("worker 1 (envs 2 to 3 of tests.stubs:Fragile-v0) ")
+        assert all(word in trouble for word in words)
+        pool.send(nothing)
+        np.testing.assert_array_equal(pool.recv().frames[:, 1], [5, 5, 1, 1])
+        assert len(pool.troubles) == 1
+
+
+@pytest.mark.parametrize(
+    ("env_id", "cause"),
+    [("Raises-v0", "the stub broke"), ("Hangs-v0", "_sleep_for_good"), ("HangsInReset-v0", "_sleep_for_good")],
+)
+def test_a_fault_that_comes_always_ends_the_pool_with_its_first_cause(env_id: str, cause: str) -> None:
+    """Each life lasts 20 steps; two restarts, so the third failure in a row is one too many."""
+    with pool_of(env_id, restarts=2, deadline=0.3) as pool:
+        pool.reset()
+        ticks = 0
+
+        def play() -> None:
+            nonlocal ticks
+            while ticks < 1_000:
+                pool.send(np.zeros(4, np.int64))
+                pool.recv()
+                ticks += 1
+
+        with pytest.raises(WorkerError, match=rf"(?s)worker \d .* failed 3 times in a row; at first it .*{cause}"):
+            play()
+        assert 60 <= ticks < 70
+        assert len(pool.troubles) in (4, 5), "both workers were replaced twice before"
+        with pytest.raises(RuntimeError, match="closed"):
+            pool.reset()
+
+
+def test_a_worker_whose_successors_cannot_start_ends_the_pool_with_the_first_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB_DIRECTORY", str(tmp_path))
+    spec = env_spec("tests.stubs:OneLife-v0", NATURE, 4)
+    with WorkerPool(spec, NATURE, num_workers=2, envs_per_worker=1, seed=1, restarts=2) as pool:
+        pool.reset()
+        os.kill(pool.pids[0], signal.SIGKILL)
+        pool.send(np.zeros(2, np.int64))
+        with pytest.raises(WorkerError, match=r"worker 0 .* 3 times in a row; at first it was killed by SIGKILL"):
+            pool.recv()
+        assert ["killed by SIGKILL" in line or "FileExistsError" in line for line in pool.troubles] == [True, True]
+
+
+def test_failures_far_apart_are_forgiven() -> None:
+    with pool_of("Lives-v0", restarts=1) as pool:
+        pool.reset()
+        for _ in range(3):
+            os.kill(pool.pids[0], signal.SIGKILL)
+            for _ in range(SOUND_TICKS + 2):
+                pool.send(np.zeros(4, np.int64))
+                pool.recv()
+        assert len(pool.troubles) == 3
+
+
+def test_two_workers_that_fail_at_once_are_both_replaced() -> None:
+    with pool_of("Lives-v0") as pool:
+        pool.reset()
+        pool.send(np.zeros(4, np.int64))
+        for pid in pool.pids:
+            os.kill(pid, signal.SIGKILL)
+        assert pool.recv().is_reset.all()
+        assert len(pool.troubles) == 2
+        pool.send(np.zeros(4, np.int64))
+        result = pool.recv()
+        np.testing.assert_array_equal(result.frames[:, 2], 1)
+        assert set(result.frames[:, 0]) == set(map(float, pool.pids))
+
+
+def test_a_replaced_workers_envs_play_other_games_and_the_same_in_every_repetition() -> None:
+    def games() -> list[np.ndarray]:
+        with pool_of("Numbered-v0") as pool:
+            first = pool.reset().frames.copy()
+            pool.send(np.zeros(4, np.int64))
+            os.kill(pool.pids[1], signal.SIGKILL)
+            return [first, pool.recv().frames.copy()]
+
+    first, after = games()
+    assert (first[2:, 2] != after[2:, 2]).all(), "a random number of the env's own"
+    for one, other in zip(games(), (first, after), strict=True):
+        np.testing.assert_array_equal(one, other)
