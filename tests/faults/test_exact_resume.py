@@ -1,0 +1,274 @@
+"""Train 2N = train N, be killed, resume, train N: the same bits in everything that the future depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from atari_dqn.checkpoint import CheckpointStore
+from atari_dqn.config import TrainConfig
+from atari_dqn.envs import pool as pools
+from atari_dqn.envs.journal import NO_SEED, Journal
+from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.pool import WorkerPool
+from atari_dqn.live import Request
+from atari_dqn.trainer import InexactError, Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL: dict[str, Any] = {
+    "env_id": "ALE/Breakout-v5",
+    "protocol": "machado",  # sticky actions
+    "num_workers": 2,
+    "envs_per_worker": 2,
+    "replay_capacity": 2048,
+    "learning_starts": 200,
+    "batch_size": 8,
+    "replay_ratio": 0.5,
+    "target_update_interval": 7,
+    "total_env_steps": 100_000,
+    "device": "cpu",
+    "deterministic": True,
+    "n_step": 3,
+}
+
+
+def make_trainer(**settings: Any) -> Trainer:
+    config = TrainConfig().replace(**(SMALL | settings)).validate()
+    return Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+
+
+@contextmanager
+def running(store: CheckpointStore | None = None, **settings: Any) -> Iterator[Trainer]:
+    """A started trainer, resumed from `store` if given."""
+    trainer = make_trainer(**settings)
+    try:
+        if store is not None:
+            assert trainer.resume(store) == []
+        trainer.start()
+        yield trainer
+    finally:
+        trainer.close()
+
+
+def digest(trainer: Trainer) -> str:
+    """SHA-256 over weights, optimizer, replay, tree, counters and generators, and the envs' newest frames."""
+    assert trainer.workers is not None
+    sha = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, dict):
+            for key in sorted(value):
+                sha.update(key.encode())
+                add(value[key])
+        elif isinstance(value, torch.Tensor):
+            sha.update(value.contiguous().numpy().tobytes())
+        elif isinstance(value, np.ndarray):
+            sha.update(np.ascontiguousarray(value).tobytes())
+        else:
+            sha.update(json.dumps(value).encode())
+
+    replay = trainer.replay
+    add(trainer.learner.state())
+    add(replay.state())
+    for level in (*replay.tree.sums, *replay.tree.minima):
+        add(level)
+    add([trainer.env_steps, trainer.updates_due()])
+    add(trainer.episodes.state())
+    add(trainer.actor.state())
+    add(trainer.live.state())
+    add(trainer.workers.state())
+    return sha.hexdigest()
+
+
+def iterate(trainer: Trainer, ticks: int) -> None:
+    for _ in range(ticks):
+        trainer.iterate()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "anchor_every", "cuts", "ticks"),
+    [
+        pytest.param("machado", 10_000, {0, 171}, 240, id="before the first anchor"),
+        pytest.param("nature", 40, {57}, 240, id="over many anchors"),
+        pytest.param("machado", 40, set(range(0, 600, 37)), 600, id="machado", marks=pytest.mark.slow),
+        pytest.param("nature", 150, set(range(5, 600, 41)), 600, id="nature", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_cut_in_two_anywhere_is_the_run_in_one(
+    protocol: str, anchor_every: int, cuts: set[int], ticks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut also at the tick after a game's end, when nothing but the flag says that it is over."""
+    monkeypatch.setattr(pools, "ANCHOR_EVERY", anchor_every)
+    stores: dict[int, CheckpointStore] = {}
+    ended_at = -1
+    with running(protocol=protocol) as whole:
+        for tick in range(ticks):
+            if ended_at < 0 and whole.replay.ring.ended.any():
+                ended_at = tick
+            if tick in cuts or tick == ended_at:
+                stores[tick] = CheckpointStore(tmp_path / str(tick))
+                whole.save(stores[tick])
+            whole.iterate()
+        expected, updates = digest(whole), whole.learner.updates
+        assert updates > 20
+        assert ended_at > 0, "a game must have ended"
+    for tick, store in stores.items():
+        with running(store, protocol=protocol) as second:
+            iterate(second, ticks - tick)
+            assert second.learner.updates == updates
+            assert digest(second) == expected, f"cut after tick {tick}"
+
+
+def test_a_run_that_was_edited_live_is_cut_in_two_alike(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    edits = [("learning_rate", 3e-4), ("replay_ratio", 1.0), ("epsilon", 0.2), ("target_update_interval", 3)]
+
+    def edited(trainer: Trainer, first: int, last: int) -> None:
+        for tick in range(first, last):
+            if tick % 40 == 39 and tick // 40 < len(edits):
+                assert trainer.edit(Request(*edits[tick // 40], source="test")).taken
+            trainer.iterate()
+
+    with running() as whole:
+        edited(whole, 0, 110)
+        whole.save(store)
+        edited(whole, 110, 220)
+        expected = digest(whole)
+    with running(store) as second:
+        edited(second, 110, 220)
+        assert digest(second) == expected
+
+
+def test_a_run_whose_worker_was_replaced_is_cut_in_two_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "ANCHOR_EVERY", 30)
+    store = CheckpointStore(tmp_path)
+    with running() as whole:
+        iterate(whole, 90)
+        assert whole.workers is not None
+        os.kill(whole.workers.pids[1], signal.SIGKILL)
+        iterate(whole, 35)
+        assert len(whole.workers.troubles) == 1
+        whole.save(store)
+        iterate(whole, 100)
+        expected = digest(whole)
+    with running(store) as second:
+        iterate(second, 100)
+        assert digest(second) == expected
+
+
+def test_without_the_flag_the_learner_is_exact_and_the_games_are_cut(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with running(deterministic=False, precision="fp32") as whole:
+        iterate(whole, 120)
+        whole.save(store)
+        newest = whole.replay.newest
+        with running(store, deterministic=False, precision="fp32") as second:
+            ring = second.replay.ring
+            assert ring.newest == newest + 1
+            assert ring.last[newest % ring.rows].all()
+            for name, tensor in whole.learner.online.state_dict().items():
+                assert torch.equal(second.learner.online.state_dict()[name], tensor)
+
+
+def test_an_env_that_is_no_function_of_its_seed_and_actions_is_not_passed_off_as_exact(tmp_path: Path) -> None:
+    """`Lives` observes its process's id, which nothing brings back."""
+    store = CheckpointStore(tmp_path)
+    stub: dict[str, Any] = {"env_id": "tests.stubs:Lives-v0", "mlp_hidden": (8,)}
+    with running(**stub) as whole:
+        iterate(whole, 10)
+        whole.save(store)
+    with pytest.raises(InexactError, match=r"env 0 of tests.stubs:Lives-v0 did not come back.*without --deterministic"):
+        running(store, **stub).__enter__()
+    with running(store, **stub | {"deterministic": False, "precision": "fp32"}) as second:
+        iterate(second, 10)
+
+
+GAMES = ["Breakout", "Qbert", "Seaquest"]
+MORE_GAMES = ["Tetris", "Freeway", "BeamRider", "PrivateEye", "Pong", "SpaceInvaders", "MsPacman", "Enduro", "Venture"]
+
+
+@pytest.mark.parametrize("game", [*GAMES, *(pytest.param(game, marks=pytest.mark.slow) for game in MORE_GAMES)])
+def test_a_pool_comes_back_in_a_new_process_after_anchors_in_mid_game(
+    game: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sticky actions; games cut short, so that there are autoresets and anchors; clones fail for some of these."""
+    monkeypatch.setattr(pools, "ANCHOR_EVERY", 100)
+    protocol = dataclasses.replace(PROTOCOLS["machado"], noop_max=30, max_episode_frames=280)
+    spec = env_spec(f"ALE/{game}-v5", protocol, 4)
+    rng = np.random.default_rng(0)
+    settings: dict[str, Any] = {"num_workers": 2, "envs_per_worker": 1, "seed": 3, "exact": True}
+    with WorkerPool(spec, protocol, **settings) as pool:
+        pool.reset()
+        for _ in range(397):
+            pool.send(rng.integers(18, size=2))
+            pool.recv()
+        state = {name: array.copy() for name, array in pool.state().items()}
+        assert (state["drawn"] > 2).all(), "anchors"
+        assert len(state["actions"]) < 397, "what lies before them is forgotten"
+        with WorkerPool(spec, protocol, **settings) as other:
+            here, ticks = other.restore(state, lambda done, of: None), rng.integers(18, size=(150, 2))
+            np.testing.assert_array_equal(here.frames, pool._result.frames)
+            for actions in ticks:
+                for each in (pool, other):
+                    each.send(actions)
+                one, two = pool.recv(), other.recv()
+                for name in ("frames", "rewards", "terminated", "truncated", "lives", "is_reset"):
+                    np.testing.assert_array_equal(getattr(one, name), getattr(two, name), err_msg=name)
+
+
+def test_an_inexact_run_pays_nothing_for_it() -> None:
+    journal = Journal(1, 2, None)
+    journal.add(np.zeros(2, np.int64), np.full(2, NO_SEED))
+    assert len(journal) == 0
+    assert journal.state() == {}
+    assert not journal.due(np.ones(2, np.bool_)).any()
+
+
+def rows(directory: Path) -> list[dict[str, float]]:
+    """Of `metrics.jsonl`, without what the machine decides; a line under way is left out."""
+    file = directory / "run" / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [{name: value for name, value in row.items() if name not in ("time", "charts/SPS")} for row in whole]
+
+
+TRAIN = [sys.executable, "-m", "atari_dqn.train", "--run-dir", "run", "--deterministic", "--torch-threads", "1"]
+
+
+@pytest.mark.parametrize("steps", [600, pytest.param(6_000, marks=pytest.mark.slow)])
+def test_a_training_killed_and_resumed_equals_one_that_was_left_alone(tmp_path: Path, steps: int) -> None:
+    """The command itself, `kill -9` at a moment of the machine's choosing, and the checkpoint's own checksums."""
+    flags = ["--env-id", "breakout", "--protocol", "machado", "--num-workers", "2", "--learning-starts", "200"]
+    flags += ["--replay-capacity", "2048", "--batch-size", "8", "--replay-ratio", "1", "--log-interval", "100"]
+    flags += ["--total-env-steps", str(2 * steps), "--checkpoint-interval", str(steps // 3)]
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    subprocess.run([*TRAIN, *flags], cwd=tmp_path / "whole", check=True, capture_output=True)
+    process = subprocess.Popen([*TRAIN, *flags], cwd=tmp_path / "cut", stdout=subprocess.DEVNULL)
+    while process.poll() is None and not any(row["env_step"] > steps for row in rows(tmp_path / "cut")):
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.kill()
+    process.wait()
+    resumed = subprocess.run([*TRAIN, *flags], cwd=tmp_path / "cut", check=True, capture_output=True, text=True)
+    assert "continuing" in resumed.stdout
+    one, two = (CheckpointStore(tmp_path / run / "run").find("latest") for run in ("whole", "cut"))
+    assert one.name == two.name
+    for name in ("learner.pt", "replay.pt", "frames.zst", "envs.pt"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
