@@ -120,11 +120,12 @@ def evaluate(
     device: torch.device,
     deadline: float = 60.0,
     on_progress: Callable[[Progress], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Play `episodes` whole games with `network` (on `device`), epsilon-greedily, one env in each of the workers.
 
-    The same arguments give the same games. `deadline` (seconds) is the `WorkerPool`'s. `on_progress` is called after
-    every tick; what it raises ends the evaluation. Raises `WorkerError` when a worker fails.
+    The same arguments give the same games. `deadline` (seconds) and `on_wait` are the `WorkerPool`'s. `on_progress` is
+    called after every tick; what it raises ends the evaluation. Raises `WorkerError` when a worker fails.
     """
     started = time.monotonic()
     num_envs = min(num_workers, episodes)
@@ -134,7 +135,7 @@ def evaluate(
     ring = FrameRing(spec.stack + 2, num_envs, spec.frame_shape, dtype, spec.stack, 1, device)
     games = Games(quotas(episodes, num_envs), protocol.max_episode_frames // 4 if spec.is_atari else None)
     with WorkerPool(
-        spec, protocol, num_workers=num_envs, envs_per_worker=1, seed=env_seed, deadline=deadline
+        spec, protocol, num_workers=num_envs, envs_per_worker=1, seed=env_seed, deadline=deadline, on_wait=on_wait
     ) as workers:
         ring.append(workers.reset().frames, last=np.zeros(num_envs, dtype=bool))
         while not games.over:

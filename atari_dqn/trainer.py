@@ -82,10 +82,15 @@ class Trainer:
 
     # ------------------------------------------------------------------ the loop
 
-    def start(self, on_tick: Callable[[int, int], None] = lambda done, of: None) -> None:
+    def start(
+        self,
+        on_wait: Callable[[str], None] | None = None,
+        on_tick: Callable[[int, int], None] = lambda done, of: None,
+    ) -> None:
         """Start the workers; put the first observations into the replay, or bring the envs back to its newest ones.
 
-        The latter takes as many ticks once more as `on_tick` is told (done, of). Raises `WorkerError` for a worker that
+        The latter takes as many ticks once more as `on_tick` is told (done, of). `on_wait` is told, now and later, of
+        workers that keep the loop waiting. What either raises ends the wait. Raises `WorkerError` for a worker that
         fails, and `InexactError` when the envs do not come back as they were.
         """
         self.clock.start(self.env_steps)
@@ -98,6 +103,7 @@ class Trainer:
             deadline=self.config.env.worker_deadline,
             restarts=self.config.env.worker_restarts,
             exact=self.config.run.deterministic,
+            on_wait=on_wait,
         )
         if not self._envs_before:
             step = self.workers.reset()

@@ -6,6 +6,7 @@ All of it happens between two iterations, where all is quiet, and none of it cha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from atari_dqn.edits import RECORD, EditDesk
 from atari_dqn.envs.pool import WorkerError
 from atari_dqn.evaluation import Progress, append_evaluation, evaluate
 from atari_dqn.live import Edit, Request
-from atari_dqn.monitor import Monitor
+from atari_dqn.monitor import Monitor, duration
 from atari_dqn.trainer import Trainer, seeds_of
 
 
 class Stopped(Exception):
-    """The user asked to stop while something that can be given up (a start, an evaluation) was under way."""
+    """The user asked to stop while something that can be given up (a start, an evaluation, a hanging worker's step) was
+    under way."""
 
 
 class Training:
@@ -40,6 +42,7 @@ class Training:
     ) -> None:
         self.trainer, self.run_dir, self.monitor, self.should_stop = trainer, run_dir, monitor, should_stop
         self._desk = EditDesk(run_dir, repeated, trainer.env_steps)
+        self._began = time.monotonic()
         self._replaced = 0
         """workers"""
 
@@ -53,10 +56,7 @@ class Training:
         if self.should_stop():
             return False
         try:
-            try:
-                trainer.start(self._watch_start)
-            except Stopped:
-                return False
+            trainer.start(self._wait, self._watch_start)
             self._edit(trainer.overruled)
             while trainer.env_steps < total and not self.should_stop():
                 before = trainer.env_steps
@@ -79,6 +79,11 @@ class Training:
                 monitor.write(self._row())
             trainer.save(store)
             return trainer.env_steps >= total
+        except Stopped:
+            # A worker is silent, and the step under way may be its last: it is given up.
+            if trainer.env_steps > began:
+                trainer.save(store)
+            return False
         except WorkerError:
             # The step under way is lost; what was learned is not.
             if trainer.env_steps > began:
@@ -87,8 +92,15 @@ class Training:
         finally:
             trainer.close()
 
+    def _wait(self, whose: str) -> None:
+        """Called while the loop waits for a worker that has been silent for a while."""
+        self.monitor.tick(self.trainer.env_steps, whose)
+        if self.should_stop():
+            raise Stopped
+
     def _watch_start(self, done: int, of: int) -> None:
-        self.monitor.tick(self.trainer.env_steps, f"bringing the games back: {done:,} of {of:,} ticks")
+        eta = duration((time.monotonic() - self._began) * (of - done) / done)
+        self.monitor.tick(self.trainer.env_steps, f"bringing the games back: {done:,} of {of:,} ticks, {eta} left")
         if self.should_stop():
             raise Stopped
 
@@ -164,6 +176,7 @@ class Training:
                 device=trainer.device,
                 deadline=config.env.worker_deadline,
                 on_progress=watch,
+                on_wait=self._wait,
             )
         except Stopped:
             return {}

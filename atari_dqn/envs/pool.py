@@ -11,6 +11,7 @@ import ctypes
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from multiprocessing import util
 from typing import Any
 
@@ -43,7 +44,8 @@ class WorkerPool:
     Results do not depend on how the envs are dealt out to workers. Raises `WorkerError` when a worker cannot make its
     envs or reset them. Later a worker that raises, dies, or does not answer within `deadline` seconds is replaced,
     `restarts` times in a row; then `WorkerError` is raised, too. The pool is closed by it.
-    With `exact` a later pool can go on where this one stood: see `state`.
+    With `exact` a later pool can go on where this one stood: see `state`. `on_wait` is told of a worker that lets the
+    others wait for more than a few seconds; what it raises ends the wait, and the pool can then only be closed.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class WorkerPool:
         deadline: float = 60.0,
         restarts: int = 0,
         exact: bool = False,
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self.spec, self._protocol = spec, protocol
         self.num_envs = num_workers * envs_per_worker
@@ -65,7 +68,7 @@ class WorkerPool:
         self._envs_per_worker = envs_per_worker
         self._deadline, self._restarts = deadline, restarts
         self._journal_of = (seed, self.num_envs, ANCHOR_EVERY if exact else None)
-        self._exact = exact
+        self._exact, self._on_wait = exact, on_wait
         self._was_reset = self._sent = False
         self._over = np.zeros(self.num_envs, np.bool_)
         self._failed: dict[int, str] = {}
@@ -213,10 +216,14 @@ class WorkerPool:
         end, failed = time.monotonic() + deadline, {}
         # the last to be told is the last to be done: whoever waits for it first is woken once, and not for each
         for index in sorted(workers, reverse=True):
-            what = self._workers[index].outcome(end - time.monotonic(), deadline)
+            what = self._workers[index].outcome(end, deadline, partial(self._wait, index))
             if what:
                 failed[index] = what
         return failed
+
+    def _wait(self, index: int, silent: float) -> None:
+        if self._on_wait is not None:
+            self._on_wait(f"{self._name(index)} has been silent for {silent:.0f} s")
 
     def _must(self, failed: dict[int, str]) -> None:
         for index, what in failed.items():

@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import select
 import signal
+import time
+from collections.abc import Callable
 from typing import Any
 
 from atari_dqn.envs import worker
@@ -16,6 +18,8 @@ from atari_dqn.envs import worker
 CONTEXT = multiprocessing.get_context("spawn")
 GRACE = 1.0
 """Seconds that a worker is given to answer or to exit when it should do so at once."""
+QUIET = 5.0
+"""Seconds of silence after which a worker is worth a word to the user."""
 GONE = b"?"
 """In place of an answer: the pipe has no other end."""
 
@@ -68,16 +72,20 @@ class WorkerProcess:
             return self._death()
         return ""
 
-    def outcome(self, seconds: float, deadline: float) -> str:
-        """Wait `seconds` for what was commanded to be done. Returns why it is not, empty when it is.
+    def outcome(self, end: float, deadline: float, on_wait: Callable[[float], None]) -> str:
+        """Wait until `end` (of `time.monotonic`) for what was commanded to be done. Returns why it is not, or nothing.
 
-        `deadline` is what the wait was when it began, for the message.
+        `deadline` is how long the wait is in all, for the message. Once the worker has been silent for `QUIET` seconds,
+        `on_wait` is called with how many it is, every second; what it raises ends the wait.
         """
-        answer = (
-            self._answer(0.0)
-            or self._answer(seconds)
-            or self._answer(GRACE)  # when a job is stopped and continued, its clock has run, it has not
-        )
+        answer = self._answer(0.0) or self._answer(min(QUIET, end - time.monotonic()))
+        silent = QUIET
+        while answer is None and time.monotonic() < end:
+            on_wait(silent)
+            answer = self._answer(min(1.0, end - time.monotonic()))
+            silent += 1
+        # when a job is stopped and continued, its clock has run, it has not
+        answer = answer or self._answer(GRACE)
         if answer == worker.FAILED:
             os.set_blocking(self._answers.fileno(), True)
             with contextlib.suppress(OSError, EOFError):
