@@ -30,6 +30,10 @@ class ConfigError(ValueError):
     """The user's input is wrong; the message is one line that says what, and what would be right."""
 
 
+WEIGHTS, REPLAY = "its saved weights would not fit", "its saved replay would not fit"
+COLUMNS = "its saved replay has a column for each env"
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What one field means. `low` and `high` bound it (inclusive unless `low_open`)."""
@@ -40,8 +44,8 @@ class Setting:
     high: float | None = None
     low_open: bool = False
     source: str = ""
-    structural: bool = False
-    """A run's checkpoints only make sense under the same value: a resume with another one is refused."""
+    structural: str = ""
+    """Why a run's checkpoints make sense under the same value only, so that a resume with another one is refused."""
     live: str = ""
     """The name by which it may be changed while a run is on; for the values of a schedule, by one that replaces it."""
     suggested: tuple[float, float] = (0.0, 1.0)
@@ -119,7 +123,11 @@ class EnvConfig:
     """Environment and workers"""
 
     env_id: Annotated[
-        str, Setting("a gymnasium id, or a game's bare name: breakout means ALE/Breakout-v5", structural=True)
+        str,
+        Setting(
+            "a gymnasium id, or a game's bare name: breakout means ALE/Breakout-v5",
+            structural="its saved replay was played there",
+        ),
     ] = "ALE/Breakout-v5"
     protocol: Annotated[
         Literal["nature", "machado"],
@@ -127,14 +135,14 @@ class EnvConfig:
             "Atari preprocessing: nature (30 no-ops, no sticky actions, life loss is terminal in training) or"
             " machado (sticky 0.25, 18 actions, no life signal)",
             source="Mnih et al. 2015; Machado et al. 2018",
-            structural=True,
+            structural="its saved replay was played under that one",
         ),
     ] = "nature"
     frame_stack: Annotated[
-        int, Setting("frames in an observation of a pixel env", "frames", 1, 16, source="Mnih 2015", structural=True)
+        int, Setting("frames in an observation of a pixel env", "frames", 1, 16, source="Mnih 2015", structural=WEIGHTS)
     ] = 4
-    num_workers: Annotated[int, Setting("worker processes", "processes", 1, 1024, structural=True)] = 8
-    envs_per_worker: Annotated[int, Setting("envs stepped by each worker", "envs", 1, 1024, structural=True)] = 2
+    num_workers: Annotated[int, Setting("worker processes", "processes", 1, 1024, structural=COLUMNS)] = 8
+    envs_per_worker: Annotated[int, Setting("envs stepped by each worker", "envs", 1, 1024, structural=COLUMNS)] = 2
     worker_deadline: Annotated[
         float, Setting("a worker that has not answered for so long is killed and replaced", "seconds", 0.1, 86400)
     ] = 60.0
@@ -151,19 +159,36 @@ class ReplayConfig:
 
     replay: Annotated[
         Literal["prioritized", "uniform"],
-        Setting("how transitions are drawn", source="Schaul et al. 2016", structural=True),
+        Setting("how transitions are drawn", source="Schaul et al. 2016", structural=REPLAY),
     ] = "prioritized"
     replay_capacity: Annotated[
         int,
-        Setting("transitions kept; a power of two when prioritized", "transitions", 2, 2**30, structural=True),
+        Setting("transitions kept; a power of two when prioritized", "transitions", 2, 2**30, structural=REPLAY),
     ] = 2**17
-    n_step: Annotated[int, Setting("rewards summed before bootstrapping", "env steps", 1, 64, structural=True)] = 1
+    n_step: Annotated[
+        int,
+        Setting(
+            "rewards summed before bootstrapping",
+            "env steps",
+            1,
+            64,
+            structural="its saved priorities are of windows of that length",
+        ),
+    ] = 1
     gamma: Annotated[float, Setting("discount per env step", "", 0, 1)] = 0.99
     clip_rewards: Annotated[
         bool, Setting("learn from rewards clipped to [-1, 1]; scores stay raw", source="Mnih 2015")
     ] = True
     alpha: Annotated[
-        float, Setting("priority = (|td_error| + 1e-6)^alpha", "", 0, 1, source="Schaul 2016, eq. 1", structural=True)
+        float,
+        Setting(
+            "priority = (|td_error| + 1e-6)^alpha",
+            "",
+            0,
+            1,
+            source="Schaul 2016, eq. 1",
+            structural="its saved priorities were made with it",
+        ),
     ] = 0.6
     beta_values: Annotated[
         tuple[float, ...],
@@ -178,7 +203,7 @@ class NetworkConfig:
     """Network"""
 
     dueling: Annotated[
-        bool, Setting("separate value and advantage heads", source="Wang et al. 2016", structural=True)
+        bool, Setting("separate value and advantage heads", source="Wang et al. 2016", structural=WEIGHTS)
     ] = True
     head: Annotated[
         Literal["shared", "two_stream"],
@@ -186,12 +211,12 @@ class NetworkConfig:
             "after the convolutions: shared (512, then 256 to value and 256 to advantages, as labml) or"
             " two_stream (512 to each, as the paper)",
             source="labml annotated DQN; Wang 2016",
-            structural=True,
+            structural=WEIGHTS,
         ),
     ] = "shared"
     mlp_hidden: Annotated[
         tuple[int, ...],
-        Setting("hidden widths for envs whose observation is not an image", "units", 1, 65536, structural=True),
+        Setting("hidden widths for envs whose observation is not an image", "units", 1, 65536, structural=WEIGHTS),
     ] = (128, 128)
 
 
@@ -205,7 +230,12 @@ class LearnerConfig:
         Setting("Adam's step size", "per update", 0, 1, low_open=True, live="learning_rate", suggested=(0, 1e-3)),
     ] = 1e-4
     optimizer: Annotated[
-        Literal["adam", "adamw"], Setting("adam, or adamw with amsgrad", structural=True, source="Kingma & Ba 2015")
+        Literal["adam", "adamw"],
+        Setting(
+            "adam, or adamw with amsgrad",
+            source="Kingma & Ba 2015",
+            structural="its saved moments would not fit",
+        ),
     ] = "adam"
     adam_epsilon: Annotated[float, Setting("added to Adam's denominator", "", 0, 1, low_open=True)] = 1e-8
     batch_size: Annotated[int, Setting("transitions drawn per update", "transitions", 1, 65536)] = 32
@@ -215,7 +245,7 @@ class LearnerConfig:
             "transitions drawn per env step: 8 with batches of 32 is one update per 4 env steps",
             "transitions per env step",
             0,
-            65536,
+            1024,
             source="Mnih 2015",
             live="replay_ratio",
             suggested=(0, 32),
@@ -424,11 +454,11 @@ def load_config(file: Path) -> TrainConfig:
     try:
         stored = json.loads(Path(file).read_text())
     except OSError as error:
-        raise ConfigError(f"--config {file}: {error.strerror}") from None
+        raise ConfigError(f"{file}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"--config {file} is not JSON: {error}") from None
+        raise ConfigError(f"{file} is not JSON: {error}") from None
     if not isinstance(stored, dict):
-        raise ConfigError(f"--config {file} holds no settings; a run's config.json is a JSON object")
+        raise ConfigError(f"{file} holds no settings; a run's config.json is a JSON object")
     return from_dict(stored)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from atari_dqn.config import ConfigError, TrainConfig, flag, load_config, settings
+from atari_dqn.config import COLUMNS, ConfigError, TrainConfig, flag, load_config, settings
 from atari_dqn.system import describe_system
 
 
@@ -23,30 +23,49 @@ def new_run_dir(config: TrainConfig) -> Path:
     return Path("runs") / f"{name}-{config.run.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def check_run_dir(config: TrainConfig, run_dir: Path) -> None:
+def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
     """Raise `ConfigError` unless a run with `config` can begin or go on in `run_dir`; creates nothing.
 
-    A run may go on with other rates and intervals, but not as another run.
+    A run may go on with other rates and intervals, but not as another run. Returns a line for each setting that is to
+    be another from now on, such as `--learning-rate 0.0001 -> 0.0005`.
     """
     try:
         place = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
         if not place.is_dir() or not os.access(place, os.W_OK):
             what = "not writable" if place.is_dir() else "a file"
             raise ConfigError(f"--run-dir {run_dir}: {place} is {what}; name a directory that can be written")
-        begun = (run_dir / "config.json").exists()
+        begun = has_begun(run_dir)
         if not begun and run_dir.exists() and {path.name for path in run_dir.iterdir()} - {LOCK}:
             raise ConfigError(f"--run-dir {run_dir} holds something else than a run; name an empty or a new one")
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: {error.strerror}") from None
-    if not begun:
-        return
-    stored, asked = read_config(run_dir).to_dict(), config.to_dict()
+    return _changes(config, run_dir) if begun else []
+
+
+def has_begun(run_dir: Path) -> bool:
+    """Whether there is a run in `run_dir`, to be continued. Never raises, whatever the path."""
+    return os.path.isfile(run_dir / "config.json")
+
+
+def _changes(config: TrainConfig, run_dir: Path) -> list[str]:
+    former = read_config(run_dir)
+    stored, asked = former.to_dict(), config.to_dict()
+    changed = []
     for name, setting in settings(TrainConfig).items():
-        if setting.structural and stored[name] != asked[name]:
+        if stored[name] == asked[name] or name == "run_dir":
+            continue
+        if setting.structural and not (setting.structural is COLUMNS and config.num_envs == former.num_envs):
             raise ConfigError(
-                f"{run_dir} was begun with {flag(name)} {stored[name]} and cannot go on with {asked[name]};"
-                " give the former value, or another --run-dir"
+                f"{run_dir} was begun with {flag(name)} {_shown(stored[name])} and cannot go on with"
+                f" {_shown(asked[name])}: {setting.structural}; give the former value, or another --run-dir"
             )
+        changed.append(f"{flag(name)} {_shown(stored[name])} -> {_shown(asked[name])}")
+    return changed
+
+
+def _shown(value: Any) -> str:
+    """As it is written on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 LOCK = ".lock"
@@ -66,24 +85,37 @@ def locked(run_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: {error.strerror}") from None
     with file:
-        give_up = time.monotonic() + LOOK_SECONDS
-        while not _taken(file):
-            if time.monotonic() > give_up:
-                file.seek(0)
-                raise ConfigError(f"process {file.read() or '?'} is training in {run_dir}; name another --run-dir")
-            time.sleep(LOOK_SECONDS / 50)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        try:
+            _take(file, run_dir)
+        except OSError as error:
+            raise ConfigError(f"--run-dir {run_dir} cannot be locked: {error.strerror}") from None
         yield
 
 
-def _taken(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def _take(file: IO[str], run_dir: Path) -> None:
+    give_up = time.monotonic() + LOOK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise _held(run_dir) from None
+            time.sleep(LOOK_SECONDS / 50)
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+
+
+def _held(run_dir: Path) -> ConfigError:
+    holder = (run_dir / LOCK).read_text(errors="replace") or "?"
+    return ConfigError(f"process {holder} is training in {run_dir}; name another --run-dir")
+
+
+def check_not_training(run_dir: Path) -> None:
+    """Raise `ConfigError`, naming the process, while one trains in `run_dir`."""
+    if is_training(run_dir):
+        raise _held(run_dir)
 
 
 def is_training(run_dir: Path) -> bool:
@@ -115,7 +147,7 @@ def _write(file: Path, content: dict[str, Any]) -> None:
 
 def read_config(run_dir: Path) -> TrainConfig:
     """The settings of a run. Raises `ConfigError` when `run_dir` is none."""
-    if not (run_dir / "config.json").is_file():
+    if not has_begun(run_dir):
         raise ConfigError(f"{run_dir} is not a run directory: it has no config.json")
     return load_config(run_dir / "config.json")
 

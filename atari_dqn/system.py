@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
+import resource
 import subprocess
 import time
 from importlib import metadata
@@ -86,11 +88,55 @@ def check_memory(config: TrainConfig, replay_bytes: int) -> None:
 
 
 def available_memory() -> int:
-    """Bytes this process may still take: the machine's, or what its container leaves."""
+    """Bytes this process may still take: of the machine's, its containers' and its own address space (`ulimit -v`)."""
     import psutil
 
     available: int = psutil.virtual_memory().available
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        available = min(available, int(text) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    return available
+    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if address_space != resource.RLIM_INFINITY:
+        available = min(available, address_space - psutil.Process().memory_info().vms)
+    return max(0, min(available, *cgroup_memory()))
+
+
+def cgroup_memory(proc: Path = Path("/proc"), mounts: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Bytes left in each control group with a limit that this process is in, from its own up to the root.
+
+    `proc` is where the kernel tells of processes; `mounts` holds the one tree of cgroup v2, or version 1's `memory`
+    tree, or that beside `unified`. Pages of files that the kernel gives back when asked do not count as taken.
+    """
+    try:
+        lines = (proc / "self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    left = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        if not controllers:
+            names = ("memory.max", "memory.current", "inactive_file")
+        # In a container the path may be the host's, and the container's own group lie at the root: look at all above.
+        for tree in (mounts / "memory",) if controllers else (mounts, mounts / "unified"):
+            group = tree / path.lstrip("/")
+            left += [_left(place, *names) for place in (group, *group.parents) if place.is_relative_to(tree)]
+    return [number for number in left if number is not None]
+
+
+def _left(group: Path, limit: str, usage: str, inactive: str) -> int | None:
+    try:
+        allowed, taken = int((group / limit).read_text()), int((group / usage).read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no such group here, or no limit: "max"
+        return None
+    return allowed - taken + int(stat.get(inactive, 0))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that there is no memory left, on a GPU or here: each library has its own way to say it."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )

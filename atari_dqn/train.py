@@ -9,14 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import os
-import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -24,8 +20,17 @@ from atari_dqn import cli, dashboard
 from atari_dqn.config import ConfigError, Derived, TrainConfig, derive, load_config
 from atari_dqn.edits import Inbox, recorded_edits
 from atari_dqn.live import Edit, for_page
-from atari_dqn.runs import check_run_dir, describe_run, locked, new_run_dir
-from atari_dqn.system import check_memory, set_up_torch
+from atari_dqn.runs import (
+    check_not_training,
+    check_run_dir,
+    describe_run,
+    has_begun,
+    locked,
+    new_run_dir,
+    read_config,
+)
+from atari_dqn.signals import StopRequest
+from atari_dqn.system import check_memory, is_out_of_memory, set_up_torch
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,11 +68,21 @@ class TrainCommand(TrainConfig):
 def main(
     argv: Sequence[str] | None = None, default: TrainConfig | None = None, prog: str = "python -m atari_dqn.train"
 ) -> int:
-    """Train as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
-    command = _parse(argv, default or TrainConfig(), prog)
+    """Train as the flags say. Returns the exit code; raises `ConfigError` for bad input.
+
+    A SIGINT or SIGTERM before there is anything to save raises `KeyboardInterrupt`.
+    """
+    with StopRequest() as stop:
+        return _main(_parse(argv, default or TrainConfig(), prog), stop)
+
+
+def _main(command: TrainCommand, stop: StopRequest) -> int:
     config = TrainConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TrainConfig)})
     config.validate()
+    run_dir = config.run.run_dir.expanduser() if config.run.run_dir else new_run_dir(config)
+    check_not_training(run_dir)  # before all else: whoever starts a run twice is to hear of it at once
 
+    from atari_dqn.envs.block import block_bytes, room_fault
     from atari_dqn.envs.make import PROTOCOLS, env_spec, resolve_env_id
 
     config = config.replace(env_id=resolve_env_id(config.env.env_id))
@@ -77,18 +92,29 @@ def main(
         raise ConfigError(f"--init-from {command.init_from} does not exist")
     labml_url = _labml_url(command)
     repeated = recorded_edits(command.replay_edits) if command.replay_edits else []
-    run_dir = config.run.run_dir.expanduser() if config.run.run_dir else new_run_dir(config)
-    check_run_dir(config, run_dir)
+    changed = check_run_dir(config, run_dir)
+    stop.check()
     console = cli.console()
     console.print(_summary(config, derived, run_dir), highlight=False)
-    stop = _StopRequest()
-    with stop:
-        check_memory(config, derived.replay_bytes)
-        began = time.time_ns()
-        with locked(run_dir):
-            Inbox(run_dir).clear(before=began)  # what is asked from now on, while things load, is asked of us
-            with _dashboard(command, console):
+    for line in changed:
+        console.print(line, highlight=False, soft_wrap=True)
+    if fault := room_fault(block_bytes(derived.num_envs, spec.frame_shape, spec.frame_dtype)):
+        raise ConfigError(fault)
+    check_memory(config, derived.replay_bytes)
+    stop.check()
+    began = time.time_ns()
+    with locked(run_dir):
+        Inbox(run_dir).clear(before=began)  # what is asked from now on, while things load, is asked of us
+        with _dashboard(command, console, stop):
+            try:
                 return _train(config, spec, run_dir, command.init_from, repeated, labml_url, console, stop)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise cli.CommandFailed(
+                    f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); lower"
+                    f" --batch-size to go on in {run_dir}, or --replay-capacity and the number of envs in a new run"
+                ) from None
 
 
 def _train(
@@ -99,7 +125,7 @@ def _train(
     repeated: list[Edit],
     labml_url: str | None,
     console: Console,
-    stop: _StopRequest,
+    stop: StopRequest,
 ) -> int:
     from atari_dqn.checkpoint import CheckpointStore
     from atari_dqn.envs.pool import WorkerError
@@ -169,7 +195,7 @@ def _labml_url(command: TrainCommand) -> str | None:
 
 
 @contextlib.contextmanager
-def _dashboard(command: TrainCommand, console: Console) -> Iterator[None]:
+def _dashboard(command: TrainCommand, console: Console, stop: StopRequest) -> Iterator[None]:
     """The local dashboard, for `--dashboard`: one that runs already is left running, one begun here ends with us."""
     if not command.dashboard:
         yield
@@ -178,7 +204,8 @@ def _dashboard(command: TrainCommand, console: Console) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if not dashboard.running(url):
             try:
-                server = stack.enter_context(contextlib.closing(dashboard.start(dashboard.PORT)))
+                with stop.breaking():
+                    server = stack.enter_context(contextlib.closing(dashboard.start(dashboard.PORT)))
             except ConfigError as error:
                 # What it advises are flags of its own.
                 raise ConfigError(f"{error} [python -m atari_dqn.dashboard; then train --labml-url]") from None
@@ -188,13 +215,16 @@ def _dashboard(command: TrainCommand, console: Console) -> Iterator[None]:
 
 
 def _parse(argv: Sequence[str] | None, default: TrainConfig, prog: str) -> TrainCommand:
-    # The file has to be known before the flags are read, since they override it.
+    # Whose settings they are has to be known before the flags are read, since they override them.
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scan.add_argument("--config", type=Path, nargs="?")
-    file = scan.parse_known_args(argv)[0].config
-    if file is not None:
+    scan.add_argument("--run-dir", "--run_dir", type=Path, nargs="?", default=default.run.run_dir)
+    given = scan.parse_known_args(argv)[0]
+    if given.config is not None:
         # The former run's directory stays its own: only its settings are wanted.
-        default = load_config(file).replace(run_dir=None)
+        default = load_config(given.config).replace(run_dir=None)
+    elif given.run_dir is not None and has_begun(given.run_dir.expanduser()):
+        default = read_config(given.run_dir.expanduser()).replace(run_dir=given.run_dir)
     sections = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
     return cli.parse(TrainCommand, argv, prog=prog, default=TrainCommand(**sections))
 
@@ -230,32 +260,6 @@ def _summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:
     table.add_row("epsilon", ladder if config.exploration.epsilon_ladder else scheduled)
     table.add_row("beta", f"{knots(derived.beta_knots)} env steps")
     return table
-
-
-class _StopRequest:
-    """First SIGINT or SIGTERM: remembered, and obeyed at the next quiet point. Second: the process ends now."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        self._former: dict[int, Any] = {}
-
-    def asked(self) -> bool:
-        return self._asked
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            if sys.stdout.isatty():
-                os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the panel had hidden the cursor
-            os._exit(128 + number)
-        self._asked = True
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._former[number] = signal.signal(number, self._handle)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

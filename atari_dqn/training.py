@@ -18,6 +18,7 @@ from atari_dqn.envs.pool import WorkerError
 from atari_dqn.evaluation import Progress, append_evaluation, evaluate
 from atari_dqn.live import Edit, Request
 from atari_dqn.monitor import Monitor, duration
+from atari_dqn.system import is_out_of_memory
 from atari_dqn.trainer import Trainer, seeds_of
 
 
@@ -79,15 +80,14 @@ class Training:
                 monitor.write(self._row())
             trainer.save(store)
             return trainer.env_steps >= total
-        except Stopped:
-            # A worker is silent, and the step under way may be its last: it is given up.
+        except Exception as error:
+            if not isinstance(error, (Stopped, WorkerError)) and not is_out_of_memory(error):
+                raise
+            # The step under way is lost; what was learned is not. (Stopped: a worker is silent, and it may be its last.)
             if trainer.env_steps > began:
                 trainer.save(store)
-            return False
-        except WorkerError:
-            # The step under way is lost; what was learned is not.
-            if trainer.env_steps > began:
-                trainer.save(store)
+            if isinstance(error, Stopped):
+                return False
             raise
         finally:
             trainer.close()

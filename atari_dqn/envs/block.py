@@ -5,6 +5,8 @@ laid out field by field, so that each worker writes its slice and the pool reads
 from __future__ import annotations
 
 import dataclasses
+import os
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,24 @@ class Orders:
 def block_bytes(num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]) -> int:
     """Bytes that `map_block` lays out."""
     return sum(_padded_bytes(field) for field in _fields(num_envs, frame_shape, frame_dtype))
+
+
+def room_fault(needed: int) -> str:
+    """Why shared memory has no room for `needed` bytes, which would end in a bus error; empty when it has."""
+    found = []
+    for find in (lambda: "/dev/shm", tempfile.gettempdir):  # where multiprocessing looks, in this order
+        try:
+            status = os.statvfs(place := find())
+        except OSError:
+            continue
+        free = status.f_bavail * status.f_frsize
+        if free >= needed:
+            return ""
+        found.append(f"{place} has {free / 1e6:.2f} MB")
+    return (
+        f"the workers need {needed / 1e6:.2f} MB of shared memory, and {' and '.join(found) or 'nothing'} free: enlarge"
+        " one, let TMPDIR name a roomier directory, or lower --num-workers or --envs-per-worker"
+    )
 
 
 def map_block(

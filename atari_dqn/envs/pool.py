@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.envs import worker
-from atari_dqn.envs.block import StepResult, block_bytes, map_block
+from atari_dqn.envs.block import StepResult, block_bytes, map_block, room_fault
 from atari_dqn.envs.journal import Journal
 from atari_dqn.envs.make import EnvSpec, Protocol
 from atari_dqn.envs.worker_process import CONTEXT, GRACE, Stacks, WorkerProcess
@@ -78,7 +78,10 @@ class WorkerPool:
         """of each worker's failures in a row"""
         self._failed_at = [0] * num_workers
         self._cores = _cores_of(num_workers)
-        self._block = CONTEXT.RawArray(ctypes.c_byte, block_bytes(self.num_envs, spec.frame_shape, spec.frame_dtype))
+        needed = block_bytes(self.num_envs, spec.frame_shape, spec.frame_dtype)
+        if fault := room_fault(needed):
+            raise WorkerError(fault)
+        self._block = CONTEXT.RawArray(ctypes.c_byte, needed)
         self._result, self._orders = map_block(self._block, self.num_envs, spec.frame_shape, spec.frame_dtype)
         self._workers: list[WorkerProcess] = []
         self._stacks = Stacks()
