@@ -135,6 +135,12 @@ class OneLife(Lives):
             (Path(os.environ["STUB_DIRECTORY"]) / process.name).touch(exist_ok=False)
 
 
+class Late(Fragile):
+    """Its one action does no harm: the fault comes after 20 steps, and not before."""
+
+    action_space = Discrete(1)
+
+
 class Unmakeable(Numbered):
     """Can be made by the process that looks at it first, and by no worker."""
 
@@ -219,6 +225,8 @@ gym.register("Hangs-v0", "tests.stubs:Fragile", kwargs={"fault": "hang"})
 gym.register("HangsInReset-v0", "tests.stubs:HangsInReset")
 gym.register("Lives-v0", "tests.stubs:Lives")
 gym.register("OneLife-v0", "tests.stubs:OneLife")
+gym.register("LateHang-v0", "tests.stubs:Late", kwargs={"fault": "hang"})
+gym.register("LateSpin-v0", "tests.stubs:Late", kwargs={"fault": "spin"})
 gym.register("Unmakeable-v0", "tests.stubs:Unmakeable")
 gym.register("Modules-v0", "tests.stubs:Modules")
 gym.register("Colors-v0", "tests.stubs:Colors")

@@ -1,0 +1,176 @@
+"""Too little memory, of whichever kind: said up front where it can be known, and survived where not."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from atari_dqn.checkpoint import CheckpointStore
+from atari_dqn.envs.block import room_fault
+from atari_dqn.system import cgroup_memory
+from tests.test_train_command import SHORT, TRAIN, rows, run
+
+# --- what control groups leave
+
+
+def written(place: Path, files: dict[str, str]) -> tuple[Path, Path]:
+    """Write out a tree; returns its `proc` and its `cgroup`."""
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(content + "\n")
+    return place / "proc", place / "cgroup"
+
+
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({}, []),
+        ({"proc/self/cgroup": "0::/"}, []),
+        ({"proc/self/cgroup": "0::/", "cgroup/memory.max": "max", "cgroup/memory.current": "5"}, []),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b",
+                "cgroup/a/b/memory.max": "max",
+                "cgroup/a/b/memory.current": "600",
+                "cgroup/a/b/memory.stat": "inactive_file 0",
+                "cgroup/a/memory.max": "1000",
+                "cgroup/a/memory.current": "700",
+                "cgroup/a/memory.stat": "anon 200\nfile 500\ninactive_file 400",
+            },
+            [700],
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/job/1\n2:cpu,cpuacct:/job/1\n1:name=systemd:/\n0::/",
+                **{f"cgroup/memory/job/1/{name}": value for name, value in zip(V1, ("1000", "900"), strict=True)},
+                "cgroup/memory/job/1/memory.stat": "inactive_file 1\ntotal_inactive_file 50",
+                **{f"cgroup/memory/{name}": value for name, value in zip(V1, (str(2**63 - 4096), "7"), strict=True)},
+                "cgroup/memory/memory.stat": "total_inactive_file 0",
+                "cgroup/memory.max": "1",
+            },
+            [150, 2**63 - 4096 - 7],
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/docker/f00",
+                **{f"cgroup/memory/{name}": value for name, value in zip(V1, ("1000", "900"), strict=True)},
+                "cgroup/memory/memory.stat": "total_inactive_file 0",
+            },
+            [100],
+        ),
+        (
+            {
+                "proc/self/cgroup": "0::/a",
+                "cgroup/unified/a/memory.max": "1000",
+                "cgroup/unified/a/memory.current": "1",
+                "cgroup/unified/a/memory.stat": "anon 1",
+            },
+            [999],
+        ),
+    ],
+    ids=["no proc", "bare", "no limit", "parent's limit", "version 1", "a container's", "hybrid"],
+)
+def test_every_control_group_above_a_process_counts(files: dict[str, str], left: list[int], tmp_path: Path) -> None:
+    assert cgroup_memory(*written(tmp_path, files)) == left
+
+
+# --- a whole training in little memory
+
+
+def test_a_replay_larger_than_the_address_space_is_refused_with_what_would_fit(tmp_path: Path) -> None:
+    """2^18 Atari frames are 1.9 GB; the limit is one that torch loads under."""
+    command = [*TRAIN, "--env-id", "breakout", "--run-dir", "run", "--num-workers", "1", "--device", "cpu"]
+    result = subprocess.run(
+        [*command, "--replay-capacity", str(2**20)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)),
+    )
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: --replay-capacity 1048576 needs 7.4 GB and this machine has ")
+    fits = int(line.split("; ")[1].split()[0])
+    assert fits in (2**17, 2**18, 2**19)
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_runs_out_in_training_ends_it_with_the_state_saved(tmp_path: Path) -> None:
+    """The limit comes after the start, as it does when others take what was free."""
+    program = (
+        "import resource, threading\n"
+        "from pathlib import Path\n"
+        "import psutil\n"
+        "from atari_dqn import cli, train\n"
+        "from atari_dqn.trainer import Trainer\n"
+        "class Poor(Trainer):\n"
+        "    def start(self):\n"
+        "        super().start()\n"
+        "        limit = psutil.Process().memory_info().vms + 2**28\n"
+        "        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "import atari_dqn.trainer\n"
+        "atari_dqn.trainer.Trainer = Poor\n"
+        "cli.run_command(train.main)\n"
+    )
+    flags = ["--run-dir", "run", "--total-env-steps", "100000", "--batch-size", "65536", "--mlp-hidden", "4096"]
+    result = run([sys.executable, "-c", program, *SHORT[len(TRAIN) :], *flags], tmp_path)
+    assert result.returncode == 1, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: out of memory (")
+    assert "lower --batch-size to go on in run, or --replay-capacity and the number of envs in a new run" in line
+    assert int(CheckpointStore(tmp_path / "run").find("latest").name) >= 200
+
+    result = run([*SHORT, "--run-dir", "run", "--batch-size", "16", "--total-env-steps", "400", *flags[-2:]], tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "--batch-size 65536 -> 16" in result.stdout
+
+
+# --- shared memory
+
+
+def in_small_shm(size: str, full: bool, command: list[str], place: Path, more: str = "true") -> list[str]:
+    """`command` in a mount namespace of its own, where /dev/shm is of `size`. Skips where that is not permitted."""
+    fill = "dd if=/dev/zero of=/dev/shm/other bs=4k 2>/dev/null;" if full else ""
+    mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("mounting in a namespace of its own is not permitted here")
+    return ["unshare", "-m", "sh", "-c", f'{mount}; {fill} {more}; exec "$@"', "sh", *command]
+
+
+@pytest.mark.parametrize(
+    ("size", "full"),
+    [("64m", False), pytest.param("64k", False, marks=pytest.mark.slow), ("64k", True)],
+    ids=["64 MB", "64 KB", "full"],
+)
+def test_training_gets_by_with_a_small_shared_memory(size: str, full: bool, tmp_path: Path) -> None:
+    """Breakout with 16 envs shares 0.1 MB: what has no room in /dev/shm goes to the directory for temporary files."""
+    flags = ["--run-dir", "run", "--total-env-steps", "300", "--env-id", "breakout", "--envs-per-worker", "8"]
+    result = run(in_small_shm(size, full, [*SHORT, *flags], tmp_path), tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert rows(tmp_path / "run")[-1]["env_step"] >= 300
+
+
+def test_no_shared_memory_at_all_is_told_up_front(tmp_path: Path) -> None:
+    temporary = tempfile.gettempdir()
+    more = f"cd /; mkdir -p /dev/shm/t; export TMPDIR=/dev/shm; cd {tmp_path}"
+    flags = ["--run-dir", "run", "--total-env-steps", "300", "--env-id", "breakout", "--envs-per-worker", "8"]
+    result = run(in_small_shm("64k", False, [*SHORT, *flags], tmp_path, more), tmp_path)
+    assert temporary
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: the workers need 0.11 MB of shared memory, and /dev/shm has 0.07 MB")
+    assert not (tmp_path / "run").exists()
+
+
+def test_room_for_a_block_is_what_the_places_have() -> None:
+    assert room_fault(1) == ""
+    assert "need 1000000000000.00 MB" in room_fault(10**18)
