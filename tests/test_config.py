@@ -43,6 +43,7 @@ def test_every_setting_has_help_and_its_default_is_in_bounds() -> None:
         ("epsilon_values", (1.0, 2.0, 0.0), "--epsilon-values is 2"),
         ("epsilon_values", (1.0, 0.1), "--epsilon-values has 2 numbers and --epsilon-at 3"),
         ("epsilon_at", (0.0, 0.5, 0.5), "--epsilon-at must increase"),
+        ("replay_ratio", 1025.0, "--replay-ratio is 1025; it must be from 0 to 1024"),
         ("replay_capacity", 1_000_003, "power of two: 524288 or 1048576"),
         ("replay_capacity", 8, "it must be at least 96"),
         ("replay_capacity", 1, "--replay-capacity is 1; it must be from 2"),

@@ -78,7 +78,7 @@ def check_stopped(harmed: Harmed, words: str) -> None:
     [
         (listens, [], "interrupted"),
         (loads, [], "interrupted"),
-        (starts_workers, [], "nothing done yet"),
+        pytest.param(starts_workers, [], "nothing done yet", marks=pytest.mark.slow),
         pytest.param(plays, ["--learning-starts", "1000000"], "state saved", marks=pytest.mark.slow),
         pytest.param(learns, [], "state saved", marks=pytest.mark.slow),
         pytest.param(evaluates, EVALUATING, "state saved", marks=pytest.mark.slow),
@@ -115,7 +115,7 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
         assert "Traceback" not in harmed.said
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "tests.stubs:LateSpin-v0"])
+@pytest.mark.parametrize("env_id", [pytest.param("CartPole-v1", marks=pytest.mark.slow), "tests.stubs:LateSpin-v0"])
 def test_nothing_outlives_a_killed_training_and_the_next_goes_on(env_id: str, tmp_path: Path) -> None:
     """The lock of the killed one does not stand in the way, either. In the second env its workers are busy for good."""
     flags = ["--env-id", env_id, "--checkpoint-interval", "80", "--log-interval", "4"]
@@ -131,7 +131,12 @@ def test_nothing_outlives_a_killed_training_and_the_next_goes_on(env_id: str, tm
 
 @pytest.mark.parametrize(
     ("phase", "number"),
-    [("starts", signal.SIGTERM), ("runs", signal.SIGTERM), ("starts", signal.SIGKILL), ("runs", signal.SIGKILL)],
+    [
+        pytest.param("starts", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("runs", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("starts", signal.SIGKILL, marks=pytest.mark.slow),
+        ("runs", signal.SIGKILL),
+    ],
 )
 def test_the_dashboard_goes_with_the_training(
     phase: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
