@@ -133,10 +133,12 @@ def _left(group: Path, limit: str, usage: str, inactive: str) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that there is no memory left, on a GPU or here: each library has its own way to say it."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
+    """Whether `error`, or one it came of, says that no memory is left, on a GPU or here: each library has its words."""
     words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
+        # a CUDA graph that ran out while it was recorded raises something else at its end
+        or (error.__context__ is not None and is_out_of_memory(error.__context__))
     )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from atari_dqn.checkpoint import CheckpointStore
 from atari_dqn.envs.make import PROTOCOLS, env_spec
 from atari_dqn.envs.pool import WorkerError, WorkerPool
-from atari_dqn.system import cgroup_memory
+from atari_dqn.system import cgroup_memory, is_out_of_memory
 from tests.test_train_command import SHORT, TRAIN, rows, run
 
 # --- what control groups leave
@@ -105,22 +109,30 @@ def test_a_replay_larger_than_the_address_space_is_refused_with_what_would_fit(t
     assert not (tmp_path / "run").exists()
 
 
-def test_memory_that_runs_out_in_training_ends_it_with_the_state_saved(tmp_path: Path) -> None:
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+LITTLE = {
+    "cpu": "vms = psutil.Process().memory_info().vms; resource.setrlimit(resource.RLIMIT_AS, (vms + 2**28, -1))",
+    "cuda": "torch.cuda.set_per_process_memory_fraction("
+    "(torch.cuda.memory_reserved() + 2**28) / torch.cuda.get_device_properties(0).total_memory)",
+}
+"""Leaves 256 MB more than what is taken."""
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+def test_memory_that_runs_out_in_training_ends_it_with_the_state_saved(device: str, tmp_path: Path) -> None:
     """The limit comes after the start, as it does when others take what was free."""
     program = (
-        "import resource\n"
-        "import psutil\n"
+        "import resource, psutil, torch\n"
         "from atari_dqn import cli, train, trainer\n"
         "class Poor(trainer.Trainer):\n"
         "    def start(self):\n"
         "        super().start()\n"
-        "        limit = psutil.Process().memory_info().vms + 2**28\n"
-        "        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        f"        {LITTLE[device]}\n"
         "trainer.Trainer = Poor\n"
         "cli.run_command(train.main)\n"
     )
     flags = [*SHORT[len(TRAIN) :], "--run-dir", "run", "--batch-size", "65536", "--replay-ratio", "1024"]
-    result = run([sys.executable, "-c", program, *flags, "--mlp-hidden", "4096"], tmp_path)
+    result = run([sys.executable, "-c", program, *flags, "--mlp-hidden", "4096", "--device", device], tmp_path)
     assert result.returncode == 1, result.stderr
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: out of memory (")
@@ -131,6 +143,27 @@ def test_memory_that_runs_out_in_training_ends_it_with_the_state_saved(tmp_path:
     result = run([*TRAIN, *flags], tmp_path)
     assert result.returncode == 0, result.stderr
     assert "--batch-size 65536 -> 16\n" in result.stdout
+
+
+def test_each_librarys_way_to_say_it_is_known() -> None:
+    def allocates(allocate: Callable[[], object]) -> Exception:
+        with pytest.raises((RuntimeError, MemoryError)) as caught:
+            allocate()
+        return caught.value
+
+    for error in (
+        allocates(lambda: torch.empty(2**60)),
+        allocates(lambda: np.empty(2**50)),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ):
+        assert is_out_of_memory(error)
+        later = RuntimeError("operation failed due to a previous error during capture")
+        later.__context__ = error
+        assert is_out_of_memory(later)
+    for other in (RuntimeError("shapes do not match"), OSError(errno.ENOSPC, "No space left on device"), ValueError()):
+        assert not is_out_of_memory(other)
 
 
 # --- shared memory
