@@ -54,7 +54,7 @@ def _changes(config: TrainConfig, run_dir: Path) -> list[str]:
     for name, setting in settings(TrainConfig).items():
         if stored[name] == asked[name] or name == "run_dir":
             continue
-        if setting.structural and not (setting.structural is COLUMNS and config.num_envs == former.num_envs):
+        if setting.structural and not (setting.structural == COLUMNS and config.num_envs == former.num_envs):
             raise ConfigError(
                 f"{run_dir} was begun with {flag(name)} {_shown(stored[name])} and cannot go on with"
                 f" {_shown(asked[name])}: {setting.structural}; give the former value, or another --run-dir"

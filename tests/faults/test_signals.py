@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from atari_dqn.checkpoint import CheckpointStore
@@ -95,6 +97,20 @@ def test_a_request_to_stop_is_obeyed_in_every_phase(
         check_stopped(harmed, words)
     if words == "state saved":
         CheckpointStore(harmed.run_dir).find("latest")  # raises for a damaged one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(30))
+def test_a_request_to_stop_is_obeyed_at_any_moment(moment: int, tmp_path: Path) -> None:
+    """At a random one of the first seconds, in which all phases come by: evaluations and saves again and again."""
+    flags = [*EVALUATING[:-1], "2", "--checkpoint-interval", "40"]
+    with training(tmp_path, [*ENDLESS, *flags]) as harmed:
+        harmed.until(lambda: listens(harmed))
+        time.sleep(np.random.default_rng(moment).uniform(0, 8))
+        harmed.signal(signal.SIGINT if moment % 2 else signal.SIGTERM, group=bool(moment % 2))
+        check_stopped(harmed, "")
+    if "state saved" in harmed.said:
+        CheckpointStore(harmed.run_dir).find("latest")
 
 
 def test_a_stop_does_not_wait_for_a_worker_that_hangs(tmp_path: Path) -> None:
