@@ -83,7 +83,7 @@ class Training:
         except Exception as error:
             if not isinstance(error, (Stopped, WorkerError)) and not is_out_of_memory(error):
                 raise
-            # The step under way is lost; what was learned is not. (Stopped: a worker is silent, and it may be its last.)
+            # The step under way is lost; what was learned is not. (Stopped: a worker is silent, perhaps for good.)
             if trainer.env_steps > began:
                 trainer.save(store)
             if isinstance(error, Stopped):
