@@ -41,7 +41,7 @@ CALLS = {
     "sampling": (("replay", "sample"),),
     "forward": (("learner", "_loss"),),
     "backward": (("learner", "_backward"),),
-    "optimizer": (("learner", "_apply_gradients"),),
+    "optimizer": (("learner", "_clip_gradients"), ("learner", "_apply_gradients")),
     "priorities": (("replay", "update_priorities"),),
     "update": (("learner", "update"),),
     "append": (("replay", "append"),),

@@ -2,7 +2,8 @@
 
 `update()` is sample, loss, backward, clip, Adam step, priorities, all on one device. Its device part has static
 shapes, asks no tensor for its value, and reads what may change during a run (learning rate, gradient norm; the replay
-reads beta) from tensors, so that a CUDA graph can wrap it.
+reads beta) from tensors, so that a CUDA graph can wrap it. An update whose numbers are not finite changes nothing: the
+device counts it, and whoever wants to know asks `skipped`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from atari_dqn.config import ConfigError, LearnerConfig
 from atari_dqn.loss import double_q_target, q_target, td_error, weighted_huber_loss
 from atari_dqn.network import Precision, QNetwork, follow, in_precision, one_vector, take_weights, views_of
-from atari_dqn.replay.base import Batch
+from atari_dqn.replay.base import NO_ID, Batch
 
 METRICS = ("losses/td_loss", "losses/q_values", "losses/grad_norm", "losses/abs_td_error")
 
@@ -33,13 +34,21 @@ class Replay(Protocol):
     def update_priorities(self, ids: Tensor, td_errors: Tensor) -> None: ...
 
 
+class Skipped(NamedTuple):
+    """Updates that changed nothing, for their loss or gradient was not finite."""
+
+    in_all: int
+    in_a_row: int
+    """up to the last update; 0 after a sound one"""
+
+
 class Learner:
     """Owns the online and the target network and the optimizer.
 
     `online` and `target` are float32: Adam's steps and Polyak's are too small for bfloat16 to add up. What computes are
     `policy`, the online network in the run's precision, with which the actor plays too, and `target_policy`.
     `learning_rate` and `max_grad_norm` are 0-dim tensors: fill them, and the next update obeys; so it does
-    `target_update_interval`, a plain number. `updates` counts gradient steps.
+    `target_update_interval`, a plain number. `updates` counts gradient steps, those that were skipped too.
     """
 
     def __init__(
@@ -74,14 +83,21 @@ class Learner:
         self._gradient = self._weights.grad = torch.zeros_like(self._weights)
         self._gradients = views_of(self._gradient, list(self.online.parameters()))
         self.optimizer = _make_optimizer(config, self._weights, self.learning_rate)
-        self._metric_sums = torch.zeros(len(METRICS), device=device)
-        self._metric_updates = 0
+        self._not_finite = torch.zeros((), device=device)
+        self.optimizer.found_inf = self._not_finite  # type: ignore[attr-defined]  # where 1, fused Adam changes nothing
+        self._skipped = torch.zeros(2, dtype=torch.int64, device=device)
+        """[2]: as in `Skipped`"""
+        self._skipped_in_a_row = self._skipped[1]
+        self._metric_sums = torch.zeros(len(METRICS) + 1, dtype=torch.float64, device=device)
+        """over the sound updates since the last `pop_metrics`, and the number of them"""
+        self._one = torch.ones((), device=device)
+        self._last: tuple[Batch, Tensor, Tensor] | None = None
+        """of the last update: batch, TD errors, target values"""
 
     def update(self) -> None:
         """One gradient step on one batch, and the target network's turn every `target_update_interval` updates."""
         self.gradient_step()
         self.updates += 1
-        self._metric_updates += 1
         if self.updates % self.target_update_interval == 0:
             self.sync_target()
 
@@ -90,11 +106,23 @@ class Learner:
         batch = self.replay.sample(self.config.batch_size)
         loss, error, target = self._loss(batch)
         self._backward(loss)
-        norm = self._apply_gradients()
+        norm = self._clip_gradients()
         with torch.no_grad():
-            self.replay.update_priorities(batch.ids, error)
             chosen = target - error
-            self._metric_sums += torch.stack((loss, chosen.mean(), norm, error.abs().mean()))
+            figures = torch.stack((loss, chosen.mean(), norm, error.abs().mean(), self._one))
+            unsound = self._judge(figures)
+            self._apply_gradients()
+            self.replay.update_priorities(batch.ids.masked_fill(unsound, NO_ID), error.masked_fill(unsound, 0.0))
+            self._metric_sums += figures.masked_fill(unsound, 0.0)
+        self._last = batch, error, target
+
+    def _judge(self, figures: Tensor) -> Tensor:
+        """[] bool: one of `figures` is not finite, so that this update will change no weight, and counts as skipped."""
+        unsound = (0 * figures).any()  # 0 times NaN or infinity is NaN, which `any` takes for true
+        self._not_finite.copy_(unsound)
+        self._skipped += unsound
+        self._skipped_in_a_row *= unsound
+        return unsound
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The loss (a scalar, with its graph), and without gradient the TD errors and the target values, both [B]."""
@@ -107,12 +135,10 @@ class Learner:
         self.policy.zero_grad()
         loss.backward()
 
-    def _apply_gradients(self) -> Tensor:
-        """Clip, step, and let the policy follow. Returns the gradients' norm before."""
-        norm = self._clip_gradients()
+    def _apply_gradients(self) -> None:
+        """Step, and let the policy follow."""
         self.optimizer.step()
         follow(self.policy, self.online)
-        return norm
 
     @torch.no_grad()
     def _target_values(self, batch: Batch) -> Tensor:
@@ -142,21 +168,36 @@ class Learner:
         follow(self.target_policy, self.target)
 
     def pop_metrics(self) -> dict[str, float]:
-        """Means over the updates since the last call, by the names in `METRICS`; empty when there were none."""
-        if not self._metric_updates:
-            return {}
-        means = (self._metric_sums / self._metric_updates).tolist()
+        """Means over the sound updates since the last call, by the names in `METRICS`; empty when there were none."""
+        *sums, sound = self._metric_sums.tolist()
         self._metric_sums.zero_()
-        self._metric_updates = 0
-        return dict(zip(METRICS, means, strict=True))
+        return {name: total / sound for name, total in zip(METRICS, sums, strict=True)} if sound else {}
+
+    def skipped(self) -> Skipped:
+        """Waits for the device."""
+        return Skipped(*self._skipped.tolist())
+
+    def evidence(self) -> dict[str, Any]:
+        """What the last update read and made, causes before effects: views, not copies.
+
+        `batch`, `td_errors` [B] and `targets` [B] are absent before the first one.
+        """
+        found: dict[str, Any] = {}
+        if self._last is not None:
+            batch, error, target = self._last
+            found = {"batch": vars(batch), "td_errors": error, "targets": target}
+        gradients = {name: weight.grad for name, weight in self.policy.named_parameters()}
+        return {**found, **self.state(), "gradient": gradients}
 
     def state(self) -> dict[str, Any]:
-        """Weights, the optimizer's moments and the count of updates: views, not copies."""
+        """Weights, the optimizer's moments, what was counted and summed so far: views, not copies."""
         return {
             "online": self.online.state_dict(),
             "target": self.target.state_dict(),
             "optimizer": self.optimizer.state[self._weights],
             "updates": self.updates,
+            "skipped": self._skipped,
+            "metric_sums": self._metric_sums,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -168,6 +209,8 @@ class Learner:
         take_weights(self.target, state["target"], "the checkpoint")
         self._follow()
         self.updates = state["updates"]
+        self._skipped.copy_(state["skipped"])
+        self._metric_sums.copy_(state["metric_sums"])
         self.optimizer.state[self._weights] = {
             name: value.to(self.device, copy=True) for name, value in state["optimizer"].items()
         }

@@ -7,6 +7,7 @@ works on, and repeats them without the Python in between.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from typing import Any
 
@@ -86,7 +87,8 @@ def bits(learner: Learner) -> list[bytes]:
     networks = (learner.online, learner.target, learner.policy)
     tensors: list[Tensor] = [param for network in networks for param in network.parameters()]
     tensors += learner.state()["optimizer"].values()
-    tensors += [learner._metric_sums, learner.replay.tree.leaves, learner.replay.tree.total, learner.replay._largest]
+    tensors += [learner._metric_sums, learner._skipped]
+    tensors += [learner.replay.tree.leaves, learner.replay.tree.total, learner.replay._largest]
     plain = [torch.atleast_1d(tensor.detach().cpu().contiguous()) for tensor in tensors]
     return [tensor.view(torch.uint8).numpy().tobytes() for tensor in plain]
 
@@ -187,6 +189,39 @@ def test_a_recorded_update_is_every_later_update(kind: str, precision: Precision
         assert torch.equal(replays[0].generator.get_state(), replays[1].generator.get_state())
 
 
+def broken_target(learner: Learner) -> None:
+    """NaN in it, until the next sync."""
+    with torch.no_grad():
+        next(learner.target_policy.parameters()).fill_(math.nan)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("kind", "precision", "settings"), CASES)
+def test_a_record_skips_what_the_eager_update_skips(kind: str, precision: Precision, settings: dict[str, Any]) -> None:
+    """It was recorded of a sound update, and one that is not is skipped, counted, and left behind all the same."""
+    feeder, replays = Feeder(), [make_replay(kind=kind) for _ in range(2)]
+    feeder.feed(*replays, ticks=40)
+    captured, eager = (make_learner(replay, precision=precision, **settings) for replay in replays)
+    for learner in (captured, eager):
+        learner.gradient_step()
+    recording = recorded(captured)
+    eager.gradient_step()
+    skipped = []
+    for update in range(8):
+        feeder.feed(*replays, ticks=1)
+        for learner in (captured, eager):
+            if update == 3:
+                broken_target(learner)
+            if update == 6:
+                learner.sync_target()
+        recording.replay()
+        eager.gradient_step()
+        assert bits(captured) == bits(eager), f"update {update}"
+        skipped.append(captured.skipped())
+    assert skipped == [(0, 0)] * 3 + [(1, 1), (2, 2), (3, 3)] + [(3, 0)] * 2
+    assert captured.pop_metrics() == eager.pop_metrics()
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("kind", "precision", "settings"), CASES)
 def test_updates_are_one_sequence_of_operations_and_shapes(
@@ -229,7 +264,9 @@ def fused_adam_on_a_gpu(params: list[Tensor], *lists: list[Tensor], lr: Tensor, 
     for param, *others in zip(params, *like_params, strict=True):
         layouts = {(tensor.dtype, tensor.device, tensor.shape, tensor.stride()) for tensor in (param, *others)}
         assert len(layouts) == 1, layouts
-    assert {tensor.device for tensor in (lr, *steps)} == {params[0].device}
+    found_inf = settings["found_inf"]
+    assert {tensor.device for tensor in (lr, found_inf, *steps)} == {params[0].device}
+    assert found_inf.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("kind", "precision", "settings"), CASES)

@@ -24,10 +24,22 @@ from atari_dqn.envs.make import PROTOCOLS, env_spec
 from atari_dqn.learner import Learner
 from atari_dqn.network import Precision
 from atari_dqn.replay.base import Batch, Replay
+from atari_dqn.soundness import not_finite
 from atari_dqn.trainer import Trainer
 from benchmarks.plain_learner import FixedReplay, random_batch
 from experiments import cartpole
-from tests.test_cuda_graph import BATCH, CASES, NUM_ENVS, SMALL, Feeder, bits, levels, make_learner, make_replay
+from tests.test_cuda_graph import (
+    BATCH,
+    CASES,
+    NUM_ENVS,
+    SMALL,
+    Feeder,
+    bits,
+    broken_target,
+    levels,
+    make_learner,
+    make_replay,
+)
 from tests.test_learning import CATCH, best_of_training
 
 __all__ = ["levels"]
@@ -90,6 +102,32 @@ def test_captured_updates_equal_eager_ones_to_the_bit(
         assert captured.captured.recorded == (update >= EAGER_CALLS)
         assert bits(captured) == bits(eager), f"update {update}"
     assert torch.equal(replays[0].generator.get_state(), replays[1].generator.get_state())
+    assert captured.pop_metrics() == eager.pop_metrics()
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_captured_update_that_is_not_finite_is_skipped_and_counted(optimizer: str) -> None:
+    """As the eager one, without waiting; weights, moments, steps and priorities stay, and the next update goes on."""
+    feeder, replays = Feeder(), [make_replay("cuda") for _ in range(2)]
+    feeder.feed(*replays, ticks=40)
+    captured, eager = (
+        updated(make_learner(replay, "cuda", kind, optimizer=optimizer), EAGER_CALLS + 1)
+        for replay, kind in zip(replays, (CapturedLearner, Learner), strict=True)
+    )
+    for learner, replay in zip((captured, eager), replays, strict=True):
+        stays = [*learner.online.parameters(), *learner.state()["optimizer"].values(), replay.tree.leaves]
+        before = [tensor.clone() for tensor in stays]
+        broken_target(learner)
+        with no_waiting():
+            updated(learner, 2)
+        assert all(map(torch.equal, before, stays))
+        assert learner.skipped() == (2, 2)
+        assert "td_errors" in not_finite(learner.evidence())
+        learner.sync_target()
+        updated(learner, 3)
+        assert learner.skipped() == (2, 0)
+    assert bits(captured) == bits(eager)
     assert captured.pop_metrics() == eager.pop_metrics()
 
 

@@ -21,6 +21,9 @@ from atari_dqn.replay.ring import FrameRing, Turnover
 from atari_dqn.replay.staging import Staging
 from atari_dqn.replay.sum_tree import SumTree
 
+NO_ID = -(2**62)
+"""No transition's id, and far from all of them: `update_priorities` drops what is said of it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Batch:

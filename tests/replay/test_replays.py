@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from atari_dqn.replay import PrioritizedReplay, Replay, UniformReplay
+from atari_dqn.replay.base import NO_ID
 
 EPSILON = 1e-6
 
@@ -216,6 +217,19 @@ def test_an_error_that_is_not_finite_is_refused_and_nothing_changes(bad: float) 
     assert torch.equal(replay.tree.total, total)
     play(replay, 1)
     assert replay.tree.leaves[3] == pytest.approx(leaf(3)), "the largest priority is not 500's either"
+
+
+@pytest.mark.parametrize("xp", [np, torch])
+def test_what_is_said_of_no_id_is_dropped(xp: Any) -> None:
+    replay = with_errors([1.0, 2.0, 3.0], xp=xp)
+    leaves, total = replay.tree.leaves.clone(), replay.tree.total.clone()
+    replay.update_priorities([NO_ID] * 4, [0.0, 1.0, 500.0, 0.0])
+    assert torch.equal(replay.tree.leaves, leaves)
+    assert torch.equal(replay.tree.total, total)
+    replay.update_priorities([NO_ID, 0], [500.0, 7.0])
+    assert replay.tree.leaves[:3].tolist() == pytest.approx([leaf(7), leaf(2), leaf(3)])
+    play(replay, 1)
+    assert replay.tree.leaves[3] == pytest.approx(leaf(7)), "the largest priority is not 500's either"
 
 
 def test_of_an_id_twice_in_a_batch_the_larger_error_wins_in_any_order() -> None:
