@@ -167,7 +167,9 @@ def _train(
     monitor = Monitor(run_dir, console, title, config.run.total_env_steps, began_at, link)
     try:
         done = Training(trainer, run_dir, monitor, stop.asked, repeated).run()
-    except (WorkerError, InexactError, FloatingPointError) as error:
+    except FloatingPointError as error:
+        raise cli.CommandFailed(str(error)) from None
+    except (WorkerError, InexactError) as error:
         raise cli.CommandFailed(f"{error}\n{run_dir} can be continued from its newest checkpoint") from None
     finally:
         monitor.close()

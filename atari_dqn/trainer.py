@@ -34,6 +34,7 @@ from atari_dqn.network import make_network
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.replay.uniform import UniformReplay
 from atari_dqn.schedules import Ladder, Piecewise
+from atari_dqn.soundness import refuse_not_finite
 
 
 class InexactError(RuntimeError):
@@ -193,8 +194,12 @@ class Trainer:
     # ------------------------------------------------------------------ saving and going on
 
     def save(self, store: CheckpointStore) -> Path:
-        """Write a checkpoint of everything; of the envs, in an exact run, what brings them back."""
-        replay = self.replay.state()
+        """Write a checkpoint of everything; of the envs, in an exact run, what brings them back.
+
+        Raises `NotFiniteError` rather than save NaN or infinity.
+        """
+        learner, replay = self.learner.state(), self.replay.state()
+        refuse_not_finite({**learner, "priorities": replay["leaves"], "largest_priority": replay["largest"]})
         frames = replay.pop("frames")
         counters = {
             "env_steps": self.env_steps,
@@ -208,7 +213,7 @@ class Trainer:
         score = self.episodes.metrics().get("charts/episodic_return")
         journal = self.workers.state() if self.workers is not None else {}
         envs = {name: torch.from_numpy(array) for name, array in journal.items()}
-        return store.save(self.env_steps, Snapshot(counters, self.learner.state(), replay, frames, envs), score)
+        return store.save(self.env_steps, Snapshot(counters, learner, replay, frames, envs), score)
 
     def resume(self, store: CheckpointStore) -> list[str]:
         """Continue from the newest whole checkpoint, if there is one. Returns a line about each one skipped.

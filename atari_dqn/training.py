@@ -18,8 +18,14 @@ from atari_dqn.envs.pool import WorkerError
 from atari_dqn.evaluation import Progress, append_evaluation, evaluate
 from atari_dqn.live import Edit, Request
 from atari_dqn.monitor import Monitor, duration
+from atari_dqn.soundness import NotFiniteError, where_not_finite, write_dump
 from atari_dqn.system import is_out_of_memory
 from atari_dqn.trainer import Trainer, seeds_of
+
+SKIPPED_LIMIT = 100
+"""Updates in a row that may be skipped, for their numbers were not finite, before a run gives up."""
+LOOK_INTERVAL = SKIPPED_LIMIT // 4
+"""Updates between two looks at how many those are; each look waits for the device."""
 
 
 class Stopped(Exception):
@@ -46,10 +52,16 @@ class Training:
         self._began = time.monotonic()
         self._replaced = 0
         """workers"""
+        self._skipped = trainer.learner.skipped().in_all
+        """updates that the user knows of"""
 
     def run(self) -> bool:
-        """Train to `total_env_steps`, or until `should_stop`. Saves at the end either way. True: all steps done."""
-        trainer, monitor, desk = self.trainer, self.monitor, self._desk
+        """Train to `total_env_steps`, or until `should_stop`. Saves at the end either way. True: all steps done.
+
+        Raises `NotFiniteError`, with the state saved if it is sound, after `SKIPPED_LIMIT` skipped updates in a row;
+        also where there is NaN or infinity in what was to be saved. Both leave a dump.
+        """
+        trainer, learner, monitor, desk = self.trainer, self.trainer.learner, self.monitor, self._desk
         run = trainer.config.run
         store = CheckpointStore(self.run_dir, run.keep_checkpoints)
         began, total = trainer.env_steps, run.total_env_steps
@@ -59,14 +71,15 @@ class Training:
         try:
             trainer.start(self._wait, self._watch_start)
             self._edit(trainer.overruled)
-            while trainer.env_steps < total and not self.should_stop():
-                before = trainer.env_steps
+            stuck = False
+            while trainer.env_steps < total and not stuck and not self.should_stop():
+                before, updates = trainer.env_steps, learner.updates
                 trainer.iterate()
                 now = trainer.env_steps
                 monitor.tick(now)
                 self._tell_troubles()
                 # Before the logs, evaluations and checkpoints of the same env step.
-                self._edit([*desk.asked(now, trainer.learner.updates), *monitor.asked()])
+                self._edit([*desk.asked(now, learner.updates), *monitor.asked()])
                 run = trainer.config.run
                 row: dict[str, float] = {}
                 if _crossed(before, now, run.eval_interval):
@@ -76,10 +89,21 @@ class Training:
                     logged = now
                 if _crossed(before, now, run.checkpoint_interval) and now < total:
                     trainer.save(store)
+                if _crossed(updates, learner.updates, LOOK_INTERVAL):
+                    stuck = learner.skipped().in_a_row >= SKIPPED_LIMIT
             if trainer.env_steps > logged:
                 monitor.write(self._row())
             trainer.save(store)
+            if stuck:
+                raise NotFiniteError(
+                    f"state saved: {learner.skipped().in_a_row:,} updates in a row had to be skipped;"
+                    f" {where_not_finite(learner.evidence()) or 'a sum of finite numbers is infinite'}"
+                )
             return trainer.env_steps >= total
+        except FloatingPointError as error:
+            file = self.run_dir / "dumps" / f"{learner.updates}.pt"
+            dump = write_dump(file, learner.evidence(), trainer.config.to_dict())
+            raise NotFiniteError(f"stopped at env step {trainer.env_steps:,}, {error}; {dump}") from None
         except Exception as error:
             if not isinstance(error, (Stopped, WorkerError)) and not is_out_of_memory(error):
                 raise
@@ -135,10 +159,14 @@ class Training:
     def _row(self) -> dict[str, float]:
         trainer, learner = self.trainer, self.trainer.learner
         learning = learner.pop_metrics()
-        if not np.isfinite(list(learning.values())).all():
-            raise FloatingPointError(
-                f"the loss or a gradient is not finite at env step {trainer.env_steps:,}: {learning}"
-            )
+        if learner.updates:
+            learning["learner/skipped_updates"] = skipped = learner.skipped().in_all
+            if skipped > self._skipped:
+                self.monitor.say(
+                    f"env step {trainer.env_steps:,}: updates skipped for a loss or gradient that is not finite:"
+                    f" {skipped - self._skipped:,} more, {skipped:,} in all"
+                )
+            self._skipped = skipped
         return {
             "env_step": trainer.env_steps,
             "update": learner.updates,

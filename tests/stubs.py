@@ -216,6 +216,7 @@ class Catch(gym.Env[npt.NDArray[np.uint8], Any]):
 gym.register("Numbered-v0", "tests.stubs:Numbered")
 gym.register("FiveSteps-v0", "tests.stubs:Numbered", kwargs={"length": 5})
 gym.register("PaysSeven-v0", "tests.stubs:Numbered", kwargs={"length": 5, "reward": 7.0})
+gym.register("PaysTooMuch-v0", "tests.stubs:Numbered", kwargs={"length": 5, "reward": 3e38})  # float32 holds no two
 gym.register("Timed-v0", "tests.stubs:Numbered", kwargs={"length": sys.maxsize}, max_episode_steps=5)
 gym.register("FiveLives-v0", "tests.stubs:FiveLives")
 gym.register("Shifted-v0", "tests.stubs:Shifted")

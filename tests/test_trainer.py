@@ -212,15 +212,13 @@ def test_a_resume_at_another_rate_makes_no_burst_and_no_pause(tmp_path: Path, ch
     assert again.learner.updates == before
 
 
-@pytest.mark.parametrize(
-    ("replay", "said"), [("uniform", "not finite at env step"), ("prioritized", "priorities must be finite")]
-)
-def test_a_loss_that_is_not_a_number_ends_the_run(replay: str, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("replay", ["uniform", "prioritized"])
+def test_weights_that_are_not_numbers_end_the_run(replay: str, tmp_path: Path) -> None:
     trainer = make_trainer(replay=replay, log_interval=8)
     with torch.no_grad():
         next(trainer.learner.online.parameters()).fill_(float("nan"))
     monitor = Monitor(tmp_path, Console(quiet=True), "test", 8_064, 0)
-    with pytest.raises(FloatingPointError, match=said):
+    with pytest.raises(FloatingPointError, match=r"not saved: NaN or infinity is in online\."):
         Training(trainer, tmp_path, monitor, lambda: False).run()
     monitor.close()
     assert CheckpointStore(tmp_path).steps() == [], "what is broken is not saved"
