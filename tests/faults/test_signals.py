@@ -137,11 +137,8 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("env_id", [pytest.param("CartPole-v1", marks=pytest.mark.slow), "tests.stubs:LateSpin-v0"])
-def test_nothing_outlives_a_killed_training_and_the_next_goes_on(
-    env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_outlives_a_killed_training_and_the_next_goes_on(env_id: str, tmp_path: Path) -> None:
     """The lock of the killed one does not stand in the way, either. In the second env its workers are busy for good."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     flags = ["--env-id", env_id, "--checkpoint-interval", "80", "--log-interval", "4"]
     with training(tmp_path, [*ENDLESS, *flags]) as harmed:
         harmed.until(lambda: (harmed.run_dir / "checkpoints/latest").exists() and waits(harmed))

@@ -34,7 +34,6 @@ class Harmed:
                 cwd=place,
                 stdout=file,
                 stderr=file,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
                 start_new_session=True,
             )
         self._family: dict[int, psutil.Process] = {}
