@@ -47,10 +47,23 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    finally:
+        _let_go_of_output()
+
+
+def _let_go_of_output() -> None:
+    """What could not be printed, the disk under it being full, must not turn the exit code into Python's 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def console() -> Console:
-    """Where a command talks to the user. Paths are printed as they are, and a reader that leaves ends nothing."""
+    """Where a command talks to the user. Paths are printed as they are.
+
+    A reader that leaves ends nothing, nor does a full disk under the file that the output goes to.
+    """
     from rich.console import Console
 
     class Steady(Console):
@@ -58,5 +71,13 @@ def console() -> Console:
             # rich would end the process here, and a training with it, because `| head` or a pager was closed.
             self.quiet = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+        def _write_buffer(self) -> None:
+            try:
+                super()._write_buffer()
+            except BrokenPipeError:
+                raise
+            except OSError:
+                self._buffer.clear()
 
     return Steady(markup=False)

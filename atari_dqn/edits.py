@@ -9,14 +9,13 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import errno
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from atari_dqn.config import ConfigError, TrainConfig
+from atari_dqn.journal import append, line, rewrite
 from atari_dqn.live import Edit, LiveValues, Request, Value, live_settings, shown
 from atari_dqn.runs import read_rows
 
@@ -85,6 +84,8 @@ class EditDesk:
     def __init__(self, run_dir: Path, repeated: Sequence[Edit] = (), env_step: int = 0) -> None:
         """`repeated` are another run's edits; those up to `env_step`, where this run begins or goes on, are past."""
         self._inbox, self._record = Inbox(run_dir), run_dir / RECORD
+        self.lines = len(read_rows(self._record))
+        """of the record; a checkpoint remembers how many there were"""
         ahead = (edit for edit in repeated if edit.env_step > env_step)
         self._repeated = collections.deque(sorted(ahead, key=lambda edit: (edit.env_step, edit.update)))
 
@@ -102,19 +103,27 @@ class EditDesk:
     def record(self, edit: Edit) -> None:
         """Append a line to `hparam_edits.jsonl`; whoever asked finds it there by the request's id.
 
-        Raises `OSError`; then nothing is appended, not even the start of a line, which would spoil the next.
+        Raises `OSError`; then nothing is appended.
         """
-        line = (json.dumps(dataclasses.asdict(edit)) + "\n").encode()
-        with self._record.open("ab", buffering=0) as file:
-            end = file.tell()
-            if file.write(line) != len(line):
-                file.truncate(end)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(self._record, line(dataclasses.asdict(edit)))
+        self.lines += 1
 
 
 def read_edits(run_dir: Path) -> list[Edit]:
     """The record of a run, oldest first; empty when nothing was ever asked. Raises `ConfigError` for a torn one."""
     return _parsed(run_dir / RECORD)
+
+
+def forget_edits(run_dir: Path, lines: int) -> list[Edit]:
+    """Cut the record of a run back to its first `lines`. Returns the taken edits that are gone.
+
+    Raises `ConfigError` for a torn record, and `OSError`; then nothing is cut.
+    """
+    forgotten = [edit for edit in read_edits(run_dir)[lines:] if edit.taken]
+    if (run_dir / RECORD).is_file():
+        stored = (run_dir / RECORD).read_bytes().splitlines(keepends=True)
+        rewrite(run_dir / RECORD, stored, [text for text in stored[:lines] if text.endswith(b"\n")])
+    return forgotten
 
 
 def recorded_edits(file: Path) -> list[Edit]:

@@ -90,8 +90,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.eva
             )
         except WorkerError as error:
             raise cli.CommandFailed(str(error)) from None
-    append_evaluation(command.run, policy.env_step, result)
     console.print(_table(result))
+    try:
+        append_evaluation(command.run, policy.env_step, result)
+    except OSError as error:
+        raise cli.CommandFailed(f"{command.run / 'evaluations.jsonl'} cannot be written: {error.strerror}") from None
     console.print(f"added to {command.run / 'evaluations.jsonl'}", highlight=False, soft_wrap=True)
     return cli.DONE
 

@@ -8,7 +8,6 @@ own: an evaluation changes no bit of a training that goes on around it.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from atari_dqn.actor import Actor
 from atari_dqn.envs.make import EnvSpec, Protocol
 from atari_dqn.envs.pool import StepResult, WorkerPool
+from atari_dqn.journal import append, line
 from atari_dqn.replay.ring import FrameRing
 from atari_dqn.scores import human_normalized
 
@@ -161,9 +161,8 @@ def evaluate(
 
 
 def append_evaluation(run_dir: Path, env_step: int, result: Evaluation) -> None:
-    """Add one line to `evaluations.jsonl`."""
-    with (run_dir / "evaluations.jsonl").open("a") as file:
-        file.write(json.dumps({"env_step": env_step, **result.to_dict()}) + "\n")
+    """Add one line to `evaluations.jsonl`. Raises `OSError`; then nothing is added."""
+    append(run_dir / "evaluations.jsonl", line({"env_step": env_step, **result.to_dict()}))
 
 
 def quotas(episodes: int, num_envs: int) -> npt.NDArray[np.int64]:

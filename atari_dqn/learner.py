@@ -203,8 +203,14 @@ class Learner:
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over a `state()`. Settings, the learning rate among them, stay those this learner was made with.
 
-        Raises `ConfigError` when the weights do not fit.
+        Raises `ConfigError` when the weights or the moments do not fit, before these are copied.
         """
+        moments: dict[str, Tensor] = state["optimizer"]
+        wanted = {"step": [], "exp_avg": [*self._weights.shape], "exp_avg_sq": [*self._weights.shape]}
+        if self.optimizer.defaults["amsgrad"]:
+            wanted["max_exp_avg_sq"] = [*self._weights.shape]
+        if moments and {name: [*value.shape] for name, value in moments.items()} != wanted:
+            raise ConfigError("the optimizer's state in the checkpoint is another network's or another optimizer's")
         take_weights(self.online, state["online"], "the checkpoint")
         take_weights(self.target, state["target"], "the checkpoint")
         self._follow()
@@ -212,7 +218,7 @@ class Learner:
         self._skipped.copy_(state["skipped"])
         self._metric_sums.copy_(state["metric_sums"])
         self.optimizer.state[self._weights] = {
-            name: value.to(self.device, copy=True) for name, value in state["optimizer"].items()
+            name: value.to(self.device, copy=True) for name, value in moments.items()
         }
 
     def load_weights(self, weights: Mapping[str, Tensor], file: Path) -> None:

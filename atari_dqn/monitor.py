@@ -8,11 +8,12 @@ dashboard's page also asks for edits, which `asked` hands to the trainer.
 from __future__ import annotations
 
 import collections
-import json
+import os
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -20,7 +21,7 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from atari_dqn.edits import RECORD, read_edits
+from atari_dqn.journal import Journal, cut_back, line
 from atari_dqn.labml_link import LabmlLink
 from atari_dqn.live import Request, Value, for_page, from_page
 
@@ -41,51 +42,48 @@ class View(Protocol):
 
 
 class JsonLines:
-    """Appends rows to `metrics.jsonl`, each flushed, so that a killed run keeps what it had logged."""
+    """Appends rows to `metrics.jsonl`, each at once, so that a killed run keeps what it had logged."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file.open("a")
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
 
     def write(self, row: Row) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._journal.write(line(row))
 
     def close(self) -> None:
-        self._file.close()
-
-
-def cut_back(file: Path, env_step: int) -> None:
-    """Drop the rows of a record past `env_step` (a resume repeats them), and a last line torn by a kill."""
-    if not file.exists():
-        return
-    kept = []
-    for line in file.read_text().splitlines(keepends=True):
-        try:
-            if json.loads(line)["env_step"] <= env_step:
-                kept.append(line)
-        except ValueError:
-            continue
-    temporary = file.with_suffix(".partial")
-    temporary.write_text("".join(kept))
-    temporary.replace(file)
+        self._journal.close()
 
 
 class TensorBoard:
-    """Writes event files that `tensorboard --logdir runs` shows, by env step."""
+    """Writes an event file that `tensorboard --logdir runs` shows, by env step.
 
-    def __init__(self, directory: Path, env_steps: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+    Not by tensorboard's own writer: its thread dies of a full disk, and leaves a torn event that hides all later ones.
+    """
 
+    def __init__(self, directory: Path, env_steps: int, say: Callable[[str], None]) -> None:
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # takes a while to import
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        name = f"events.out.tfevents.{time.time_ns() / 1e9:010.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._journal = Journal(directory / name, say)
+        self._records = RecordWriter(self._journal)
+        self._put(file_version="brain.Event:2")
         # A resume hides what was logged past its checkpoint.
-        self._writer = SummaryWriter(str(directory), purge_step=env_steps + 1)
+        self._put(step=env_steps + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, row: Row) -> None:
-        for name, value in row.items():
-            if "/" in name:
-                self._writer.add_scalar(name, value, int(row["env_step"]))
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if "/" in name]
+        self._put(step=int(row["env_step"]), summary=Summary(value=values))
 
     def close(self) -> None:
-        self._writer.close()
+        self._journal.close()
+
+    def _put(self, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
 
 
 class Terminal:
@@ -95,6 +93,8 @@ class Terminal:
         self._console, self._title, self._total = console, title, total_env_steps
         self._row: Row = {}
         self._note = ""
+        self.alarm = ""
+        """what the user must know until it is over"""
         self._env_steps = env_steps
         self._started = time.monotonic()
         self._pace: collections.deque[tuple[float, int]] = collections.deque()
@@ -171,12 +171,12 @@ class Terminal:
         whole = Table.grid(expand=True)
         whole.add_row(grid)
         whole.add_row(ProgressBar(total=self._total, completed=self._env_steps))
-        note = self._note or duration(time.monotonic() - self._started)
+        note = self.alarm or self._note or duration(time.monotonic() - self._started)
         return Panel(whole, title=self._title, subtitle=note, width=76)
 
     def _line(self) -> str:
         facts = [f"{name} {value}" for name, value in self._facts() if value != "–"]
-        return "  ".join([self._note, *facts] if self._note else facts)
+        return "  ".join([text for text in (self.alarm, self._note) if text] + facts)
 
 
 class Monitor:
@@ -191,13 +191,13 @@ class Monitor:
         env_steps: int,
         link: LabmlLink | None = None,
     ) -> None:
-        for edit in read_edits(run_dir):
-            if edit.taken and edit.env_step > env_steps:
-                console.print(f"forgotten, for it came after the checkpoint: {edit}", highlight=False, soft_wrap=True)
-        for name in ("metrics.jsonl", "evaluations.jsonl", RECORD):
-            cut_back(run_dir / name, env_steps)
+        """Raises `OSError` when `run_dir` cannot be written."""
+        metrics, evaluations = run_dir / "metrics.jsonl", run_dir / "evaluations.jsonl"
+        for file in (metrics, evaluations):
+            cut_back(file, env_steps)
         self._console = console
-        self._views: list[View] = [JsonLines(run_dir / "metrics.jsonl"), TensorBoard(run_dir, env_steps)]
+        self._views: list[View] = [JsonLines(Journal(metrics, self.say)), TensorBoard(run_dir, env_steps, self.say)]
+        self._evaluations = Journal(evaluations, self.say)
         self._terminal = Terminal(console, title, total_env_steps, env_steps)
         self._views.append(self._terminal)
         self._link = link
@@ -208,6 +208,14 @@ class Monitor:
         """Hand a row to every view. It has `env_step`, `update` and `time` (seconds), and scalars named `a/b`."""
         for view in self._views:
             view.write(row)
+
+    def keep_evaluation(self, row: Mapping[str, Any]) -> None:
+        """A line of `evaluations.jsonl`."""
+        self._evaluations.write(line(row))
+
+    def alarm(self, message: str) -> None:
+        """Show `message` at all times, until it is called again; an empty one ends the alarm."""
+        self._terminal.alarm = message
 
     def asked(self) -> list[Request]:
         """Edits asked for on the dashboard's page since the last call; also tells the user of the server's troubles."""
@@ -234,6 +242,7 @@ class Monitor:
     def close(self) -> None:
         for view in self._views:
             view.close()
+        self._evaluations.close()
         if self._link is not None and self._link.dropped:
             self.say(f"labml: {self._link.dropped:,} points never reached the server; metrics.jsonl has them all")
 

@@ -35,6 +35,9 @@ def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
             what = "not writable" if place.is_dir() else "a file"
             raise ConfigError(f"--run-dir {run_dir}: {place} is {what}; name a directory that can be written")
         begun = has_begun(run_dir)
+        checkpoints = run_dir / "checkpoints"
+        if checkpoints.exists() and not os.access(checkpoints, os.W_OK):
+            raise ConfigError(f"--run-dir {run_dir}: {checkpoints} is not writable, and training saves there")
         if not begun and run_dir.exists() and {path.name for path in run_dir.iterdir()} - {LOCK}:
             raise ConfigError(f"--run-dir {run_dir} holds something else than a run; name an empty or a new one")
     except OSError as error:
@@ -81,7 +84,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        file = (run_dir / LOCK).open("a+")
+        file = (run_dir / LOCK).open("ab+", buffering=0)
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: {error.strerror}") from None
     with file:
@@ -92,7 +95,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def _take(file: IO[str], run_dir: Path) -> None:
+def _take(file: IO[bytes], run_dir: Path) -> None:
     give_up = time.monotonic() + LOOK_SECONDS
     while True:
         try:
@@ -102,9 +105,9 @@ def _take(file: IO[str], run_dir: Path) -> None:
             if time.monotonic() > give_up:
                 raise _held(run_dir) from None
             time.sleep(LOOK_SECONDS / 50)
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    with contextlib.suppress(OSError):  # the name of the process is a courtesy, and the disk may be full
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
 
 
 def _held(run_dir: Path) -> ConfigError:
@@ -131,7 +134,10 @@ def is_training(run_dir: Path) -> bool:
 
 
 def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:
-    """Write what was asked, how, and on what: config.json, command.txt, and system.json with further `facts`."""
+    """Write what was asked, how, and on what: config.json, command.txt, and system.json with further `facts`.
+
+    Raises `OSError`.
+    """
     _write(run_dir / "config.json", config.to_dict())
     _write(run_dir / "system.json", describe_system() | facts)
     with (run_dir / "command.txt").open("a") as file:
@@ -141,8 +147,12 @@ def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:
 def _write(file: Path, content: dict[str, Any]) -> None:
     # Under another name first: a kill in mid-write would leave a run that cannot be continued.
     partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(file)
+    try:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.replace(file)
+    except OSError:
+        partial.unlink(missing_ok=True)  # or the directory would hold something else than a run
+        raise
 
 
 def read_config(run_dir: Path) -> TrainConfig:

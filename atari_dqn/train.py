@@ -127,16 +127,24 @@ def _train(
     console: Console,
     stop: StopRequest,
 ) -> int:
+    from torch import OutOfMemoryError
+
     from atari_dqn.checkpoint import CheckpointStore
     from atari_dqn.envs.pool import WorkerError
     from atari_dqn.labml_link import LabmlLink
     from atari_dqn.monitor import Monitor
     from atari_dqn.trainer import InexactError, Trainer
-    from atari_dqn.training import Training
+    from atari_dqn.training import NotSaved, Training
 
     threads = set_up_torch(config)
     trainer = Trainer(config, spec)
-    for line in trainer.resume(CheckpointStore(run_dir)):
+    try:
+        skipped = trainer.resume(CheckpointStore(run_dir))
+    except (ConfigError, OutOfMemoryError):
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:  # whole, and yet not a run's
+        raise ConfigError(f"the newest checkpoint in {run_dir} does not fit this run: {error}") from None
+    for line in skipped:
         console.print(line, highlight=False, soft_wrap=True)
     if trainer.env_steps:
         console.print(f"continuing {run_dir} at env step {trainer.env_steps:,}", highlight=False, soft_wrap=True)
@@ -148,7 +156,8 @@ def _train(
     elif init_from is not None:
         trainer.init_from(init_from)
     device, precision = trainer.device, trainer.learner.precision
-    describe_run(config, run_dir, device=str(device), precision=precision, torch_threads=threads)
+    with _writing(run_dir):
+        describe_run(config, run_dir, device=str(device), precision=precision, torch_threads=threads)
     began_at = trainer.env_steps
     title = f"{config.env.env_id} · {device} {precision}"
     link = None
@@ -164,10 +173,13 @@ def _train(
         )
         page = labml_url.removesuffix(dashboard.API)
         console.print(f"watch and tune at {page}/run/{link.uuid}", highlight=False, soft_wrap=True)
-    monitor = Monitor(run_dir, console, title, config.run.total_env_steps, began_at, link)
+    with _writing(run_dir):
+        monitor = Monitor(run_dir, console, title, config.run.total_env_steps, began_at, link)
     try:
-        done = Training(trainer, run_dir, monitor, stop.asked, repeated).run()
-    except FloatingPointError as error:
+        with _writing(run_dir):
+            training = Training(trainer, run_dir, monitor, stop.asked, repeated)
+        done = training.run()
+    except (NotSaved, FloatingPointError) as error:
         raise cli.CommandFailed(str(error)) from None
     except (WorkerError, InexactError) as error:
         raise cli.CommandFailed(f"{error}\n{run_dir} can be continued from its newest checkpoint") from None
@@ -183,6 +195,14 @@ def _train(
         soft_wrap=True,
     )
     return cli.INTERRUPTED
+
+
+@contextlib.contextmanager
+def _writing(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise cli.CommandFailed(f"{error.filename or run_dir} cannot be written: {error.strerror}") from None
 
 
 def _labml_url(command: TrainCommand) -> str | None:

@@ -22,7 +22,8 @@ import numpy.typing as npt
 import torch
 
 from atari_dqn.actor import Actor
-from atari_dqn.checkpoint import CheckpointStore, Snapshot, load_weights
+from atari_dqn.checkpoint import CheckpointStore, load_weights
+from atari_dqn.checkpoint_files import Snapshot
 from atari_dqn.config import Derived, TrainConfig, derive, updates_at
 from atari_dqn.cuda_graph import CapturedLearner, CapturedNetwork
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec
@@ -55,6 +56,8 @@ class Trainer:
         self.live = LiveValues(config)
         self.overruled: list[Request] = []
         """edits that a resume found undone by a flag given since; to be made before anything else"""
+        self.edit_lines = 0
+        """of the record of live edits, at the time of the checkpoint that was resumed from"""
         seeds = seeds_of(config.run.seed)
         self.replay = make_replay(config, spec, self.device, seeds["replay"])
         captured = self.device.type == "cuda" and config.learner.cuda_graph
@@ -193,14 +196,15 @@ class Trainer:
 
     # ------------------------------------------------------------------ saving and going on
 
-    def save(self, store: CheckpointStore) -> Path:
+    def save(self, store: CheckpointStore, edit_lines: int = 0) -> Path:
         """Write a checkpoint of everything; of the envs, in an exact run, what brings them back.
 
-        Raises `NotFiniteError` rather than save NaN or infinity.
+        `edit_lines`: of the record of live edits, by now. Raises `OSError`; then what was stored before is still there;
+        and `NotFiniteError` rather than save NaN or infinity.
         """
         learner, replay = self.learner.state(), self.replay.state()
         refuse_not_finite({**learner, "priorities": replay["leaves"], "largest_priority": replay["largest"]})
-        frames = replay.pop("frames")
+        frames = replay.pop("frames")[: self.replay.newest + 1]
         counters = {
             "env_steps": self.env_steps,
             "episodes": self.episodes.state(),
@@ -208,11 +212,12 @@ class Trainer:
             "rate": self._rate(),
             "rate_set_at": self._rate_set_at,
             "live": self.live.state(),
+            "edit_lines": edit_lines,
             "time": self.clock.elapsed(),
         }
         score = self.episodes.metrics().get("charts/episodic_return")
-        journal = self.workers.state() if self.workers is not None else {}
-        envs = {name: torch.from_numpy(array) for name, array in journal.items()}
+        history = self.workers.state() if self.workers is not None else {}
+        envs = {name: torch.from_numpy(array) for name, array in history.items()}
         return store.save(self.env_steps, Snapshot(counters, learner, replay, frames, envs), score)
 
     def resume(self, store: CheckpointStore) -> list[str]:
@@ -228,6 +233,7 @@ class Trainer:
             self.clock.before = snapshot.counters["time"]
             self.actor.load(snapshot.counters["actor"])
             self.learner.load(snapshot.learner)
+            self.edit_lines = snapshot.counters["edit_lines"]
             self.overruled = self.live.load(snapshot.counters["live"])
             for name, value in self.live.values.items():
                 self._obey(name, value)

@@ -6,6 +6,7 @@ All of it happens between two iterations, where all is quiet, and none of it cha
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,15 +14,20 @@ from pathlib import Path
 import numpy as np
 
 from atari_dqn.checkpoint import CheckpointStore
-from atari_dqn.edits import RECORD, EditDesk
+from atari_dqn.edits import RECORD, EditDesk, forget_edits
 from atari_dqn.envs.pool import WorkerError
-from atari_dqn.evaluation import Progress, append_evaluation, evaluate
+from atari_dqn.evaluation import Progress, evaluate
 from atari_dqn.live import Edit, Request
 from atari_dqn.monitor import Monitor, duration
 from atari_dqn.soundness import NotFiniteError, where_not_finite, write_dump
 from atari_dqn.system import is_out_of_memory
 from atari_dqn.trainer import Trainer, seeds_of
 
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on the disk"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "see to the permissions"),
+}
+"""What to do where a save fails, so that it goes with "of" a directory."""
 SKIPPED_LIMIT = 100
 """Updates in a row that may be skipped, for their numbers were not finite, before a run gives up."""
 LOOK_INTERVAL = SKIPPED_LIMIT // 4
@@ -33,10 +39,15 @@ class Stopped(Exception):
     under way."""
 
 
+class NotSaved(Exception):
+    """The state at the end of a run could not be saved; the message, one line, says what is left and what to do."""
+
+
 class Training:
     """One run of `trainer` in `run_dir`.
 
-    `repeated` are another run's live edits, taken at the same env steps again.
+    `repeated` are another run's live edits, taken at the same env steps again. Making one cuts the run's own record
+    of edits back to the checkpoint that the trainer resumed from; raises `OSError` when that fails.
     """
 
     def __init__(
@@ -48,6 +59,11 @@ class Training:
         repeated: Sequence[Edit] = (),
     ) -> None:
         self.trainer, self.run_dir, self.monitor, self.should_stop = trainer, run_dir, monitor, should_stop
+        self._store = CheckpointStore(run_dir, trainer.config.run.keep_checkpoints)
+        self._failed_saves = 0
+        """in a row"""
+        for edit in forget_edits(run_dir, trainer.edit_lines):
+            monitor.say(f"forgotten, for it came after the checkpoint: {edit}")
         self._desk = EditDesk(run_dir, repeated, trainer.env_steps)
         self._began = time.monotonic()
         self._replaced = 0
@@ -58,12 +74,12 @@ class Training:
     def run(self) -> bool:
         """Train to `total_env_steps`, or until `should_stop`. Saves at the end either way. True: all steps done.
 
-        Raises `NotFiniteError`, with the state saved if it is sound, after `SKIPPED_LIMIT` skipped updates in a row;
-        also where there is NaN or infinity in what was to be saved. Both leave a dump.
+        A save that fails before the end is an alarm, and training goes on. Raises `NotSaved` when the last one fails,
+        and `NotFiniteError` after `SKIPPED_LIMIT` skipped updates in a row, with the state saved if it is sound, or
+        where there is NaN or infinity in what was to be saved; both leave a dump.
         """
         trainer, learner, monitor, desk = self.trainer, self.trainer.learner, self.monitor, self._desk
         run = trainer.config.run
-        store = CheckpointStore(self.run_dir, run.keep_checkpoints)
         began, total = trainer.env_steps, run.total_env_steps
         logged = began
         if self.should_stop():
@@ -88,12 +104,12 @@ class Training:
                     monitor.write(self._row() | row)
                     logged = now
                 if _crossed(before, now, run.checkpoint_interval) and now < total:
-                    trainer.save(store)
+                    self._save()
                 if _crossed(updates, learner.updates, LOOK_INTERVAL):
                     stuck = learner.skipped().in_a_row >= SKIPPED_LIMIT
             if trainer.env_steps > logged:
                 monitor.write(self._row())
-            trainer.save(store)
+            self._save(last=True)
             if stuck:
                 raise NotFiniteError(
                     f"state saved: {learner.skipped().in_a_row:,} updates in a row had to be skipped;"
@@ -109,7 +125,7 @@ class Training:
                 raise
             # The step under way is lost; what was learned is not. (Stopped: a worker is silent, perhaps for good.)
             if trainer.env_steps > began:
-                trainer.save(store)
+                self._save(last=True)
             if isinstance(error, Stopped):
                 return False
             raise
@@ -139,6 +155,31 @@ class Training:
                 "The worker was replaced; its unfinished episodes are cut, and the training goes on."
             )
         workers.troubles.clear()
+
+    def _save(self, last: bool = False) -> None:
+        """Save, and say how long it took; or sound the alarm. Raises `NotSaved` when the `last` one fails."""
+        trainer, monitor = self.trainer, self.monitor
+        monitor.tick(trainer.env_steps, "saving")
+        began = time.monotonic()
+        try:
+            path = trainer.save(self._store, self._desk.lines)
+        except OSError as error:
+            self._failed_saves += 1
+            left, _ = self._store.newest_whole()
+            problem = (
+                f"NOT SAVED at env step {trainer.env_steps:,}: {error.strerror or error};"
+                f" {f'the last whole checkpoint is {left}' if left else 'there is no checkpoint yet'};"
+                f" {ADVICE.get(error.errno or 0, 'see to the disk')} of {self._store.directory}"
+            )
+            monitor.alarm(f"NOT SAVED since env step {left.name if left else 0}")
+            if last:
+                raise NotSaved(problem) from None
+            monitor.say(problem)
+            return
+        self._failed_saves = 0
+        monitor.alarm("")
+        size = sum(file.stat().st_size for file in path.iterdir())
+        monitor.say(f"env step {trainer.env_steps:,} saved: {size / 1e6:,.1f} MB in {time.monotonic() - began:.2f} s")
 
     def _edit(self, requests: Sequence[Request]) -> None:
         trainer, monitor = self.trainer, self.monitor
@@ -181,6 +222,7 @@ class Training:
             "charts/max_grad_norm": trainer.config.learner.max_grad_norm,
             "charts/workers_replaced": float(self._replaced),
             "charts/replay_fill": trainer.replay.fill / (trainer.derived.rows * trainer.derived.num_envs),
+            "charts/failed_saves": float(self._failed_saves),
             **learning,
         }
 
@@ -211,7 +253,7 @@ class Training:
         except WorkerError as error:
             self.monitor.say(f"no evaluation at {trainer.env_steps:,} env steps: {error}")
             return {}
-        append_evaluation(self.run_dir, trainer.env_steps, result)
+        self.monitor.keep_evaluation({"env_step": trainer.env_steps, **result.to_dict()})
         self.monitor.say(f"evaluation at {trainer.env_steps:,} env steps: {result.summary()}")
         return {"eval/episodic_return": result.mean, "eval/episodic_length": float(np.mean(result.lengths))}
 

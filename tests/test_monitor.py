@@ -11,7 +11,8 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from atari_dqn import monitor as monitor_module
-from atari_dqn.monitor import Monitor, Terminal, cut_back, duration
+from atari_dqn.journal import cut_back
+from atari_dqn.monitor import Monitor, TensorBoard, Terminal, duration
 
 ROW = {
     "env_step": 500,
@@ -36,6 +37,16 @@ def test_the_record_and_tensorboard_hold_the_same_values(tmp_path: Path) -> None
         (500, pytest.approx(0.01)),
         (1_000, pytest.approx(0.02)),
     ]
+
+
+def test_tensorboard_hides_what_was_logged_past_the_checkpoint_of_a_resume(tmp_path: Path) -> None:
+    for resumed_at, steps in ((0, (100, 200, 300)), (200, (310, 400))):
+        view = TensorBoard(tmp_path, resumed_at, print)
+        for step in steps:
+            view.write(ROW | {"env_step": step})
+        view.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("losses/td_loss")
+    assert [event.step for event in events] == [100, 200, 310, 400]
 
 
 def test_a_resume_cuts_the_record_back_to_its_checkpoint(tmp_path: Path) -> None:

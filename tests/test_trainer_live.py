@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from rich.console import Console
 from atari_dqn.checkpoint import CheckpointStore
 from atari_dqn.config import updates_at
 from atari_dqn.edits import RECORD, Inbox, present_values, read_edits, recorded_edits
-from atari_dqn.live import SCHEDULE, Request, new_request
+from atari_dqn.live import SCHEDULE, Edit, Request, new_request
 from atari_dqn.monitor import Monitor
 from atari_dqn.runs import read_rows
 from atari_dqn.trainer import Trainer
@@ -300,18 +302,19 @@ def test_edits_hold_on_after_a_resume_unless_a_flag_says_otherwise(tmp_path: Pat
     assert edit.env_step == resumed.env_steps
 
 
-def test_what_was_edited_after_the_checkpoint_is_forgotten_and_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("later", [0, 16])
+def test_what_was_edited_after_the_checkpoint_is_forgotten_and_said(tmp_path: Path, later: int) -> None:
+    """`later`: env steps after the checkpoint; an edit of the very env step may have come after it, too."""
     trainer = make_trainer(total_env_steps=600)
-    run(trainer, tmp_path)
+    before = Edit(0.0, 100, 1, "learning_rate", 1e-4, 9e-4, True, "tune")
+    run(trainer, tmp_path, repeated=[before])
+    after = Edit(0.0, trainer.env_steps + later, 9, "beta", SCHEDULE, 0.5, True, "tune")
     with (tmp_path / RECORD).open("a") as file:
-        file.write(
-            '{"time": 0, "env_step": 616, "update": 9, "name": "beta", "old": "schedule", "new": 0.5, "taken": true,'
-            ' "source": "tune"}\n'
-        )
+        file.write(json.dumps(dataclasses.asdict(after)) + "\n")
     resumed = make_trainer(total_env_steps=650)
     resumed.resume(CheckpointStore(tmp_path))
     _, told = run(resumed, tmp_path)
     assert "forgotten, for it came after the checkpoint: beta schedule → 0.5 (tune)" in told
-    assert read_edits(tmp_path) == []
+    assert [edit.name for edit in read_edits(tmp_path)] == ["learning_rate"]
     assert resumed.live.values["beta"] == SCHEDULE
     assert torch.equal(resumed.replay.beta, torch.tensor(resumed.beta(resumed.env_steps - 8), dtype=torch.float64))

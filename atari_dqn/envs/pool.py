@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from atari_dqn.envs import worker
 from atari_dqn.envs.block import StepResult, block_bytes, map_block, room_fault
-from atari_dqn.envs.journal import Journal
+from atari_dqn.envs.history import History
 from atari_dqn.envs.make import EnvSpec, Protocol
 from atari_dqn.envs.worker_process import CONTEXT, GRACE, Stacks, WorkerProcess
 from atari_dqn.processes import quiet_spawn
@@ -67,7 +67,7 @@ class WorkerPool:
         """What befell workers that were replaced since this was last emptied; for the user"""
         self._envs_per_worker = envs_per_worker
         self._deadline, self._restarts = deadline, restarts
-        self._journal_of = (seed, self.num_envs, ANCHOR_EVERY if exact else None)
+        self._history_of = (seed, self.num_envs, ANCHOR_EVERY if exact else None)
         self._exact, self._on_wait = exact, on_wait
         self._was_reset = self._sent = False
         self._over = np.zeros(self.num_envs, np.bool_)
@@ -99,7 +99,7 @@ class WorkerPool:
     def reset(self) -> StepResult:
         """Start an episode in every env from its seed, as at the pool's beginning. `is_reset` is True for all."""
         self._check_idle()
-        self._journal = Journal(*self._journal_of)
+        self._history = History(*self._history_of)
         return self._begin()
 
     def send(self, actions: npt.NDArray[np.integer[Any]]) -> None:
@@ -120,8 +120,8 @@ class WorkerPool:
             raise ValueError(f"action {actions[env]} of env {env} is not from 0 to {self.spec.num_actions - 1}")
         command = worker.STEP
         if self._exact:
-            due = self._journal.due(self._over)
-            self._seeds = self._journal.draw(due)
+            due = self._history.due(self._over)
+            self._seeds = self._history.draw(due)
             if due.any():
                 self._orders.seeds[:] = self._seeds
                 command = worker.STEP_AND_SEED
@@ -143,14 +143,14 @@ class WorkerPool:
         if failed:
             self._replace(failed)
         if self._exact:
-            self._journal.add(self._orders.actions, self._seeds)
+            self._history.add(self._orders.actions, self._seeds)
             self._over = self._result.terminated | self._result.truncated
         self._sent = False
         return self._result
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """What `restore` needs to bring the envs back to where they stand between two ticks; empty unless `exact`."""
-        return self._journal.state()
+        return self._history.state()
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]], on_tick: Callable[[int, int], None]) -> StepResult:
         """Bring the envs to where they stood at `state()`, by the same ticks once more; returns the last one's result.
@@ -158,17 +158,17 @@ class WorkerPool:
         `on_tick` is called after each with how many are done, of how many. Raises `WorkerError` when a worker fails.
         """
         self._check_idle()
-        self._journal = Journal(*self._journal_of)
-        self._journal.load(state)
+        self._history = History(*self._history_of)
+        self._history.load(state)
         self._begin()
         everyone = range(len(self._workers))
-        for done, (actions, seeds) in enumerate(self._journal.ticks(), start=1):
+        for done, (actions, seeds) in enumerate(self._history.ticks(), start=1):
             self._orders.actions[:] = actions
             if seeds is not None:
                 self._orders.seeds[:] = seeds
             failed = self._command(worker.STEP if seeds is None else worker.STEP_AND_SEED, everyone)
             self._must(failed or self._outcomes(everyone, self._deadline))
-            on_tick(done, len(self._journal))
+            on_tick(done, len(self._history))
         self._over = self._result.terminated | self._result.truncated
         return self._result
 
@@ -198,7 +198,7 @@ class WorkerPool:
 
     def _begin(self) -> StepResult:
         everyone = range(len(self._workers))
-        self._orders.seeds[:] = self._journal.seeds
+        self._orders.seeds[:] = self._history.seeds
         failed = self._command(worker.RESET, everyone)
         self._must(failed or self._outcomes(everyone, max(self._deadline, START_DEADLINE)))
         self._over[:] = False
@@ -246,7 +246,7 @@ class WorkerPool:
                     former.close_pipes()
                     former.end(0)
                     self._workers[index] = self._start(index)
-            again, seeds = list(failed), self._journal.draw(begun)
+            again, seeds = list(failed), self._history.draw(begun)
             self._orders.seeds[:] = seeds
             failed = self._outcomes(again, START_DEADLINE)
             failed |= self._command(worker.RESET, _without(again, failed))

@@ -251,19 +251,26 @@ class FrameRing:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a `state()`. Raises ValueError when it belongs to a ring of another shape or dtype."""
+        """Take over a `state()`, whose frames may be the first rows alone, or lie in this ring's memory already.
+
+        Raises ValueError, before anything is changed, when it belongs to a ring of another shape or dtype.
+        """
         frames, shape = state["frames"], tuple(state["age"].shape)
         if (
             shape != (self.rows, self.num_envs)
-            or frames.shape[2:] != self.frames.shape[2:]
+            or len(frames) > self.rows
+            or frames.shape[1:] != self.frames.shape[1:]
             or frames.dtype != self.frames.dtype
         ):
             raise ValueError(
                 f"the stored ring is {frames.dtype} {[*shape, *frames.shape[2:]]};"
                 f" this one is {self.frames.dtype} {list(self.frames.shape)}"
             )
-        if frames is not self.frames:  # a checkpoint reads them straight into place
-            self.frames.copy_(frames)
+        for name in ("age", "action", "reward", "terminal", "last", "drawable"):
+            if state[name].shape != shape:
+                raise ValueError(f"the stored ring's {name} is {list(state[name].shape)}, not {list(shape)}")
+        if frames.data_ptr() != self.frames.data_ptr():  # a checkpoint reads them straight into place
+            self.frames[: len(frames)].copy_(frames)
         for name in ("age", "action", "reward", "terminal", "last"):
             getattr(self, f"_{name}").load(state[name])
         self.drawable[:] = state["drawable"].numpy()

@@ -15,7 +15,7 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.wrappers import AtariPreprocessing
 
 from atari_dqn.config import ConfigError
-from atari_dqn.envs.journal import env_seeds
+from atari_dqn.envs.history import env_seeds
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec, Protocol, env_spec, make_vector_env, resolve_env_id
 
 NATURE, MACHADO = PROTOCOLS["nature"], PROTOCOLS["machado"]

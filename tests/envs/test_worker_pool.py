@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atari_dqn.envs.block import StepResult, block_bytes, map_block
-from atari_dqn.envs.journal import env_seeds
+from atari_dqn.envs.history import env_seeds
 from atari_dqn.envs.make import PROTOCOLS, Protocol, env_spec, make_vector_env
 from atari_dqn.envs.pool import WorkerPool
 

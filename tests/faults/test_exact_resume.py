@@ -22,7 +22,7 @@ import torch
 from atari_dqn.checkpoint import CheckpointStore
 from atari_dqn.config import TrainConfig
 from atari_dqn.envs import pool as pools
-from atari_dqn.envs.journal import NO_SEED, Journal
+from atari_dqn.envs.history import NO_SEED, History
 from atari_dqn.envs.make import PROTOCOLS, env_spec
 from atari_dqn.envs.pool import WorkerPool
 from atari_dqn.live import Request
@@ -232,11 +232,11 @@ def test_a_pool_comes_back_in_a_new_process_after_anchors_in_mid_game(
 
 
 def test_an_inexact_run_pays_nothing_for_it() -> None:
-    journal = Journal(1, 2, None)
-    journal.add(np.zeros(2, np.int64), np.full(2, NO_SEED))
-    assert len(journal) == 0
-    assert journal.state() == {}
-    assert not journal.due(np.ones(2, np.bool_)).any()
+    history = History(1, 2, None)
+    history.add(np.zeros(2, np.int64), np.full(2, NO_SEED))
+    assert len(history) == 0
+    assert history.state() == {}
+    assert not history.due(np.ones(2, np.bool_)).any()
 
 
 def rows(directory: Path) -> list[dict[str, float]]:

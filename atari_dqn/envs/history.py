@@ -18,7 +18,7 @@ NO_SEED = -1
 Ints = npt.NDArray[np.int64]
 
 
-class Journal:
+class History:
     """Seeds and actions of `num_envs` envs. Env e's k-th seed depends on `seed`, e and k alone."""
 
     def __init__(self, seed: int, num_envs: int, anchor_every: int | None) -> None:
