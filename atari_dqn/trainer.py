@@ -12,7 +12,6 @@ steps; env steps, frames (4 to a step) and updates are three units.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ import torch
 from atari_dqn.actor import Actor
 from atari_dqn.checkpoint import CheckpointStore, load_weights
 from atari_dqn.checkpoint_files import Snapshot
-from atari_dqn.config import Derived, TrainConfig, derive, updates_at
+from atari_dqn.clock import Clock
+from atari_dqn.config import ConfigError, Derived, TrainConfig, derive, updates_at
 from atari_dqn.cuda_graph import CapturedLearner, CapturedNetwork
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec
 from atari_dqn.envs.pool import StepResult, WorkerPool
@@ -35,7 +35,7 @@ from atari_dqn.network import make_network
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.replay.uniform import UniformReplay
 from atari_dqn.schedules import Ladder, Piecewise
-from atari_dqn.soundness import refuse_not_finite
+from atari_dqn.soundness import refuse_not_finite, where_not_finite
 
 
 class InexactError(RuntimeError):
@@ -256,8 +256,11 @@ class Trainer:
         return [learner.replay_ratio, learner.batch_size, learner.learning_starts]
 
     def init_from(self, file: Path) -> None:
-        """Take over the weights of another run's checkpoint. Raises `ConfigError` when they do not fit."""
-        self.learner.load_weights(load_weights(file, self.device), file)
+        """Take over the weights of another run's checkpoint. Raises `ConfigError` when they do not fit or are NaN."""
+        weights = load_weights(file, self.device)
+        if where := where_not_finite(weights):
+            raise ConfigError(f"--init-from {file}: {where}")
+        self.learner.load_weights(weights, file)
 
 
 def make_replay(
@@ -287,25 +290,3 @@ def seeds_of(root: int) -> dict[str, int]:
 
 def _derived_seed(root: int, branch: int) -> int:
     return int(np.random.SeedSequence((root, branch)).generate_state(1)[0] >> 1)
-
-
-class Clock:
-    """Wall time of the run, its former parts included, and env steps a second since it was last asked."""
-
-    def __init__(self) -> None:
-        self.before = 0.0
-        """seconds, of the run's former parts"""
-        self._start: float | None = None
-
-    def start(self, env_steps: int) -> None:
-        self._start = self._asked = time.monotonic()
-        self._env_steps = env_steps
-
-    def elapsed(self) -> float:
-        return self.before + (0.0 if self._start is None else time.monotonic() - self._start)
-
-    def steps_per_second(self, env_steps: int) -> float:
-        now = time.monotonic()
-        rate = (env_steps - self._env_steps) / max(now - self._asked, 1e-9)
-        self._env_steps, self._asked = env_steps, now
-        return rate

@@ -107,14 +107,16 @@ class Training:
                     self._save()
                 if _crossed(updates, learner.updates, LOOK_INTERVAL):
                     stuck = learner.skipped().in_a_row >= SKIPPED_LIMIT
+            problem = self._save(last=True)
             if trainer.env_steps > logged:
-                monitor.write(self._row())
-            self._save(last=True)
+                monitor.write(self._row())  # after the save: the means go on in a run that is continued
             if stuck:
                 raise NotFiniteError(
-                    f"state saved: {learner.skipped().in_a_row:,} updates in a row had to be skipped;"
+                    f"{problem or 'state saved'}: {learner.skipped().in_a_row:,} updates in a row had to be skipped;"
                     f" {where_not_finite(learner.evidence()) or 'a sum of finite numbers is infinite'}"
                 )
+            if problem:
+                raise NotSaved(problem)
             return trainer.env_steps >= total
         except FloatingPointError as error:
             file = self.run_dir / "dumps" / f"{learner.updates}.pt"
@@ -124,8 +126,9 @@ class Training:
             if not isinstance(error, (Stopped, WorkerError)) and not is_out_of_memory(error):
                 raise
             # The step under way is lost; what was learned is not. (Stopped: a worker is silent, perhaps for good.)
-            if trainer.env_steps > began:
-                self._save(last=True)
+            problem = self._save(last=isinstance(error, Stopped)) if trainer.env_steps > began else ""
+            if isinstance(error, Stopped) and problem:
+                raise NotSaved(problem) from None
             if isinstance(error, Stopped):
                 return False
             raise
@@ -156,8 +159,10 @@ class Training:
             )
         workers.troubles.clear()
 
-    def _save(self, last: bool = False) -> None:
-        """Save, and say how long it took; or sound the alarm. Raises `NotSaved` when the `last` one fails."""
+    def _save(self, last: bool = False) -> str:
+        """Save, and say how long it took; or sound the alarm. Returns the problem, one line, if there is one; of the
+        `last` save it is not said here, for the run ends with it.
+        """
         trainer, monitor = self.trainer, self.monitor
         monitor.tick(trainer.env_steps, "saving")
         began = time.monotonic()
@@ -172,14 +177,14 @@ class Training:
                 f" {ADVICE.get(error.errno or 0, 'see to the disk')} of {self._store.directory}"
             )
             monitor.alarm(f"NOT SAVED since env step {left.name if left else 0}")
-            if last:
-                raise NotSaved(problem) from None
-            monitor.say(problem)
-            return
+            if not last:
+                monitor.say(problem)
+            return problem
         self._failed_saves = 0
         monitor.alarm("")
         size = sum(file.stat().st_size for file in path.iterdir())
         monitor.say(f"env step {trainer.env_steps:,} saved: {size / 1e6:,.1f} MB in {time.monotonic() - began:.2f} s")
+        return ""
 
     def _edit(self, requests: Sequence[Request]) -> None:
         trainer, monitor = self.trainer, self.monitor

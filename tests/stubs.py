@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import sys
@@ -72,7 +71,7 @@ class Shifted(Numbered):
 class Fragile(Numbered):
     """Does harm when told so by an action, or by `fault` after `after` steps; else it is a `Numbered` without end."""
 
-    FAULTS: ClassVar = ["none", "raise", "hang", "spin", "exit", "crash", "nan", "inf observed"]
+    FAULTS: ClassVar = ["none", "raise", "hang", "spin", "exit", "crash", "nan", "1e300", "inf observed"]
     action_space = Discrete(len(FAULTS))
 
     def __init__(self, fault: str = "none", after: int = 20) -> None:
@@ -94,7 +93,7 @@ class Fragile(Numbered):
         observation, reward, *rest = super().step(action)
         if fault == "inf observed":
             observation[2] = np.inf
-        return observation, math.nan if fault == "nan" else reward, *rest  # type: ignore[return-value]
+        return observation, float(fault) if fault in ("nan", "1e300") else reward, *rest  # type: ignore[return-value]
 
     def _sleep_for_good(self) -> None:
         while True:

@@ -95,10 +95,13 @@ class Envs:
             np.copyto(self._lives, info["lives"], casting="unsafe", where=info.get("_lives", True))
 
     def _check(self, did: str, values: Any) -> None:
-        """Raise for NaN and infinities: once in the replay, they would come back for as long as it remembers."""
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            env = int(np.argmin(np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
-            raise FloatingPointError(f"env {self._first_env + env} {did} that is not finite: {values[env]}")
+        """Raise for what no float32 holds: once in the replay, it would come back for as long as that remembers."""
+        if values.dtype.kind != "f":
+            return
+        sound = np.abs(values) <= np.finfo(np.float32).max  # false for NaN
+        if not sound.all():
+            env = int(np.argmin(sound.reshape(len(values), -1).all(axis=1)))
+            raise FloatingPointError(f"env {self._first_env + env} {did} that is NaN or infinite: {values[env]}")
 
 
 def serve(

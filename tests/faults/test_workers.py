@@ -151,8 +151,9 @@ def test_a_stopped_worker_is_replaced_after_its_deadline() -> None:
         ("crash", ["exited with code 7"]),
         ("hang", ["hangs", "_sleep_for_good"]),
         ("spin", ["hangs", "stubs.py"]),
-        ("nan", ["FloatingPointError: env 2 paid a reward that is not finite: nan"]),
-        ("inf observed", ["FloatingPointError: env 2 observed that is not finite", "inf"]),
+        ("nan", ["FloatingPointError: env 2 paid a reward that is NaN or infinite: nan"]),
+        ("1e300", ["FloatingPointError: env 2 paid a reward that is NaN or infinite: 1e+300"]),
+        ("inf observed", ["FloatingPointError: env 2 observed that is NaN or infinite", "inf"]),
     ],
 )
 def test_a_fault_that_comes_once_costs_its_worker_alone(fault: str, words: list[str]) -> None:
