@@ -79,7 +79,7 @@ def main(
 def _main(command: TrainCommand, stop: StopRequest) -> int:
     config = TrainConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TrainConfig)})
     config.validate()
-    run_dir = config.run.run_dir.expanduser() if config.run.run_dir else new_run_dir(config)
+    run_dir = _expanded(config.run.run_dir) if config.run.run_dir else new_run_dir(config)
     check_not_training(run_dir)  # before all else: whoever starts a run twice is to hear of it at once
 
     from atari_dqn.envs.block import block_bytes, room_fault
@@ -108,7 +108,7 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
         with _dashboard(command, console, stop):
             try:
                 return _train(config, spec, run_dir, command.init_from, repeated, labml_url, console, stop)
-            except Exception as error:
+            except (MemoryError, RuntimeError, OSError) as error:
                 if not is_out_of_memory(error):
                     raise
                 raise cli.CommandFailed(
@@ -245,10 +245,18 @@ def _parse(argv: Sequence[str] | None, default: TrainConfig, prog: str) -> Train
     if given.config is not None:
         # The former run's directory stays its own: only its settings are wanted.
         default = load_config(given.config).replace(run_dir=None)
-    elif given.run_dir is not None and has_begun(given.run_dir.expanduser()):
-        default = read_config(given.run_dir.expanduser()).replace(run_dir=given.run_dir)
+    elif given.run_dir is not None and has_begun(_expanded(given.run_dir)):
+        default = read_config(_expanded(given.run_dir)).replace(run_dir=given.run_dir)
     sections = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
     return cli.parse(TrainCommand, argv, prog=prog, default=TrainCommand(**sections))
+
+
+def _expanded(run_dir: Path) -> Path:
+    """With `~` in full, where no shell has done it: `--run-dir=~/run`."""
+    try:
+        return run_dir.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"--run-dir {run_dir}: there is no user of that name") from None
 
 
 def _summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:

@@ -154,3 +154,8 @@ def test_a_run_goes_on_with_its_own_settings_and_shows_what_is_changed(
 def test_a_broken_config_of_a_run_is_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     assert f"{tmp_path}/config.json is not JSON" in refusal(["--run-dir", str(tmp_path)], tmp_path)
+
+
+def test_a_home_of_nobody_is_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "no user of that name" in refusal(["--run-dir", "~nobody of that name/run"], tmp_path)
