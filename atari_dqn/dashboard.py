@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.das
         raise ConfigError(f"--port is {command.port}; it must be from 0 to 65535")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
+    if command.until_stdin_ends:
+        threading.Thread(target=_leave_with_stdin, daemon=True).start()  # before what takes seconds to import
     _check_installed()
     data_dir = (command.data_dir or default_data_dir()).expanduser().absolute()
     # The socket first: two servers started at once must not both get as far as the data.
@@ -84,13 +86,20 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.das
         app = _app(port, data_dir)
         url = f"http://127.0.0.1:{port}"
         print(f"dashboard: {url}\nto report to it: python -m atari_dqn.train --labml-url {url}{API}", flush=True)
-        _serve(app, listener, command.until_stdin_ends)
+        _serve(app, listener)
     return cli.DONE
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     # Both before uvicorn takes the signals over and after it has closed down, when it raises them once more.
     sys.exit(cli.DONE)
+
+
+def _leave_with_stdin() -> None:
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _check_installed() -> None:
@@ -183,7 +192,7 @@ def _fetched_packages() -> Packages | None:
     return packages
 
 
-def _serve(app: App, listener: socket.socket, until_stdin_ends: bool) -> None:
+def _serve(app: App, listener: socket.socket) -> None:
     import uvicorn
 
     server = uvicorn.Server(
@@ -199,15 +208,6 @@ def _serve(app: App, listener: socket.socket, until_stdin_ends: bool) -> None:
             timeout_graceful_shutdown=GOODBYE_SECONDS,
         )
     )
-
-    def watch() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(0, 4096):
-                pass
-        server.should_exit = True
-
-    if until_stdin_ends:
-        threading.Thread(target=watch, daemon=True).start()
     server.run(sockets=[listener])
 
 

@@ -71,10 +71,10 @@ class Harmed:
         self.helpers()
         (os.killpg if group else os.kill)(self.process.pid, number)
 
-    def end(self, seconds: float = 30.0) -> int:
-        """Its exit code, once it has ended; then its helpers must go, and leave no shared memory."""
+    def end(self, seconds: float = 30.0, helpers: float = 5.0) -> int:
+        """Its exit code, once it has ended; `helpers` seconds later they must be gone, and no shared memory left."""
         code = self.process.wait(seconds)
-        _, alive = psutil.wait_procs(self._family.values(), timeout=5)
+        _, alive = psutil.wait_procs(self._family.values(), timeout=helpers)
         assert not alive
         family = [self.process.pid, *self._family]
         assert not [name for name in os.listdir("/dev/shm") if any(str(pid) in name for pid in family)]
