@@ -6,9 +6,11 @@ Nothing here imports more than the standard library, for every helper process im
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from multiprocessing import parent_process, resource_tracker
@@ -17,7 +19,7 @@ from multiprocessing.connection import wait
 
 @contextlib.contextmanager
 def quiet_spawn() -> Iterator[None]:
-    """Let processes start without running the parent's script again, and deaf to SIGINT and SIGTERM from birth.
+    """Let processes start without running the parent's script again, and deaf to SIGINT, SIGTERM and SIGHUP from birth.
 
     Spawn would import `__main__` in every helper: torch with it, and endless recursion where a user's script has no
     `if __name__ == "__main__"`. A helper's entry point is importable, so it needs none of it. It inherits the signal
@@ -25,7 +27,7 @@ def quiet_spawn() -> Iterator[None]:
     """
     resource_tracker.ensure_running()  # spawn would start it now, and unblock the signals
     script = sys.modules["__main__"]
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         yield
@@ -34,8 +36,17 @@ def quiet_spawn() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def exit_with_parent() -> None:
-    """A thread's work: end this process when its parent is gone, however busy or hung it is then."""
+def end_with_parent() -> None:
+    """Let this process end when its parent is gone, or the thread of it that began this one: however busy or hung it
+    is then, by a thread; and on Linux, even if it is stopped, by the kernel.
+    """
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+    if sys.platform == "linux":
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+
+
+def _exit_after_parent() -> None:
     parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])

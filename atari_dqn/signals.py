@@ -1,4 +1,5 @@
-"""What SIGINT and SIGTERM mean to a training: signals flow in, a request to stop at the next quiet point flows out.
+"""What SIGINT, SIGTERM and SIGHUP mean to a training: signals flow in, a request to stop at the next quiet point flows
+out.
 
 The second one ends the process at once; whatever it interrupts can be interrupted by a power cut as well.
 """
@@ -15,7 +16,10 @@ from typing import Any
 
 
 class StopRequest:
-    """`with StopRequest() as stop:` the first SIGINT or SIGTERM is remembered, the second ends the process."""
+    """`with StopRequest() as stop:` the first signal is remembered, the second ends the process.
+
+    SIGHUP, of a terminal that is gone, is one of them unless it is ignored, as under nohup.
+    """
 
     def __init__(self) -> None:
         self._asked = self._breaks = False
@@ -45,11 +49,16 @@ class StopRequest:
                 os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the panel had hidden the cursor
             os._exit(128 + number)
         self._asked = True
+        if number == signal.SIGHUP:  # nobody reads on, and writing to a terminal that is gone would raise
+            for stream in (sys.stdout, sys.stderr):
+                if stream.isatty():
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if self._breaks:
             raise KeyboardInterrupt
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        hung_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+        for number in (signal.SIGINT, signal.SIGTERM, *hung_up):
             self._former[number] = signal.signal(number, self._handle)
         return self
 

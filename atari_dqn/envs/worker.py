@@ -10,7 +10,6 @@ import contextlib
 import faulthandler
 import os
 import signal
-import threading
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from atari_dqn.envs.block import Orders, StepResult, map_block
 from atari_dqn.envs.make import EnvSpec, Protocol, make_vector_env
-from atari_dqn.processes import exit_with_parent
+from atari_dqn.processes import end_with_parent
 
 START, RESET, STEP, STEP_AND_SEED = b"b", b"r", b"s", b"a"
 DONE, FAILED = b".", b"!"
@@ -118,14 +117,14 @@ def serve(
     """Serve the envs `mine` of a pool of `num_envs`, until the pipes close.
 
     `core` is where it runs if the system lets it, None: anywhere. `stacks` takes the process's stack when SIGUSR1 asks
-    for it, which works while an env hangs. SIGINT and SIGTERM are blocked from birth: they reach every process of a
-    terminal or a job, but the trainer alone decides when to end.
+    for it, which works while an env hangs. SIGINT, SIGTERM and SIGHUP are blocked from birth: they reach every process
+    of a terminal or a job, but the trainer alone decides when to end.
     """
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     if core is not None:
         with contextlib.suppress(OSError):  # a sandbox may forbid it, and the core may be gone: then run anywhere
             os.sched_setaffinity(0, {core})
-    threading.Thread(target=exit_with_parent, daemon=True).start()
+    end_with_parent()
     # bare reads and writes below: with few envs a tick is short, and a process wakes with cold caches
     envs: Envs | None = None
     command, trouble = START, ""

@@ -209,6 +209,22 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path, state: str) -> None:
         assert all_end(pids, seconds=5)
 
 
+def test_stopped_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """They can do nothing for it themselves."""
+    body = f"""
+        pool = pool_of("{FRAGILE}")
+        pool.reset()
+        for pid in pool.pids:
+            os.kill(pid, signal.SIGSTOP)
+        tell_pids()
+        signal.pause()
+    """
+    with program(tmp_path, body) as parent:
+        pids = told_pids(parent)
+        os.kill(parent.pid, signal.SIGKILL)
+        assert all_end(pids, seconds=5)
+
+
 def test_emulators_end_with_a_killed_parent(tmp_path: Path) -> None:
     body = """
         pool = pool_of("ALE/Breakout-v5")

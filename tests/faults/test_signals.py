@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 
 from atari_dqn.checkpoint import CheckpointStore
-from tests.faults.trainings import ENDLESS, Harmed, training
+from tests.faults.trainings import ENDLESS, LIMIT, Harmed, training
 from tests.test_train_command import SHORT, run
 
 WAITING = [*ENDLESS, "--env-id", "tests.stubs:LateHang-v0", "--log-interval", "4"]
@@ -97,6 +100,28 @@ def test_a_request_to_stop_is_obeyed_in_every_phase(
         check_stopped(harmed, words)
     if words == "state saved":
         CheckpointStore(harmed.run_dir).find("latest")  # raises for a damaged one
+
+
+def test_a_terminal_that_is_gone_stops_it_too(tmp_path: Path) -> None:
+    """A lost connection: SIGHUP to all that the terminal had, which then refuses to be written to."""
+    terminal, its_end = os.openpty()
+    with (
+        os.fdopen(its_end, "wb") as output,
+        subprocess.Popen(
+            [*ENDLESS, "--log-interval", "4"], cwd=tmp_path, stdout=output, stderr=output, start_new_session=True
+        ) as process,
+    ):
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        deadline = time.monotonic() + LIMIT
+        while not (metrics.exists() and "losses/td_loss" in metrics.read_text()):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            select.select([terminal], [], [], 0.05)[0] and os.read(terminal, 65536)
+        output.close()
+        os.close(terminal)
+        os.killpg(process.pid, signal.SIGHUP)
+        assert process.wait(30) == 3
+    CheckpointStore(tmp_path / "run").find("latest")
 
 
 @pytest.mark.slow
