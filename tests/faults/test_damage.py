@@ -340,7 +340,7 @@ def test_a_torn_pointer_does_not_matter(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_not_the_best(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
-    for step, score in ((1, float("nan")), (2, 5.0), (3, 4.0)):
+    for step, score in ((1, float("inf")), (2, 5.0), (3, 4.0)):
         store.save(step, snapshot(step), score)
     assert store.find("best").name == "2"
     counters = store.directory / "2" / "counters.json"
