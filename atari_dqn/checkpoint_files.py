@@ -163,8 +163,8 @@ def _json(path: Path, most_bytes: int) -> tuple[bytes, dict[str, Any]]:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise Unsound(f"{path.name} is no file")
         with path.open("rb") as file:
-            text = file.read(most_bytes + 1)
-        content = json.loads(text) if len(text) <= most_bytes else None
+            text = file.read(most_bytes)  # a larger one is cut, and then is no JSON
+        content = json.loads(text)
     except OSError as error:
         raise Unsound(f"{path.name}: {error.strerror}") from None
     except (ValueError, RecursionError):
