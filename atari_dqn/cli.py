@@ -52,11 +52,20 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
 
 
 def _let_go_of_output() -> None:
-    """What could not be printed, the disk under it being full, must not turn the exit code into Python's 120."""
+    """Drop what cannot be printed, the disk under it being full.
+
+    Else whoever flushes next fails of it: the start of a process, or Python's end, with an exit code of its own.
+    """
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output = sys.stdout.fileno()
+        kept, nowhere = os.dup(output), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, output)
+        sys.stdout.flush()
+        os.dup2(kept, output)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def console() -> Console:
@@ -79,5 +88,6 @@ def console() -> Console:
                 raise
             except OSError:
                 self._buffer.clear()
+                _let_go_of_output()
 
     return Steady(markup=False)

@@ -308,6 +308,8 @@ def test_a_run_that_could_not_save_at_its_end_fails_in_one_line(tmp_path: Path) 
 def test_output_into_a_full_disk_ends_nothing(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         command = [*SHORT, "--total-env-steps", "400", "--run-dir", "a"]
-        result = run_limited(resource.RLIM_INFINITY, command, tmp_path, stdout=full)
+        # Buffered, as a user's output is: Python would try to write what is left at the very end.
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        result = run_limited(resource.RLIM_INFINITY, command, tmp_path, stdout=full, env=buffered)
     assert (result.returncode, result.stderr) == (0, "")
     assert CheckpointStore(tmp_path / "a").find("latest").name in ("400", "401", "402", "403")
