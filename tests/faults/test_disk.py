@@ -282,8 +282,20 @@ def run_limited(most_bytes: int, command: list[str], cwd: Path, **options: Any) 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
+    # Of the limit git would die, and leave this repository locked: a run asks it for the revision.
+    # Buffered, as a user's output is: Python tries to write what is left at the very end.
+    changed = {"GIT_DIR": os.devnull, "PYTHONUNBUFFERED": ""}
     # A pipe is no file: what is told comes through.
-    return subprocess.run(command, cwd=cwd, stderr=subprocess.PIPE, text=True, timeout=120, preexec_fn=limit, **options)
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        preexec_fn=limit,
+        env=os.environ | changed,
+        **options,
+    )
 
 
 def test_a_run_that_cannot_begin_for_want_of_room_says_so_in_one_line(tmp_path: Path) -> None:
@@ -308,8 +320,6 @@ def test_a_run_that_could_not_save_at_its_end_fails_in_one_line(tmp_path: Path) 
 def test_output_into_a_full_disk_ends_nothing(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         command = [*SHORT, "--total-env-steps", "400", "--run-dir", "a"]
-        # Buffered, as a user's output is: Python would try to write what is left at the very end.
-        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-        result = run_limited(resource.RLIM_INFINITY, command, tmp_path, stdout=full, env=buffered)
+        result = run_limited(resource.RLIM_INFINITY, command, tmp_path, stdout=full)
     assert (result.returncode, result.stderr) == (0, "")
     assert CheckpointStore(tmp_path / "a").find("latest").name in ("400", "401", "402", "403")
