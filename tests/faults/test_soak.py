@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -28,6 +29,15 @@ MOST_GROWTH = 0.01
 """Of the resident memory, in an hour; what an allocator's moods look like from outside."""
 
 
+def workers_of(trainer: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for child in trainer.children():
+        with contextlib.suppress(psutil.Error):  # it may end while it is looked at
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("minutes", [4, 60])
 @pytest.mark.parametrize("mode", [[], ["--deterministic"]], ids=["default", "deterministic"])
@@ -44,7 +54,7 @@ def test_a_training_left_alone_grows_in_nothing(mode: list[str], minutes: int, t
         while (elapsed := time.monotonic() - began) < 60 * minutes:
             time.sleep(SAMPLE_SECONDS)  # between two samples, not for anything to happen
             assert process.poll() is None, (tmp_path / "output.txt").read_text()
-            workers = [child for child in trainer.children() if "spawn_main" in " ".join(child.cmdline())]
+            workers = workers_of(trainer)
             with trainer.oneshot():
                 counts = trainer.num_fds(), trainer.num_threads(), len(workers)
                 samples.append((elapsed, trainer.memory_info().rss, *counts))
