@@ -164,19 +164,28 @@ class Policy:
     spec: EnvSpec
     network: torch.nn.Module
     env_step: int
+    skipped: list[str]
+    """a line about each newer checkpoint that is none"""
 
 
 def load_policy(run_dir: Path, which: str = "latest", device: str | torch.device = "cpu") -> Policy:
-    """The online network of a run's checkpoint. Raises `ConfigError` when the run or the checkpoint is not there."""
+    """The online network of a run's checkpoint; "latest" is the newest whole one.
+
+    Raises `ConfigError` when the run or the checkpoint is not there.
+    """
     if not (run_dir / "config.json").is_file():
         raise ConfigError(f"{run_dir} is not a run directory: it has no config.json")
     config = load_config(run_dir / "config.json")
-    path = CheckpointStore(run_dir).find(which)
+    store = CheckpointStore(run_dir)
+    newest, faults = store.newest_whole() if which == "latest" else (None, {})
+    path = newest or store.find(which)
+    skipped = [f"checkpoint {damaged} skipped: {reason}" for damaged, reason in faults.items()]
     spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
     network = make_network(spec, config.network).to(device)
     take_weights(network, load_weights(path / "learner.pt", device), path)
     network.eval()
-    return Policy(config=config, spec=spec, network=network, env_step=int(re.sub(r"\D", "", path.name)))
+    step = int(re.sub(r"\D", "", path.name))
+    return Policy(config=config, spec=spec, network=network, env_step=step, skipped=skipped)
 
 
 def load_weights(file: Path, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:

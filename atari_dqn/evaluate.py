@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.eva
     console = Console()
     device = resolve_device(command.device)
     policy = load_policy(command.run, command.checkpoint, device)
+    for line in policy.skipped:
+        console.print(line, highlight=False, soft_wrap=True)
     trained = policy.config.env.protocol
     protocol = protocol_for(command.protocol, trained)
     console.print(

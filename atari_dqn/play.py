@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
     torch.set_num_threads(1)  # one observation at a time: more only wait for each other, and long on a busy machine
     console = Console()
     policy = load_policy(command.run, command.checkpoint, resolve_device(command.device))
+    for line in policy.skipped:
+        console.print(line, highlight=False, soft_wrap=True)
     protocol = protocol_for(command.protocol, policy.config.env.protocol)
     screens: list[VideoFile | Window] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from io import StringIO
@@ -155,6 +156,20 @@ def test_evaluate_prints_a_table_and_adds_a_line(tmp_path: Path, capsys: pytest.
     assert f"{first['ci95'][0]:,.2f} to {first['ci95'][1]:,.2f}" in shown
 
 
+def test_the_newest_whole_network_is_evaluated_and_a_damaged_one_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    whole = run_dir / "checkpoints/5000"
+    shutil.copytree(whole, run_dir / "checkpoints/6000")
+    (run_dir / "checkpoints/6000/learner.pt").write_bytes(b"torn")
+    assert evaluate.main([str(run_dir), "--episodes", "1", "--num-workers", "1"]) == 0
+    assert read_rows(run_dir / "evaluations.jsonl")[0]["env_step"] == 5000
+    assert "checkpoints/6000 skipped: learner.pt has 4 bytes" in capsys.readouterr().out.replace("\n", "")
+    with pytest.raises(ConfigError, match="6000 is damaged: learner"):
+        evaluate.main([str(run_dir), "--checkpoint", "6000"])
+
+
 @pytest.mark.parametrize(("trained", "played", "full"), [("nature", "machado", False), ("machado", "nature", True)])
 def test_a_network_keeps_its_actions_under_another_protocol(
     trained: str, played: str, full: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -231,7 +246,7 @@ def test_the_network_sees_stacked_frames_oldest_first_and_the_score_is_raw() -> 
     config = TrainConfig().replace(env_id="ALE/Breakout-v5")
     spec = env_spec("ALE/Breakout-v5", PROTOCOLS["nature"], 4)
     env = FilmedEnv(spec, evaluate.protocol_for("machado", "nature"), lambda picture: None)
-    steps = list(play.play(Policy(config, spec, Fires(1, 1), 0), env, epsilon=0.0, seed=0))
+    steps = list(play.play(Policy(config, spec, Fires(1, 1), 0, []), env, epsilon=0.0, seed=0))
     env.close()
     assert [env_step for _, env_step in steps] == list(range(1, len(steps) + 1))
     assert [score for score, _ in steps] == sorted(score for score, _ in steps)
