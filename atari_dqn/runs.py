@@ -133,6 +133,15 @@ def is_training(run_dir: Path) -> bool:
     return False
 
 
+def threads_before(run_dir: Path) -> int | None:
+    """Torch threads of the run in `run_dir` so far; None when it did not say."""
+    try:
+        threads: int | None = json.loads((run_dir / "system.json").read_text())["torch_threads"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return threads
+
+
 def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:
     """Write what was asked, how, and on what: config.json, command.txt, and system.json with further `facts`.
 

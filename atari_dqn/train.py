@@ -28,6 +28,7 @@ from atari_dqn.runs import (
     locked,
     new_run_dir,
     read_config,
+    threads_before,
 )
 from atari_dqn.signals import StopRequest
 from atari_dqn.system import check_memory, is_out_of_memory, set_up_torch
@@ -148,6 +149,13 @@ def _train(
         console.print(line, highlight=False, soft_wrap=True)
     if trainer.env_steps:
         console.print(f"continuing {run_dir} at env step {trainer.env_steps:,}", highlight=False, soft_wrap=True)
+        before = threads_before(run_dir)
+        if config.run.deterministic and before != threads:
+            console.print(
+                f"{before} torch threads before, {threads} now: from here on the bits are others than with {before}",
+                highlight=False,
+                soft_wrap=True,
+            )
         if init_from is not None:
             console.print("--init-from is left aside: this run has weights of its own", highlight=False)
         if trainer.env_steps >= config.run.total_env_steps:

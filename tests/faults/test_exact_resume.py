@@ -27,6 +27,7 @@ from atari_dqn.envs.make import PROTOCOLS, env_spec
 from atari_dqn.envs.pool import WorkerPool
 from atari_dqn.live import Request
 from atari_dqn.trainer import InexactError, Trainer
+from tests.test_train_command import SHORT, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -272,3 +273,11 @@ def test_a_training_killed_and_resumed_equals_one_that_was_left_alone(tmp_path: 
     for name in ("learner.pt", "replay.pt", "frames.zst", "envs.pt"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
+
+
+def test_other_torch_threads_are_told_for_they_change_the_bits(tmp_path: Path) -> None:
+    flags = ["--deterministic", "--run-dir", "run"]
+    for total, threads, told in (("210", "1", False), ("220", "2", True), ("230", "2", False)):
+        result = run([*SHORT, *flags, "--total-env-steps", total, "--torch-threads", threads], tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert ("1 torch threads before, 2 now" in result.stdout) is told
