@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atari_dqn.envs.block import StepResult, block_bytes, map_block
+from atari_dqn.envs.block import Orders, StepResult, block_bytes, map_block
 from atari_dqn.envs.history import env_seeds
 from atari_dqn.envs.make import PROTOCOLS, Protocol, env_spec, make_vector_env
 from atari_dqn.envs.pool import WorkerPool
+from atari_dqn.envs.worker import Envs
 
 NATURE = PROTOCOLS["nature"]
 FIELDS = [field.name for field in dataclasses.fields(StepResult)]
@@ -93,6 +94,53 @@ def test_a_second_reset_begins_again() -> None:
         first = [tick.frames.copy() for tick in play(pool, 20)]
         second = [tick.frames.copy() for tick in play(pool, 20)]
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "moments"),
+    [
+        ("tests.stubs:Numbered-v0", range(18)),
+        ("tests.stubs:FiveLives-v0", range(18)),
+        ("ALE/Breakout-v5", (7, 39, 40)),
+    ],
+)
+def test_an_env_seeded_at_any_tick_begins_anew_and_its_neighbour_goes_on(env_id: str, moments: Sequence[int]) -> None:
+    """In mid-episode, at an episode's end, and at the tick of its reset: it is as after a reset from that seed."""
+    spec, seeds = env_spec(env_id, SHORT, 4), np.array([5, 6])
+
+    def envs() -> tuple[Envs, Orders, StepResult]:
+        layout = 2, spec.frame_shape, spec.frame_dtype
+        out, orders = map_block(bytearray(block_bytes(*layout)), *layout)
+        orders.seeds[:] = seeds
+        made = Envs(spec, SHORT, 0, orders, out)
+        made.reset()
+        return made, orders, out
+
+    def seen(out: StepResult, env: int) -> list[npt.NDArray[np.generic]]:
+        return [getattr(out, name)[env].copy() for name in FIELDS]
+
+    def ticks(made: Envs, out: StepResult, env: int, count: int) -> list[list[npt.NDArray[np.generic]]]:
+        played = [seen(out, env)]
+        for _ in range(count):
+            made.step()
+            played.append(seen(out, env))
+        return played
+
+    fresh, orders, out = envs()
+    orders.seeds[:] = 7
+    fresh.reset()
+    expected = ticks(fresh, out, 0, 25)
+    neighbour, _, out = envs()
+    undisturbed = ticks(neighbour, out, 1, 70)
+    for before in moments:
+        made, orders, out = envs()
+        for _ in range(before):
+            made.step()
+        orders.seeds[:] = [7, -1]
+        made.step_and_seed()
+        np.testing.assert_equal(seen(out, 1), undisturbed[before + 1])
+        np.testing.assert_equal(ticks(made, out, 0, 25), expected, err_msg=f"after {before} ticks")
+        np.testing.assert_equal(seen(out, 1), undisturbed[before + 26])
 
 
 def test_reset_ticks_are_flagged_and_are_no_steps() -> None:
