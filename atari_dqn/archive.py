@@ -15,9 +15,12 @@ from typing import Any
 import torch
 
 from atari_dqn.live import shown
+from atari_dqn.system import is_out_of_memory
 
 MOST_PICKLE = 1 << 22
 """Bytes of an archive's pickle; ours have a few thousand."""
+END_BYTES, MOST_DIRECTORY = 22, 1 << 20
+"""Bytes of a zip's end, without a comment, and of its list of members; ours have a few thousand."""
 _STORAGES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 NAMEABLE = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {s}Storage" for s in _STORAGES)}
 """What a pickle of ours names, and all that a foreign one may."""
@@ -40,6 +43,8 @@ def load_tensors(file: Path, device: torch.device | str, most_bytes: int) -> dic
     except OSError as error:
         raise Unsound(f"{file.name}: {error.strerror or error}") from None
     except Exception as error:  # whatever a foreign file makes the readers of archives and pickles say
+        if is_out_of_memory(error):
+            raise
         raise Unsound(f"{file.name} is no archive of tensors ({type(error).__name__})") from None
     if not isinstance(state, dict):
         raise Unsound(f"{file.name} holds no dict")
@@ -53,6 +58,15 @@ def _check_archive(file: Path, most_bytes: int) -> None:
         raise Unsound(f"{file.name} is no file")
     if facts.st_size > most_bytes:
         raise Unsound(f"{file.name} has {facts.st_size:,} bytes; at most {most_bytes:,} are read")
+    with file.open("rb") as opened:
+        begins = opened.read(4)
+        opened.seek(max(0, facts.st_size - END_BYTES))
+        end = opened.read()
+    # What reads zips begins at their end; torch would take another beginning for a pickle.
+    if begins != b"PK\x03\x04" or len(end) < END_BYTES or end[:4] != b"PK\x05\x06":
+        raise Unsound(f"{file.name} is no archive")
+    if int.from_bytes(end[12:16], "little") > MOST_DIRECTORY:
+        raise Unsound(f"{file.name} has too many members")
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         # torch finds a member whatever its case, and the first of several.
@@ -63,7 +77,7 @@ def _check_archive(file: Path, most_bytes: int) -> None:
         if sum(max(member.file_size, member.compress_size) for member in members) > facts.st_size:
             raise Unsound(f"{file.name} has members larger than itself")
         for member in members:
-            if member.filename.endswith(".pkl"):
+            if member.filename.casefold().endswith(".pkl"):
                 _check_pickle(file.name, archive, member)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 import shutil
 from pathlib import Path
@@ -41,7 +42,9 @@ class CheckpointStore:
 
         Raises `OSError`; what was half written is gone then, and what was stored before is still there.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
+        if not self.directory.is_dir():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            fsync(self.directory.parent)
         self._clean_up()
         temporary, final = self.directory / f".{env_step}.partial", self.directory / str(env_step)
         temporary.mkdir()
@@ -54,16 +57,20 @@ class CheckpointStore:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        # The checkpoint is whole. What follows is for room and for people, and no part of it may keep another from it.
         best = self._best()
-        with contextlib.suppress(OSError):  # the checkpoint is whole; these are for people, and for room
-            self._point("latest", env_step)
-            if best is not None:
-                self._point("best", best)
-            fsync(self.directory)
-            self._clean_up()
-            for step in self.steps()[: -self.keep]:
-                if step not in (best, env_step):
+        for step in self.steps()[: -self.keep]:
+            if step not in (best, env_step):
+                with contextlib.suppress(OSError):
                     shutil.rmtree(self.directory / str(step))
+        with contextlib.suppress(OSError):
+            self._clean_up()
+        for pointer, named in (("latest", env_step), ("best", best)):
+            with contextlib.suppress(OSError):
+                if named is not None:
+                    self._point(pointer, named)
+        with contextlib.suppress(OSError):
+            fsync(self.directory)
         return final
 
     def newest_whole(self) -> tuple[Path | None, dict[Path, str]]:
@@ -94,7 +101,7 @@ class CheckpointStore:
         except Unsound as fault:
             raise ConfigError(f"checkpoint {newest} has its checksums, and yet is none: {fault}") from None
         except OSError as error:
-            raise ConfigError(f"{error.filename or self.directory}: {error.strerror}") from None
+            raise ConfigError(f"{error.filename or self.directory}: {error.strerror or error}") from None
         if faults:
             first, reason = next(iter(faults.items()))
             raise ConfigError(
@@ -105,7 +112,10 @@ class CheckpointStore:
 
     def find(self, which: str) -> Path:
         """The directory of checkpoint `which`: "latest", "best" or an env step. Raises `ConfigError`."""
-        stored = self._stored()
+        try:
+            stored = self._stored()
+        except OSError as error:
+            raise ConfigError(f"{self.directory}: {error.strerror}") from None
         if not stored:
             raise ConfigError(f"{self.directory} holds no checkpoint; train writes one every --checkpoint-interval")
         named = {"latest": max(stored), "best": self._best()}
@@ -123,7 +133,9 @@ class CheckpointStore:
         """By env step. One that was just being replaced counts where what replaces it is not there."""
         try:
             found = [(match, path) for path in self.directory.iterdir() if (match := NAME.fullmatch(path.name))]
-        except OSError:
+        except FileNotFoundError:
+            if os.path.lexists(self.directory):
+                raise  # a link to a disk that is not there: what it holds must not be taken for nothing
             return {}
         formers = {int(match["former"]): path for match, path in found if match["former"]}
         return formers | {int(match["step"]): path for match, path in found if match["step"] and path.is_dir()}
@@ -139,7 +151,7 @@ class CheckpointStore:
             if path.name != str(step):
                 path.rename(self.directory / str(step))
         for litter in (*self.directory.glob(".*.partial"), *self.directory.glob(".*.former")):
-            shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
+            shutil.rmtree(litter) if litter.is_dir() and not litter.is_symlink() else litter.unlink()
 
     def _point(self, pointer: str, env_step: int) -> None:
         temporary = self.directory / f".{pointer}.partial"
@@ -177,7 +189,10 @@ def load_policy(run_dir: Path, which: str = "latest", device: str | torch.device
         raise ConfigError(f"{run_dir} is not a run directory: it has no config.json")
     config = load_config(run_dir / "config.json")
     store = CheckpointStore(run_dir)
-    newest, faults = store.newest_whole() if which == "latest" else (None, {})
+    try:
+        newest, faults = store.newest_whole() if which == "latest" else (None, {})
+    except OSError as error:
+        raise ConfigError(f"{store.directory}: {error.strerror}") from None
     path = newest or store.find(which)
     skipped = [f"checkpoint {damaged} skipped: {reason}" for damaged, reason in faults.items()]
     spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)

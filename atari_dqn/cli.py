@@ -56,6 +56,8 @@ def _let_go_of_output() -> None:
 
     Else whoever flushes next fails of it: the start of a process, or Python's end, with an exit code of its own.
     """
+    if sys.stdout is None:  # closed before Python began
+        return
     try:
         sys.stdout.flush()
     except OSError:

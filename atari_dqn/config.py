@@ -343,6 +343,10 @@ class RunConfig:
             suggested=(10_000, 1_000_000),
         ),
     ] = 100_000
+    checkpoint_minutes: Annotated[
+        float,
+        Setting("and at the latest after so long, for a run may be slow; 0: never by the clock", "minutes", 0, 1e6),
+    ] = 3.0
     keep_checkpoints: Annotated[int, Setting("the newest so many are kept, and the best", "", 1, 1000)] = 2
     eval_interval: Annotated[
         int,

@@ -81,12 +81,12 @@ class Inbox:
 class EditDesk:
     """Where a run's edits come from and are remembered: its inbox, a former run's edits to repeat, and its record."""
 
-    def __init__(self, run_dir: Path, repeated: Sequence[Edit] = (), env_step: int = 0) -> None:
-        """`repeated` are another run's edits; those up to `env_step`, where this run begins or goes on, are past."""
+    def __init__(self, run_dir: Path, repeated: Sequence[Edit] = (), env_step: int = 0, update: int = 0) -> None:
+        """`repeated` are another run's edits; those up to these counts, where this run begins or goes on, are past."""
         self._inbox, self._record = Inbox(run_dir), run_dir / RECORD
         self.lines = len(read_rows(self._record))
         """of the record; a checkpoint remembers how many there were"""
-        ahead = (edit for edit in repeated if edit.env_step > env_step)
+        ahead = (edit for edit in repeated if (edit.env_step, edit.update) > (env_step, update))
         self._repeated = collections.deque(sorted(ahead, key=lambda edit: (edit.env_step, edit.update)))
 
     def asked(self, env_step: int, update: int) -> list[Request]:
@@ -119,7 +119,10 @@ def forget_edits(run_dir: Path, lines: int) -> list[Edit]:
 
     Raises `ConfigError` for a torn record, and `OSError`; then nothing is cut.
     """
-    forgotten = [edit for edit in read_edits(run_dir)[lines:] if edit.taken]
+    try:
+        forgotten = [edit for edit in read_edits(run_dir)[lines:] if edit.taken]
+    except ConfigError as error:
+        raise ConfigError(f"{error}; mend or remove that line") from None
     if (run_dir / RECORD).is_file():
         stored = (run_dir / RECORD).read_bytes().splitlines(keepends=True)
         rewrite(run_dir / RECORD, stored, [text for text in stored[:lines] if text.endswith(b"\n")])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ def rewrite(file: Path, lines: list[bytes], kept: list[bytes]) -> None:
         return
     temporary = file.with_suffix(".partial")
     try:
-        temporary.write_bytes(b"".join(kept))
+        with temporary.open("wb") as opened:
+            opened.write(b"".join(kept))
+            opened.flush()
+            os.fsync(opened.fileno())
         temporary.replace(file)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -38,7 +38,7 @@ def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
         checkpoints = run_dir / "checkpoints"
         if checkpoints.exists() and not os.access(checkpoints, os.W_OK):
             raise ConfigError(f"--run-dir {run_dir}: {checkpoints} is not writable, and training saves there")
-        if not begun and run_dir.exists() and {path.name for path in run_dir.iterdir()} - {LOCK}:
+        if not begun and run_dir.exists() and {path.name for path in run_dir.iterdir()} - {LOCK, PARTIAL}:
             raise ConfigError(f"--run-dir {run_dir} holds something else than a run; name an empty or a new one")
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: {error.strerror}") from None
@@ -71,7 +71,7 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-LOCK = ".lock"
+LOCK, PARTIAL = ".lock", "config.partial"
 LOOK_SECONDS = 0.5
 """Within which a lock that is only looked at, as `is_training` does for microseconds, is free again."""
 

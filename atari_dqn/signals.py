@@ -44,15 +44,16 @@ class StopRequest:
             self._breaks = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            if sys.stdout.isatty():
+        if number == signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)  # a shell that ends and its terminal send one each
+            for stream in (sys.stdout, sys.stderr):  # which nobody reads, and which would raise when written to
+                if stream is not None and stream.isatty():
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        elif self._asked:
+            if sys.stdout is not None and sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the panel had hidden the cursor
             os._exit(128 + number)
         self._asked = True
-        if number == signal.SIGHUP:  # nobody reads on, and writing to a terminal that is gone would raise
-            for stream in (sys.stdout, sys.stderr):
-                if stream.isatty():
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if self._breaks:
             raise KeyboardInterrupt
 

@@ -128,8 +128,6 @@ def _train(
     console: Console,
     stop: StopRequest,
 ) -> int:
-    from torch import OutOfMemoryError
-
     from atari_dqn.checkpoint import CheckpointStore
     from atari_dqn.envs.pool import WorkerError
     from atari_dqn.labml_link import LabmlLink
@@ -138,12 +136,14 @@ def _train(
     from atari_dqn.training import NotSaved, Training
 
     threads = set_up_torch(config)
-    trainer = Trainer(config, spec)
+    trainer, store = Trainer(config, spec), CheckpointStore(run_dir)
     try:
-        skipped = trainer.resume(CheckpointStore(run_dir))
-    except (ConfigError, OutOfMemoryError):
+        skipped = trainer.resume(store)
+    except ConfigError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:  # whole, and yet not a run's
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(f"the newest checkpoint in {run_dir} does not fit this run: {error}") from None
     for line in skipped:
         console.print(line, highlight=False, soft_wrap=True)
@@ -161,8 +161,11 @@ def _train(
         if trainer.env_steps >= config.run.total_env_steps:
             console.print("nothing left to do: raise --total-env-steps to go on", highlight=False)
             return cli.DONE
-    elif init_from is not None:
-        trainer.init_from(init_from)
+    else:
+        if (run_dir / "metrics.jsonl").exists():
+            console.print(f"{run_dir} has no checkpoint yet: it begins anew", highlight=False, soft_wrap=True)
+        if init_from is not None:
+            trainer.init_from(init_from)
     device, precision = trainer.device, trainer.learner.precision
     with _writing(run_dir):
         describe_run(config, run_dir, device=str(device), precision=precision, torch_threads=threads)
@@ -187,10 +190,11 @@ def _train(
         with _writing(run_dir):
             training = Training(trainer, run_dir, monitor, stop.asked, repeated)
         done = training.run()
-    except (NotSaved, FloatingPointError) as error:
+    except (NotSaved, InexactError, FloatingPointError) as error:
         raise cli.CommandFailed(str(error)) from None
-    except (WorkerError, InexactError) as error:
-        raise cli.CommandFailed(f"{error}\n{run_dir} can be continued from its newest checkpoint") from None
+    except WorkerError as error:
+        whence = f"\n{run_dir} can be continued from its newest checkpoint" if store.steps() else ""
+        raise cli.CommandFailed(f"{error}{whence}") from None
     finally:
         monitor.close()
     if done:

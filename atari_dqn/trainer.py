@@ -120,18 +120,27 @@ class Trainer:
         if not same.all():
             raise InexactError(
                 f"env {int(np.argmin(same))} of {self.spec.env_id} did not come back as it was: it is no function of"
-                " its seed and its actions; without --deterministic the run goes on, its unfinished episodes cut"
+                " its seed and its actions; with --no-deterministic the run goes on, its unfinished episodes cut"
             )
 
     def iterate(self) -> None:
-        """One decision of every env, and the updates that are due, overlapped."""
+        """One decision of every env, and the updates that are due, overlapped.
+
+        When it raises, updates may have been made and the decision was not: the same one is to be made again.
+        """
         assert self.workers is not None, "start() comes first"
         self.replay.beta.fill_(self.beta(self.env_steps))
-        actions = self.actor.act(self.replay.latest_observation(), self.epsilons())
-        self.workers.send(actions)
-        for _ in range(self.updates_due()):
-            self.learner.update()
-        self.observe(actions, self.workers.recv())
+        undecided = self.actor.state()
+        try:
+            actions = self.actor.act(self.replay.latest_observation(), self.epsilons())
+            self.workers.send(actions)
+            for _ in range(self.updates_due()):
+                self.learner.update()
+            step = self.workers.recv()
+        except BaseException:
+            self.actor.load(undecided)
+            raise
+        self.observe(actions, step)
 
     def epsilons(self) -> float | npt.NDArray[np.float64]:
         """Of all envs, or of each: 1 before learning starts, since an untrained network's moves are one action over and
@@ -221,7 +230,7 @@ class Trainer:
         return store.save(self.env_steps, Snapshot(counters, learner, replay, frames, envs), score)
 
     def resume(self, store: CheckpointStore) -> list[str]:
-        """Continue from the newest whole checkpoint, if there is one. Returns a line about each one skipped.
+        """Continue from the newest whole checkpoint, if there is one. Returns lines: which were skipped, what is cut.
 
         Live edits hold on, except where a flag has changed since. In an exact run the unfinished games go on. Otherwise
         the envs start new ones, and the unfinished are cut as truncations: no transition joins the two.
@@ -244,6 +253,8 @@ class Trainer:
             if self.config.run.deterministic:
                 self._envs_before = snapshot.envs
             if not self._envs_before:
+                if self.config.run.deterministic:
+                    skipped.append("the games under way are cut: the checkpoint is of a run without --deterministic")
                 self.replay.cut()
                 self.episodes.abandon(np.ones(self.config.num_envs, dtype=bool))
                 # Other games than those already played, yet the same ones whenever this checkpoint is continued.
@@ -257,10 +268,9 @@ class Trainer:
 
     def init_from(self, file: Path) -> None:
         """Take over the weights of another run's checkpoint. Raises `ConfigError` when they do not fit or are NaN."""
-        weights = load_weights(file, self.device)
-        if where := where_not_finite(weights):
+        self.learner.load_weights(load_weights(file, self.device), file)
+        if where := where_not_finite(self.learner.online.state_dict()):
             raise ConfigError(f"--init-from {file}: {where}")
-        self.learner.load_weights(weights, file)
 
 
 def make_replay(

@@ -6,6 +6,7 @@ All of it happens between two iterations, where all is quiet, and none of it cha
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
 from collections.abc import Callable, Sequence
@@ -62,10 +63,12 @@ class Training:
         self._store = CheckpointStore(run_dir, trainer.config.run.keep_checkpoints)
         self._failed_saves = 0
         """in a row"""
+        self._saved: tuple[int, ...] = ()
+        """which state was saved last"""
         for edit in forget_edits(run_dir, trainer.edit_lines):
             monitor.say(f"forgotten, for it came after the checkpoint: {edit}")
-        self._desk = EditDesk(run_dir, repeated, trainer.env_steps)
-        self._began = time.monotonic()
+        self._desk = EditDesk(run_dir, repeated, trainer.env_steps, trainer.learner.updates)
+        self._began = self._tried = time.monotonic()
         self._replaced = 0
         """workers"""
         self._skipped = trainer.learner.skipped().in_all
@@ -103,7 +106,7 @@ class Training:
                 if row or _crossed(before, now, run.log_interval):
                     monitor.write(self._row() | row)
                     logged = now
-                if _crossed(before, now, run.checkpoint_interval) and now < total:
+                if (_crossed(before, now, run.checkpoint_interval) or self._overdue()) and now < total:
                     self._save()
                 if _crossed(updates, learner.updates, LOOK_INTERVAL):
                     stuck = learner.skipped().in_a_row >= SKIPPED_LIMIT
@@ -159,30 +162,40 @@ class Training:
             )
         workers.troubles.clear()
 
+    def _overdue(self) -> bool:
+        """It is long since a checkpoint was saved, or tried to be."""
+        minutes = self.trainer.config.run.checkpoint_minutes
+        return bool(minutes) and time.monotonic() - self._tried > 60 * minutes
+
     def _save(self, last: bool = False) -> str:
         """Save, and say how long it took; or sound the alarm. Returns the problem, one line, if there is one; of the
         `last` save it is not said here, for the run ends with it.
         """
         trainer, monitor = self.trainer, self.monitor
+        state, self._tried = (trainer.replay.newest, trainer.learner.updates, self._desk.lines), time.monotonic()
+        if state == self._saved:
+            return ""
         monitor.tick(trainer.env_steps, "saving")
         began = time.monotonic()
         try:
             path = trainer.save(self._store, self._desk.lines)
+            size = sum(file.stat().st_size for file in path.iterdir())
         except OSError as error:
             self._failed_saves += 1
-            left, _ = self._store.newest_whole()
+            left = None
+            with contextlib.suppress(OSError):
+                left, _ = self._store.newest_whole()
             problem = (
                 f"NOT SAVED at env step {trainer.env_steps:,}: {error.strerror or error};"
-                f" {f'the last whole checkpoint is {left}' if left else 'there is no checkpoint yet'};"
+                f" {f'the last whole checkpoint is {left}' if left else 'there is no whole checkpoint'};"
                 f" {ADVICE.get(error.errno or 0, 'see to the disk')} of {self._store.directory}"
             )
             monitor.alarm(f"NOT SAVED since env step {left.name if left else 0}")
             if not last:
                 monitor.say(problem)
             return problem
-        self._failed_saves = 0
+        self._saved, self._failed_saves = state, 0
         monitor.alarm("")
-        size = sum(file.stat().st_size for file in path.iterdir())
         monitor.say(f"env step {trainer.env_steps:,} saved: {size / 1e6:,.1f} MB in {time.monotonic() - began:.2f} s")
         return ""
 

@@ -194,7 +194,7 @@ def test_edits_are_repeated_at_their_counts_or_at_the_first_past_them(tmp_path: 
         dataclasses.replace(edit("beta", SCHEDULE, at / 100, env_step=at, undo=at == 9), update=update)
         for at, update in counts
     ]
-    desk = EditDesk(tmp_path, repeated, env_step=8)
+    desk = EditDesk(tmp_path, repeated, env_step=8, update=3)
     asked = [desk.asked(env_step, update) for env_step, update in ((8, 9), (9, 4), (9, 5), (24, 0), (32, 50))]
     assert [[request.value for request in at_once] for at_once in asked] == [[], [], [0.09], [0.16], []]
     assert asked[2] == [Request("beta", 0.09, "replay", undo=True)], "or the repeated run could not be undone alike"
@@ -222,7 +222,7 @@ def test_a_full_disk_leaves_no_torn_line_in_the_record(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, before[1]))
     try:
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="File too large"):
             desk.record(live.decide(new_request("beta", 0.6), 48, 4))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

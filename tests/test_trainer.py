@@ -242,6 +242,20 @@ def test_a_worker_that_dies_again_and_again_ends_the_run_and_costs_no_learning(t
     assert weights(resumed) == weights(trainer)
 
 
+def test_a_slow_run_saves_by_the_clock_and_that_changes_nothing(tmp_path: Path) -> None:
+    def trained(run_dir: Path, minutes: float) -> tuple[str, list[int]]:
+        run_dir.mkdir()
+        trainer = make_trainer(total_env_steps=400, checkpoint_minutes=minutes, keep_checkpoints=1_000)
+        monitor = Monitor(run_dir, Console(quiet=True), "test", 400, 0)
+        assert Training(trainer, run_dir, monitor, lambda: False).run()
+        monitor.close()
+        return weights(trainer), CheckpointStore(run_dir).steps()
+
+    slow, often = trained(tmp_path / "slow", minutes=1e-9)
+    assert len(often) > 10
+    assert trained(tmp_path / "never", minutes=0.0) == (slow, often[-1:])
+
+
 def test_watching_changes_nothing(tmp_path: Path) -> None:
     """Rows, evaluations and checkpoints are read off the run and touch no random number of it."""
 

@@ -37,12 +37,11 @@ class History:
         return len(self._actions)
 
     def draw(self, envs: npt.NDArray[np.bool_]) -> Ints:
-        """The next seeds of `envs` (bool [num_envs]): [num_envs], `NO_SEED` for the others."""
+        """Next seeds of `envs` (bool [num_envs]): [num_envs], `NO_SEED` for the others; used once `add` has them."""
         seeds = np.full(len(envs), NO_SEED)
         for env in np.flatnonzero(envs):
             entropy = (self._seed, int(env), int(self._drawn[env]))
             seeds[env] = np.random.SeedSequence(entropy).generate_state(1)[0] >> 1
-            self._drawn[env] += 1
         return seeds
 
     def due(self, over: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -53,10 +52,11 @@ class History:
 
     def add(self, actions: npt.NDArray[np.integer[Any]], seeds: Ints) -> None:
         """Write a finished tick down: its actions, and the seeds from which envs began anew at its end."""
+        seeded = seeds != NO_SEED
+        self._drawn += seeded
         if self._every is None:
             return
         self._actions.append(actions.astype(np.int32))
-        seeded = seeds != NO_SEED
         if seeded.any():
             self.seeds[seeded] = seeds[seeded]
             self._anchor[seeded] = len(self._actions) - 1
@@ -64,22 +64,26 @@ class History:
             del self._actions[:past]
             self._anchor -= past
 
-    def ticks(self) -> Iterator[tuple[npt.NDArray[np.int32], Ints | None]]:
-        """Actions and seeds (None: no env is seeded) of all ticks since the oldest anchor, before which all envs are
-        seeded. An env with a later one plays on without meaning until then."""
-        for tick, actions in enumerate(self._actions):
-            seeded = self._anchor == tick
-            yield actions, np.where(seeded, self.seeds, NO_SEED) if seeded.any() else None
+    @property
+    def anchors(self) -> Ints:
+        """[num_envs], the tick of `ticks` at whose end each env began from its seed; -1: before the first"""
+        return self._anchor
+
+    def ticks(self) -> Iterator[npt.NDArray[np.int32]]:
+        """The actions of each tick since the oldest anchor, [num_envs]."""
+        yield from self._actions
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """All that `load` needs; empty when nothing is written down."""
         if self._every is None:
             return {}
         actions = np.stack(self._actions) if self._actions else np.empty((0, len(self.seeds)), np.int32)
-        return {"seeds": self.seeds, "drawn": self._drawn, "anchor": self._anchor, "actions": actions}
+        seed = np.array(self._seed)
+        return {"seed": seed, "seeds": self.seeds, "drawn": self._drawn, "anchor": self._anchor, "actions": actions}
 
     def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take over a `state()`."""
+        """Take over a `state()`, and with it the seed that all later ones are drawn from."""
+        self._seed = int(state["seed"])
         self.seeds, self._drawn, self._anchor = (state[name].copy() for name in ("seeds", "drawn", "anchor"))
         self._actions = list(state["actions"])
 

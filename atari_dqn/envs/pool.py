@@ -8,9 +8,8 @@ anew, as after the end of an episode. No process outlives the pool, whatever end
 from __future__ import annotations
 
 import ctypes
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from multiprocessing import util
 from typing import Any
@@ -20,9 +19,9 @@ import numpy.typing as npt
 
 from atari_dqn.envs import worker
 from atari_dqn.envs.block import StepResult, block_bytes, map_block, room_fault
-from atari_dqn.envs.history import History
+from atari_dqn.envs.history import NO_SEED, History
 from atari_dqn.envs.make import EnvSpec, Protocol
-from atari_dqn.envs.worker_process import CONTEXT, GRACE, Stacks, WorkerProcess
+from atari_dqn.envs.worker_process import CONTEXT, GRACE, Failures, Stacks, WorkerProcess, cores_of
 from atari_dqn.processes import quiet_spawn
 
 START_DEADLINE = 120.0
@@ -30,8 +29,6 @@ START_DEADLINE = 120.0
 ANCHOR_EVERY = 10_000
 """Ticks after which an exact run seeds an env anew. It costs 85 ms each time for an Atari game, 2%, and at a resume up
 to so many ticks, and a game, are played again."""
-SOUND_TICKS = 1_000
-"""Ticks after which a worker's former failures are forgiven."""
 
 
 class WorkerError(RuntimeError):
@@ -66,41 +63,49 @@ class WorkerPool:
         self.troubles: list[str] = []
         """What befell workers that were replaced since this was last emptied; for the user"""
         self._envs_per_worker = envs_per_worker
-        self._deadline, self._restarts = deadline, restarts
+        self._deadline = deadline
         self._history_of = (seed, self.num_envs, ANCHOR_EVERY if exact else None)
         self._exact, self._on_wait = exact, on_wait
         self._was_reset = self._sent = False
         self._over = np.zeros(self.num_envs, np.bool_)
+        self._no_seeds = np.full(self.num_envs, NO_SEED)
         self._failed: dict[int, str] = {}
         """workers that could not be told what to do, and why"""
         self._ticks = 0
-        self._causes: list[list[str]] = [[] for _ in range(num_workers)]
-        """of each worker's failures in a row"""
-        self._failed_at = [0] * num_workers
-        self._cores = _cores_of(num_workers)
+        self._failures = [Failures(restarts) for _ in range(num_workers)]
+        self._cores = cores_of(num_workers)
         needed = block_bytes(self.num_envs, spec.frame_shape, spec.frame_dtype)
         if fault := room_fault(needed):
             raise WorkerError(fault)
-        self._block = CONTEXT.RawArray(ctypes.c_byte, needed)
-        self._result, self._orders = map_block(self._block, self.num_envs, spec.frame_shape, spec.frame_dtype)
         self._workers: list[WorkerProcess] = []
-        self._stacks = Stacks()
+        try:
+            self._block = CONTEXT.RawArray(ctypes.c_byte, needed)
+            self._stacks = Stacks()
+        except OSError as error:
+            raise WorkerError(f"the workers' shared memory or pipes cannot be made: {error}") from None
+        self._result, self._orders = map_block(self._block, self.num_envs, spec.frame_shape, spec.frame_dtype)
         # runs once: at close, when the pool is forgotten, or before multiprocessing would join workers at exit
         self._stop = util.Finalize(self, _stop, args=(self._workers, self._stacks), exitpriority=10)
         try:
             with quiet_spawn():
                 for index in range(num_workers):
                     self._workers.append(self._start(index))
+            self._must(self._outcomes(range(num_workers), START_DEADLINE))
+        except OSError as error:
+            self._kill()
+            raise WorkerError(f"{self._name(len(self._workers))} cannot be started: {error}") from None
         except BaseException:
             self._kill()
             raise
-        self._must(self._outcomes(range(num_workers), START_DEADLINE))
 
     def reset(self) -> StepResult:
         """Start an episode in every env from its seed, as at the pool's beginning. `is_reset` is True for all."""
         self._check_idle()
         self._history = History(*self._history_of)
-        return self._begin()
+        self._reset(range(len(self._workers)), self._history.seeds)
+        self._over[:] = False
+        self._was_reset = True
+        return self._result
 
     def send(self, actions: npt.NDArray[np.integer[Any]]) -> None:
         """Let every env take its action, [N] integers, and return at once; `recv` brings what came of it.
@@ -118,13 +123,10 @@ class WorkerPool:
         if wrong.size:
             env = int(wrong[0])
             raise ValueError(f"action {actions[env]} of env {env} is not from 0 to {self.spec.num_actions - 1}")
-        command = worker.STEP
-        if self._exact:
-            due = self._history.due(self._over)
-            self._seeds = self._history.draw(due)
-            if due.any():
-                self._orders.seeds[:] = self._seeds
-                command = worker.STEP_AND_SEED
+        command, self._seeds = worker.STEP, self._no_seeds
+        if self._exact and (due := self._history.due(self._over)).any():
+            self._orders.seeds[:] = self._seeds = self._history.draw(due)
+            command = worker.STEP_AND_SEED
         self._orders.actions[:] = actions
         self._failed = self._command(command, range(len(self._workers)))
         self._sent = True
@@ -142,8 +144,9 @@ class WorkerPool:
         failed = self._failed | self._outcomes(told, self._deadline)
         if failed:
             self._replace(failed)
-        if self._exact:
+        if failed or self._exact:
             self._history.add(self._orders.actions, self._seeds)
+        if self._exact:
             self._over = self._result.terminated | self._result.truncated
         self._sent = False
         return self._result
@@ -158,18 +161,24 @@ class WorkerPool:
         `on_tick` is called after each with how many are done, of how many. Raises `WorkerError` when a worker fails.
         """
         self._check_idle()
-        self._history = History(*self._history_of)
-        self._history.load(state)
-        self._begin()
-        everyone = range(len(self._workers))
-        for done, (actions, seeds) in enumerate(self._history.ticks(), start=1):
+        self._history = history = History(*self._history_of)
+        history.load(state)
+        # A worker begins when the first of its envs does, not before: what had befallen its forerunner was done by
+        # actions of then. Its other envs play on without meaning until their own time comes.
+        began = history.anchors.reshape(len(self._workers), -1).min(axis=1)
+        everyone = np.arange(len(self._workers))
+        self._reset(everyone[began < 0], history.seeds)
+        for tick, actions in enumerate(history.ticks()):
             self._orders.actions[:] = actions
-            if seeds is not None:
-                self._orders.seeds[:] = seeds
-            failed = self._command(worker.STEP if seeds is None else worker.STEP_AND_SEED, everyone)
-            self._must(failed or self._outcomes(everyone, self._deadline))
-            on_tick(done, len(self._history))
+            seeded = history.anchors == tick
+            self._orders.seeds[:] = np.where(seeded, history.seeds, NO_SEED)
+            playing = everyone[began < tick]
+            failed = self._command(worker.STEP_AND_SEED if seeded.any() else worker.STEP, playing)
+            self._must(failed or self._outcomes(playing, self._deadline))
+            self._reset(everyone[began == tick], history.seeds)
+            on_tick(tick + 1, len(history))
         self._over = self._result.terminated | self._result.truncated
+        self._was_reset = True
         return self._result
 
     @property
@@ -196,14 +205,11 @@ class WorkerPool:
         if self._sent:
             raise RuntimeError("the last send waits for its recv")
 
-    def _begin(self) -> StepResult:
-        everyone = range(len(self._workers))
-        self._orders.seeds[:] = self._history.seeds
-        failed = self._command(worker.RESET, everyone)
-        self._must(failed or self._outcomes(everyone, max(self._deadline, START_DEADLINE)))
-        self._over[:] = False
-        self._was_reset = True
-        return self._result
+    def _reset(self, workers: Collection[int], seeds: npt.NDArray[np.int64]) -> None:
+        if len(workers):
+            self._orders.seeds[:] = seeds
+            failed = self._command(worker.RESET, workers)
+            self._must(failed or self._outcomes(workers, max(self._deadline, START_DEADLINE)))
 
     def _start(self, index: int) -> WorkerProcess:
         arguments = (self._block, self.spec, self._protocol, self._cores[index], self.num_envs, self._envs_of(index))
@@ -236,35 +242,38 @@ class WorkerPool:
     def _replace(self, failed: dict[int, str]) -> None:
         """Put new workers, their envs begun anew, in the place of failed ones, which may take several attempts."""
         while failed:
-            begun = np.zeros(self.num_envs, np.bool_)
-            with quiet_spawn():
-                for index, what in failed.items():
-                    self._count(index, what)
-                    begun[self._envs_of(index)] = True
-                    former = self._workers[index]
-                    former.kill()
-                    former.close_pipes()
-                    former.end(0)
-                    self._workers[index] = self._start(index)
-            again, seeds = list(failed), self._history.draw(begun)
+            again, begun = list(failed), np.zeros(self.num_envs, np.bool_)
+            for index, what in failed.items():
+                self._count(index, what)
+                begun[self._envs_of(index)] = True
+                former = self._workers[index]
+                former.kill()
+                former.close_pipes()
+                former.end(0)
+            failed = self._start_again(again)
+            seeds = self._history.draw(begun)
             self._orders.seeds[:] = seeds
-            failed = self._outcomes(again, START_DEADLINE)
+            failed |= self._outcomes(_without(again, failed), START_DEADLINE)
             failed |= self._command(worker.RESET, _without(again, failed))
             failed |= self._outcomes(_without(again, failed), max(self._deadline, START_DEADLINE))
-            if self._exact:
-                self._seeds = np.where(begun, seeds, self._seeds)
+            self._seeds = np.where(begun, seeds, self._seeds)
+
+    def _start_again(self, workers: Iterable[int]) -> dict[int, str]:
+        """Put new processes in the place of `workers`. Returns why some could not be started."""
+        failed = {}
+        with quiet_spawn():
+            for index in workers:
+                try:
+                    self._workers[index] = self._start(index)
+                except OSError as error:
+                    failed[index] = f"cannot be started again: {error}"
+        return failed
 
     def _count(self, index: int, what: str) -> None:
         """Note a failure; raises `WorkerError` when it is one too many in a row."""
-        causes = self._causes[index]
-        if self._ticks - self._failed_at[index] > SOUND_TICKS:
-            causes.clear()
-        causes.append(what)
-        self._failed_at[index] = self._ticks
-        if len(causes) > self._restarts:
+        if too_many := self._failures[index].add(what, self._ticks):
             self._kill()
-            often = f"failed {len(causes)} times in a row; at first it " if len(causes) > 1 else ""
-            raise WorkerError(f"{self._name(index)} {often}{causes[0]}")
+            raise WorkerError(f"{self._name(index)} {too_many}")
         self.troubles.append(f"{self._name(index)} {what}")
 
     def _envs_of(self, index: int) -> slice:
@@ -293,15 +302,3 @@ def _stop(workers: list[WorkerProcess], stacks: Stacks) -> None:
 
 def _without(workers: Iterable[int], failed: Mapping[int, str]) -> list[int]:
     return [index for index in workers if index not in failed]
-
-
-def _cores_of(num_workers: int) -> list[int | None]:
-    """A core for each worker where they share out all cores evenly, else None for each: go where the system likes.
-
-    Left to the system, workers woken together gather on one core while the other idles: 8 workers of one env on 2 cores
-    are 4% faster in their places. With cores to spare it finds a free one itself, and knows which the learner takes.
-    """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if not cores or num_workers % len(cores):
-        return [None] * num_workers
-    return [cores[index % len(cores)] for index in range(num_workers)]

@@ -23,6 +23,8 @@ from atari_dqn.processes import end_with_parent
 
 START, RESET, STEP, STEP_AND_SEED = b"b", b"r", b"s", b"a"
 DONE, FAILED = b".", b"!"
+MOST_TROUBLE = 2**15
+"""Bytes of a traceback that are told, the last ones: a pipe takes them at once."""
 
 
 class Envs:
@@ -144,7 +146,7 @@ def serve(
         try:
             os.write(answers.fileno(), FAILED if trouble else DONE)
             if trouble:
-                answers.send_bytes(trouble.encode())
+                answers.send_bytes(trouble.encode(errors="backslashreplace")[-MOST_TROUBLE:])
             else:
                 command = os.read(commands.fileno(), 1)
         except OSError:

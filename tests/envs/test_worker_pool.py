@@ -329,6 +329,6 @@ def test_workers_that_share_the_cores_evenly_keep_to_one_each(
 
 
 def test_a_worker_that_may_not_choose_its_core_runs_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atari_dqn.envs.pool._cores_of", lambda num_workers: [1 << 20] * num_workers)
+    monkeypatch.setattr("atari_dqn.envs.pool.cores_of", lambda num_workers: [1 << 20] * num_workers)
     with pool_of("CartPole-v1", 2, 1) as pool:
         assert pool.reset().is_reset.all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import io
 import json
+import math
 import os
 import pickle
 import random
@@ -25,6 +26,7 @@ from atari_dqn.checkpoint import CheckpointStore, load_weights
 from atari_dqn.checkpoint_files import MANIFEST, Snapshot
 from atari_dqn.config import ConfigError, TrainConfig
 from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.runs import check_run_dir
 from atari_dqn.trainer import Trainer
 from tests.test_train_command import SHORT, run
 
@@ -204,7 +206,9 @@ class Broadcast:
         self.size, self.stride, self.stored = size, stride, stored
 
 
-def archive(file: Path, content: Any, compression: int = zipfile.ZIP_STORED, extra: bytes = b"") -> Path:
+def archive(
+    file: Path, content: Any, compression: int = zipfile.ZIP_STORED, extra: bytes = b"", pickled: str = "data.pkl"
+) -> Path:
     """What torch.save would make of `content`, if it let us."""
 
     class Pickler(pickle.Pickler):
@@ -223,10 +227,16 @@ def archive(file: Path, content: Any, compression: int = zipfile.ZIP_STORED, ext
     text = io.BytesIO()
     Pickler(text, protocol=2).dump(content)
     with zipfile.ZipFile(file, "w", compression) as opened:
-        members = {"data.pkl": text.getvalue(), "data/0": bytes(16), "byteorder": b"little", "version": b"3\n"}
+        members = {pickled: text.getvalue(), "data/0": bytes(16), "byteorder": b"little", "version": b"3\n"}
         for name, member in (members | ({"data/1": extra} if extra else {})).items():
             opened.writestr(f"archive/{name}", member)
     return file
+
+
+def many_members(file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as opened:
+        for number in range(20_000):
+            opened.writestr(f"archive/data/{number}", b"")
 
 
 @pytest.fixture
@@ -251,8 +261,11 @@ def test_a_hostile_archive_runs_nothing_and_takes_no_memory(tmp_path: Path) -> N
         ("bytes; at most", lambda: archive(file, {"online": {}}, extra=bytes(1 << 24))),
         ("no archive of tensors", lambda: archive(file, {"online": {"weight": Broadcast(4, 1, 1 << 40)}})),
         ("no archive of tensors", lambda: archive(file, {"online": {"weight": Broadcast(1 << 40, 1, 4)}})),
-        ("no archive of tensors", lambda: file.write_bytes(pickle.dumps({"online": Runs(trace)}))),
-        ("no archive of tensors", lambda: file.write_bytes(b"PK\x03\x04" + bytes(100))),
+        ("names __builtin__ bytearray", lambda: archive(file, {"online": Grows()}, pickled="DATA.PKL")),
+        ("is no archive$", lambda: file.write_bytes(pickle.dumps({"online": Runs(trace)}))),
+        ("is no archive$", lambda: file.write_bytes(pickle.dumps(Grows()) + archive(file, {}).read_bytes())),
+        ("is no archive$", lambda: file.write_bytes(b"PK\x03\x04" + bytes(100))),
+        ("too many members", lambda: many_members(file)),
         ("holds no dict", lambda: archive(file, [1, 2])),
         ("a pickle of", lambda: archive(file, {"online": "x" * (MOST_PICKLE + 1)})),
     ]
@@ -286,6 +299,14 @@ def test_weights_of_another_shape_are_refused_before_they_are_copied(tmp_path: P
     file = archive(tmp_path / "learner.pt", {"online": {name: Broadcast(1 << 40, 0, 4)}})
     with pytest.raises(ConfigError, match="another network's"):
         trainer.init_from(file)
+    torch.save({"online": {name: torch.zeros(0)}}, file)
+    with pytest.raises(ConfigError, match="another network's"):
+        trainer.init_from(file)
+    broken = {name: torch.full_like(tensor, math.nan) for name, tensor in trainer.learner.online.state_dict().items()}
+    torch.save({"online": broken}, file)
+    with pytest.raises(ConfigError, match="NaN or infinity is in"):
+        trainer.init_from(file)
+    trainer = cartpole()
     state = trainer.learner.state()
     huge = torch.zeros(1).expand(1 << 40)
     with pytest.raises(ConfigError, match="the optimizer's state"):
@@ -356,6 +377,27 @@ def test_what_is_set_aside_twice_keeps_both(tmp_path: Path) -> None:
         _, skipped = store.load_newest(CPU, empty_frames())
         assert "replay.pt has 0 bytes" in skipped[0]
     assert sorted(path.name for path in store.directory.glob("2.*")) == ["2.damaged", "2.damaged.2"]
+
+
+def test_checkpoints_that_cannot_be_seen_are_not_taken_for_none(tmp_path: Path) -> None:
+    """A link to a disk that is not there; or something else in their place."""
+    store = CheckpointStore(tmp_path)
+    store.directory.symlink_to(tmp_path / "unmounted")
+    for what in ("No such file", "Not a directory"):
+        with pytest.raises(ConfigError, match=what):
+            store.load_newest(CPU, empty_frames())
+        with pytest.raises(ConfigError, match=what):
+            store.find("latest")
+        store.directory.unlink()
+        store.directory.touch()
+
+
+def test_a_run_killed_before_its_config_was_whole_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "config.partial").write_text('{"env_id": "Cart')
+    check_run_dir(TrainConfig(), tmp_path)
+    (tmp_path / "else").touch()
+    with pytest.raises(ConfigError, match="holds something else"):
+        check_run_dir(TrainConfig(), tmp_path)
 
 
 def test_a_command_that_is_given_a_hostile_file_says_one_line(tmp_path: Path) -> None:

@@ -310,7 +310,7 @@ def test_a_run_that_could_not_save_at_its_end_fails_in_one_line(tmp_path: Path) 
     result = run_limited(12_000, command, tmp_path, stdout=subprocess.PIPE)
     assert result.returncode == 1
     assert result.stderr.startswith("error: NOT SAVED at env step 1,20")
-    assert "File too large; there is no checkpoint yet;" in result.stderr
+    assert "File too large; there is no whole checkpoint;" in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout.count("NOT SAVED") == 1, "of env step 1,000"
     assert len(rows(tmp_path / "a")) == 12

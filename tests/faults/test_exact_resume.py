@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import signal
@@ -18,15 +19,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from atari_dqn.checkpoint import CheckpointStore
 from atari_dqn.config import TrainConfig
 from atari_dqn.envs import pool as pools
+from atari_dqn.envs import worker_process
 from atari_dqn.envs.history import NO_SEED, History
 from atari_dqn.envs.make import PROTOCOLS, env_spec
 from atari_dqn.envs.pool import WorkerPool
 from atari_dqn.live import Request
+from atari_dqn.monitor import Monitor
 from atari_dqn.trainer import InexactError, Trainer
+from atari_dqn.training import Training
+from tests.stubs import Fragile
 from tests.test_train_command import SHORT, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -172,6 +178,115 @@ def test_a_run_whose_worker_was_replaced_is_cut_in_two_alike(tmp_path: Path, mon
         assert digest(second) == expected
 
 
+def test_a_run_that_was_exact_only_from_some_time_on_is_cut_in_two_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its envs' seeds are derived from where the flag was given first; so they must be after the next resume."""
+    monkeypatch.setattr(pools, "ANCHOR_EVERY", 30)
+    first, second = CheckpointStore(tmp_path / "inexact"), CheckpointStore(tmp_path / "exact")
+    with running(deterministic=False, precision="fp32") as inexact:
+        iterate(inexact, 60)
+        inexact.save(first)
+    whole = make_trainer()
+    try:
+        (line,) = whole.resume(first)
+        assert "cut: the checkpoint is of a run without --deterministic" in line
+        whole.start()
+        iterate(whole, 60)
+        whole.save(second)
+        iterate(whole, 250)
+        expected = digest(whole)
+        assert (whole.workers.state()["drawn"] > 1).all()  # type: ignore[union-attr]
+    finally:
+        whole.close()
+    with running(second) as again:
+        iterate(again, 250)
+        assert digest(again) == expected
+
+
+class Hurry(Exception):
+    """What a stop raises where a worker keeps it waiting."""
+
+
+def test_a_run_stopped_in_mid_tick_is_cut_in_two_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is silent, the tick under way is given up, and the same one is made after the resume."""
+    monkeypatch.setattr(pools, "ANCHOR_EVERY", 20)
+    store = CheckpointStore(tmp_path)
+    with running() as whole:
+        iterate(whole, 300)
+        expected = digest(whole)
+
+    def hurry(whose: str) -> None:
+        assert whose.startswith("worker 1 (envs 2 to 3 of ALE/Breakout-v5) has been silent")
+        raise Hurry
+
+    stopped, cuts = make_trainer(), 0
+    try:
+        stopped.start(hurry)
+        while cuts < 4 and stopped.replay.newest < 300:
+            assert stopped.workers is not None
+            # In the middle of games, and at a tick in which an env is to be seeded anew.
+            if cuts < 3 or (stopped.replay.ring.ended.any() and stopped.replay.newest > 150):
+                os.kill(stopped.workers.pids[1], signal.SIGSTOP)
+                with monkeypatch.context() as patch:
+                    patch.setattr(worker_process, "QUIET", 0.2)
+                    with pytest.raises(Hurry):
+                        stopped.iterate()
+                stopped.save(store)
+                stopped.close()
+                cuts += 1
+                stopped = make_trainer()
+                assert stopped.resume(store) == []
+                stopped.start(hurry)
+            iterate(stopped, 17 if cuts < 3 else 1)
+        assert cuts == 4
+        iterate(stopped, 300 - stopped.replay.newest)
+        assert digest(stopped) == expected
+    finally:
+        stopped.close()
+
+
+def test_what_an_action_did_to_a_former_worker_is_not_done_again() -> None:
+    """The tick that it failed at is before its successor's time."""
+    spec = env_spec("tests.stubs:Fragile-v0", PROTOCOLS["nature"], 4)
+    settings: dict[str, Any] = {"num_workers": 2, "envs_per_worker": 2, "seed": 3, "exact": True}
+    with WorkerPool(spec, PROTOCOLS["nature"], restarts=1, **settings) as pool:
+        pool.reset()
+        for tick in range(9):
+            pool.send(np.array([0, 0, 0, Fragile.FAULTS.index("raise") if tick == 4 else 0]))
+            frames = pool.recv().frames.copy()
+        assert len(pool.troubles) == 1
+        with WorkerPool(spec, PROTOCOLS["nature"], **settings) as other:
+            np.testing.assert_array_equal(other.restore(pool.state(), lambda done, of: None).frames, frames)
+            for each in (pool, other):
+                each.send(np.zeros(4, np.int64))
+            np.testing.assert_array_equal(pool.recv().frames, other.recv().frames)
+
+
+def test_a_stop_while_games_are_brought_back_leaves_the_checkpoint_as_it_was(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with running() as whole:
+        iterate(whole, 60)
+        whole.save(store)
+        expected = digest(whole)
+    asked: list[bool] = []
+
+    def should_stop() -> bool:
+        asked.append(True)
+        return len(asked) > 20
+
+    stopped = make_trainer()
+    stopped.resume(store)
+    said = io.StringIO()
+    monitor = Monitor(tmp_path, Console(file=said), "test", 100_000, stopped.env_steps)
+    assert Training(stopped, tmp_path, monitor, should_stop).run() is False
+    monitor.close()
+    assert len(asked) == 21, "it was obeyed at once"
+    assert "saved" not in said.getvalue()
+    with running(store) as second:
+        assert digest(second) == expected
+
+
 def test_without_the_flag_the_learner_is_exact_and_the_games_are_cut(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     with running(deterministic=False, precision="fp32") as whole:
@@ -193,7 +308,7 @@ def test_an_env_that_is_no_function_of_its_seed_and_actions_is_not_passed_off_as
     with running(**stub) as whole:
         iterate(whole, 10)
         whole.save(store)
-    with pytest.raises(InexactError, match=r"env 0 of tests.stubs:Lives-v0 did not come back.*without --deterministic"):
+    with pytest.raises(InexactError, match=r"env 0 of tests.stubs:Lives-v0 did not come back.*with --no-deterministic"):
         running(store, **stub).__enter__()
     with running(store, **stub | {"deterministic": False, "precision": "fp32"}) as second:
         iterate(second, 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 
 from atari_dqn.config import TrainConfig
 from atari_dqn.envs.make import PROTOCOLS, env_spec
-from atari_dqn.envs.pool import SOUND_TICKS, WorkerError, WorkerPool
+from atari_dqn.envs.pool import WorkerError, WorkerPool
+from atari_dqn.envs.worker_process import SOUND_TICKS
 from atari_dqn.trainer import Trainer
 from tests.stubs import Fragile
 
@@ -216,6 +218,35 @@ def test_a_worker_whose_successors_cannot_start_ends_the_pool_with_the_first_cau
         assert ["killed by SIGKILL" in line or "FileExistsError" in line for line in pool.troubles] == [True, True]
 
 
+def test_a_worker_that_cannot_be_started_again_ends_the_pool_and_is_no_traceback() -> None:
+    """There is no descriptor left for its pipes."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with pool_of("Lives-v0", restarts=2) as pool:
+        pool.reset()
+        os.kill(pool.pids[0], signal.SIGKILL)
+        pool.send(np.zeros(4, np.int64))
+        free = os.open(os.devnull, os.O_RDONLY)  # the lowest that is
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            with pytest.raises(WorkerError, match=r"worker 0 .* 3 times in a row; at first it was killed by SIGKILL"):
+                pool.recv()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert "cannot be started again: [Errno 24]" in pool.troubles[1]
+
+
+def test_a_stack_that_was_told_too_late_is_not_taken_for_anothers() -> None:
+    with pool_of("Fragile-v0", deadline=0.3) as pool:
+        pool.reset()
+        os.write(pool._stacks.told_by.fileno(), b"a former worker's stack")
+        pool.send(np.array([0, 0, Fragile.FAULTS.index("hang"), 0]))
+        pool.recv()
+        (trouble,) = pool.troubles
+        assert "_sleep_for_good" in trouble
+        assert "former" not in trouble
+
+
 def test_failures_far_apart_are_forgiven() -> None:
     with pool_of("Lives-v0", restarts=1) as pool:
         pool.reset()
@@ -230,6 +261,8 @@ def test_failures_far_apart_are_forgiven() -> None:
 def test_two_workers_that_fail_at_once_are_both_replaced() -> None:
     with pool_of("Lives-v0") as pool:
         pool.reset()
+        for pid in pool.pids:
+            os.kill(pid, signal.SIGSTOP)
         pool.send(np.zeros(4, np.int64))
         for pid in pool.pids:
             os.kill(pid, signal.SIGKILL)
@@ -245,6 +278,7 @@ def test_a_replaced_workers_envs_play_other_games_and_the_same_in_every_repetiti
     def games() -> list[np.ndarray]:
         with pool_of("Numbered-v0") as pool:
             first = pool.reset().frames.copy()
+            os.kill(pool.pids[1], signal.SIGSTOP)
             pool.send(np.zeros(4, np.int64))
             os.kill(pool.pids[1], signal.SIGKILL)
             return [first, pool.recv().frames.copy()]
