@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -124,6 +125,16 @@ class Lives(Numbered):
         return np.array([os.getpid(), self._episode, self._step, action], np.float32)
 
 
+class Forks(Lives):
+    """Its worker process begins another, which has all its pipes open and outlives it for half a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if multiprocessing.parent_process() is not None and os.fork() == 0:
+            signal.alarm(30)
+            signal.pause()
+
+
 class OneLife(Lives):
     """Can be made once by each worker: a file of its name in the directory `STUB_DIRECTORY` says so."""
 
@@ -224,6 +235,7 @@ gym.register("Raises-v0", "tests.stubs:Fragile", kwargs={"fault": "raise"})
 gym.register("Hangs-v0", "tests.stubs:Fragile", kwargs={"fault": "hang"})
 gym.register("HangsInReset-v0", "tests.stubs:HangsInReset")
 gym.register("Lives-v0", "tests.stubs:Lives")
+gym.register("Forks-v0", "tests.stubs:Forks")
 gym.register("OneLife-v0", "tests.stubs:OneLife")
 gym.register("LateHang-v0", "tests.stubs:Late", kwargs={"fault": "hang"})
 gym.register("LateSpin-v0", "tests.stubs:Late", kwargs={"fault": "spin"})

@@ -236,6 +236,16 @@ def test_a_worker_that_cannot_be_started_again_ends_the_pool_and_is_no_traceback
         assert "cannot be started again: [Errno 24]" in pool.troubles[1]
 
 
+def test_a_death_is_seen_at_once_though_an_envs_own_forked_process_holds_the_pipes() -> None:
+    with pool_of("Forks-v0", deadline=20) as pool:
+        pool.reset()
+        os.kill(pool.pids[1], signal.SIGSTOP)
+        pool.send(np.zeros(4, np.int64))
+        os.kill(pool.pids[1], signal.SIGKILL)
+        pool.recv()
+        assert pool.troubles == ["worker 1 (envs 2 to 3 of tests.stubs:Forks-v0) was killed by SIGKILL"]
+
+
 def test_a_stack_that_was_told_too_late_is_not_taken_for_anothers() -> None:
     with pool_of("Fragile-v0", deadline=0.3) as pool:
         pool.reset()
