@@ -148,7 +148,7 @@ class EnvConfig:
     ] = 60.0
     worker_restarts: Annotated[
         int,
-        Setting("a worker that fails oftener than this, less than 1,000 ticks apart, ends the run", "", 0, 1000),
+        Setting("a worker that fails oftener than this, less than 100 ticks apart, ends the run", "", 0, 1000),
     ] = 5
 
 

@@ -23,7 +23,7 @@ QUIET = 5.0
 GONE = b"?"
 """In place of an answer: the pipe has no other end."""
 
-SOUND_TICKS = 1_000
+SOUND_TICKS = 100
 """Ticks after which a worker's former failures are forgiven."""
 
 
