@@ -189,14 +189,14 @@ def test_the_inbox_hands_over_what_was_asked_in_order_once(tmp_path: Path, monke
 
 
 def test_edits_are_repeated_at_their_counts_or_at_the_first_past_them(tmp_path: Path) -> None:
-    counts = ((8, 0), (8, 3), (16, 3), (9, 5), (40, 7))
+    counts = ((8, 0), (8, 3), (8, 4), (16, 3), (9, 5), (40, 7))
     repeated = [
         dataclasses.replace(edit("beta", SCHEDULE, at / 100, env_step=at, undo=at == 9), update=update)
         for at, update in counts
     ]
     desk = EditDesk(tmp_path, repeated, env_step=8, update=3)
     asked = [desk.asked(env_step, update) for env_step, update in ((8, 9), (9, 4), (9, 5), (24, 0), (32, 50))]
-    assert [[request.value for request in at_once] for at_once in asked] == [[], [], [0.09], [0.16], []]
+    assert [[request.value for request in at_once] for at_once in asked] == [[0.08], [], [0.09], [0.16], []]
     assert asked[2] == [Request("beta", 0.09, "replay", undo=True)], "or the repeated run could not be undone alike"
 
 
