@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -143,3 +144,31 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
         load_weights(tmp_path)
     with pytest.raises(ConfigError, match="no weights at"):
         load_weights(tmp_path / "absent.pt")
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut leaves a rename and not what it renamed, unless that was flushed before."""
+    done: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def watched_fsync(descriptor: int) -> None:
+        done.append(("flushed", os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path)))
+        fsync(descriptor)
+
+    def watched_rename(source: Path, target: Path) -> None:
+        done.append(("named", os.path.relpath(target, tmp_path)))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "rename", watched_rename)
+    names = [path.name for path in CheckpointStore(tmp_path).save(7, snapshot(7), score=1.0).iterdir()]
+    at = done.index(("named", "checkpoints/7"))
+    partial = "checkpoints/.7.partial"
+    flushed = {("flushed", f"{partial}/{name}") for name in names} | {("flushed", partial), ("flushed", ".")}
+    assert flushed <= set(done[:at])
+    assert done[at + 1] == ("flushed", "checkpoints")
+    for pointer in ("latest", "best"):
+        pointed = done.index(("named", f"checkpoints/{pointer}"))
+        assert pointed > at + 1
+        assert ("flushed", f"checkpoints/.{pointer}.partial") in done[at:pointed]
+    assert done[-1] == ("flushed", "checkpoints")
