@@ -287,6 +287,34 @@ def test_a_stop_while_games_are_brought_back_leaves_the_checkpoint_as_it_was(tmp
         assert digest(second) == expected
 
 
+def test_the_rows_of_a_run_that_was_stopped_are_those_of_one_that_was_not_and_one_more(tmp_path: Path) -> None:
+    """The row at the stop; the means of the next one go on from the row before it."""
+    settings: dict[str, Any] = {
+        "env_id": "CartPole-v1",
+        "mlp_hidden": (16,),
+        "learning_starts": 60,
+        "replay_ratio": 4.0,
+        "total_env_steps": 600,
+        "log_interval": 100,
+    }
+
+    def trained(run_dir: Path, until: int) -> Trainer:
+        run_dir.mkdir(exist_ok=True)
+        trainer = make_trainer(**settings)
+        assert trainer.resume(CheckpointStore(run_dir)) == []
+        monitor = Monitor(run_dir, Console(quiet=True), "test", 600, trainer.env_steps)
+        Training(trainer, run_dir, monitor, lambda: trainer.env_steps >= until).run()
+        monitor.close()
+        return trainer
+
+    trained(tmp_path / "whole", 600)
+    stopped_at = trained(tmp_path / "cut", 350).env_steps
+    trained(tmp_path / "cut", 600)
+    cut = rows(tmp_path / "cut", "")
+    assert sum(row["env_step"] == stopped_at for row in cut) == 1
+    assert [row for row in cut if row["env_step"] != stopped_at] == rows(tmp_path / "whole", "")
+
+
 def test_without_the_flag_the_learner_is_exact_and_the_games_are_cut(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     with running(deterministic=False, precision="fp32") as whole:
@@ -355,9 +383,9 @@ def test_an_inexact_run_pays_nothing_for_it() -> None:
     assert not history.due(np.ones(2, np.bool_)).any()
 
 
-def rows(directory: Path) -> list[dict[str, float]]:
+def rows(directory: Path, run_dir: str = "run") -> list[dict[str, float]]:
     """Of `metrics.jsonl`, without what the machine decides; a line under way is left out."""
-    file = directory / "run" / "metrics.jsonl"
+    file = directory / run_dir / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     whole = [json.loads(line) for line in lines if line.endswith("\n")]
     return [{name: value for name, value in row.items() if name not in ("time", "charts/SPS")} for row in whole]
