@@ -55,15 +55,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.eva
         setting.check(name, getattr(command, name))
     read_config(command.run)
 
-    from rich.console import Console
-
     from atari_dqn.checkpoint import load_policy
     from atari_dqn.envs.pool import WorkerError
     from atari_dqn.evaluation import append_evaluation, evaluate
     from atari_dqn.learner import resolve_device
     from atari_dqn.status import StatusLine
 
-    console = Console()
+    console = cli.console()
     device = resolve_device(command.device)
     policy = load_policy(command.run, command.checkpoint, device)
     for line in policy.skipped:

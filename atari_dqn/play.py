@@ -56,7 +56,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
         check_display()
 
     import torch
-    from rich.console import Console
 
     from atari_dqn.checkpoint import load_policy
     from atari_dqn.envs.film import FilmedEnv
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
     from atari_dqn.status import StatusLine
 
     torch.set_num_threads(1)  # one observation at a time: more only wait for each other, and long on a busy machine
-    console = Console()
+    console = cli.console()
     policy = load_policy(command.run, command.checkpoint, resolve_device(command.device))
     for line in policy.skipped:
         console.print(line, highlight=False, soft_wrap=True)
