@@ -108,9 +108,14 @@ class Call:
     def signature(self) -> tuple[str, list[Any]]:
         """The operation, and the shapes, strides and types of what goes in and comes out."""
         leaves = tree_flatten((self.arguments, self.result))[0]
-        return str(self.operation), [
-            (leaf.shape, leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else str(leaf) for leaf in leaves
-        ]
+        return str(self.operation), [_described(leaf) for leaf in leaves]
+
+
+def _described(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.stride(), leaf.dtype
+    # torch wraps a generator anew each time, so that its address says nothing
+    return "a generator" if isinstance(leaf, torch.Generator) else str(leaf)
 
 
 class Recording(TorchDispatchMode):
