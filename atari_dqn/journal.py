@@ -49,15 +49,20 @@ def rewrite(file: Path, lines: list[bytes], kept: list[bytes]) -> None:
     """Put `kept` in the place of all the `lines` of `file`, if they differ; at no moment is there less."""
     if kept == lines:
         return
-    temporary = file.with_suffix(".partial")
+    replace(file, b"".join(kept))
+
+
+def replace(file: Path, content: bytes) -> None:
+    """Give `file` another content; whatever comes between, it has the former one or this. Raises `OSError`."""
+    partial = file.with_suffix(".partial")
     try:
-        with temporary.open("wb") as opened:
-            opened.write(b"".join(kept))
+        with partial.open("wb") as opened:
+            opened.write(content)
             opened.flush()
             os.fsync(opened.fileno())
-        temporary.replace(file)
+        partial.replace(file)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from atari_dqn.config import COLUMNS, ConfigError, TrainConfig, flag, load_config, settings
+from atari_dqn.journal import replace
 from atari_dqn.system import describe_system
 
 
@@ -147,21 +148,10 @@ def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:
 
     Raises `OSError`.
     """
-    _write(run_dir / "config.json", config.to_dict())
-    _write(run_dir / "system.json", describe_system() | facts)
+    for name, content in (("config.json", config.to_dict()), ("system.json", describe_system() | facts)):
+        replace(run_dir / name, (json.dumps(content, indent=2) + "\n").encode())
     with (run_dir / "command.txt").open("a") as file:
         file.write(shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]) + "\n")
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    # Under another name first: a kill in mid-write would leave a run that cannot be continued.
-    partial = file.with_suffix(".partial")
-    try:
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(file)
-    except OSError:
-        partial.unlink(missing_ok=True)  # or the directory would hold something else than a run
-        raise
 
 
 def read_config(run_dir: Path) -> TrainConfig:

@@ -125,30 +125,30 @@ class Training:
             file = self.run_dir / "dumps" / f"{learner.updates}.pt"
             dump = write_dump(file, learner.evidence(), trainer.config.to_dict())
             raise NotFiniteError(f"stopped at env step {trainer.env_steps:,}, {error}; {dump}") from None
-        except Exception as error:
-            if not isinstance(error, (Stopped, WorkerError)) and not is_out_of_memory(error):
-                raise
-            # The step under way is lost; what was learned is not. (Stopped: a worker is silent, perhaps for good.)
-            problem = self._save(last=isinstance(error, Stopped)) if trainer.env_steps > began else ""
-            if isinstance(error, Stopped) and problem:
+        except Stopped:
+            # A worker is silent, perhaps for good: the step under way is given up.
+            problem = self._save(last=True) if trainer.env_steps > began else ""
+            if problem:
                 raise NotSaved(problem) from None
-            if isinstance(error, Stopped):
-                return False
+            return False
+        except Exception as error:
+            if not isinstance(error, WorkerError) and not is_out_of_memory(error):
+                raise
+            if trainer.env_steps > began:
+                self._save()  # the step under way is lost; what was learned is not
             raise
         finally:
             trainer.close()
 
-    def _wait(self, whose: str) -> None:
-        """Called while the loop waits for a worker that has been silent for a while."""
-        self.monitor.tick(self.trainer.env_steps, whose)
+    def _wait(self, note: str) -> None:
+        """Called in the course of what takes long, to say so and to be able to give it up."""
+        self.monitor.tick(self.trainer.env_steps, note)
         if self.should_stop():
             raise Stopped
 
     def _watch_start(self, done: int, of: int) -> None:
         eta = duration((time.monotonic() - self._began) * (of - done) / done)
-        self.monitor.tick(self.trainer.env_steps, f"bringing the games back: {done:,} of {of:,} ticks, {eta} left")
-        if self.should_stop():
-            raise Stopped
+        self._wait(f"bringing the games back: {done:,} of {of:,} ticks, {eta} left")
 
     def _tell_troubles(self) -> None:
         """Say which workers had to be replaced, and why."""
@@ -172,11 +172,11 @@ class Training:
         `last` save it is not said here, for the run ends with it.
         """
         trainer, monitor = self.trainer, self.monitor
-        state, self._tried = (trainer.replay.newest, trainer.learner.updates, self._desk.lines), time.monotonic()
+        state = trainer.replay.newest, trainer.learner.updates, self._desk.lines
+        self._tried = began = time.monotonic()
         if state == self._saved:
             return ""
         monitor.tick(trainer.env_steps, "saving")
-        began = time.monotonic()
         try:
             path = trainer.save(self._store, self._desk.lines)
             size = sum(file.stat().st_size for file in path.iterdir())
@@ -248,9 +248,7 @@ class Training:
         trainer, config = self.trainer, self.trainer.config
 
         def watch(progress: Progress) -> None:
-            self.monitor.tick(trainer.env_steps, f"evaluating: {progress.games} of {progress.episodes} games")
-            if self.should_stop():
-                raise Stopped
+            self._wait(f"evaluating: {progress.games} of {progress.episodes} games")
 
         try:
             result = evaluate(
