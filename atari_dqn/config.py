@@ -158,8 +158,12 @@ class ReplayConfig:
     """Replay"""
 
     replay: Annotated[
-        Literal["prioritized", "uniform"],
-        Setting("how transitions are drawn", source="Schaul et al. 2016", structural=REPLAY),
+        Literal["prioritized", "uniform", "newest"],
+        Setting(
+            "how transitions are drawn; newest: none is, the last batch_size are learned from in their order",
+            source="Schaul et al. 2016",
+            structural=REPLAY,
+        ),
     ] = "prioritized"
     replay_capacity: Annotated[
         int,
@@ -218,6 +222,14 @@ class NetworkConfig:
         tuple[int, ...],
         Setting("hidden widths for envs whose observation is not an image", "units", 1, 65536, structural=WEIGHTS),
     ] = (128, 128)
+    activation: Annotated[
+        Literal["relu", "silu"],
+        Setting(
+            "after every layer but the last",
+            source="Mnih 2015; Elfwing et al. 2018",
+            structural="its saved weights were trained with that one",
+        ),
+    ] = "relu"
 
 
 @help_from_settings
@@ -267,6 +279,9 @@ class LearnerConfig:
         float,
         Setting("how far it follows: 1 copies, less averages (Polyak)", "", 0, 1, low_open=True),
     ] = 1.0
+    loss: Annotated[
+        Literal["huber", "mse"], Setting("of a TD error d: huber (d^2 / 2, from 1 on linear) or mse (d^2)")
+    ] = "huber"
     double_q: Annotated[
         bool, Setting("the online network picks the target's action", source="van Hasselt et al. 2016")
     ] = True
@@ -283,6 +298,9 @@ class LearnerConfig:
             suggested=(0.1, 20),
         ),
     ] = 10.0
+    max_grad_value: Annotated[
+        float, Setting("and each of their numbers is then clipped to plus or minus this; 0: none is", "", 0, 1e9)
+    ] = 0.0
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
         Setting("arithmetic of the convolutions; auto takes bf16 where it pays, and fp32 with --deterministic"),
@@ -303,6 +321,16 @@ class ExplorationConfig:
     epsilon_at: Annotated[tuple[float, ...], Setting("its knots", "fraction of total_env_steps", 0, 1)] = (
         0.0, 0.025, 0.5,
     )  # fmt: skip
+    epsilon_decay: Annotated[
+        float,
+        Setting(
+            "epsilon nears the last of two --epsilon-values exponentially, to 1/e of the way in so many; 0: it goes by"
+            " the knots",
+            "env steps",
+            0,
+            1e12,
+        ),
+    ] = 0.0
     epsilon_ladder: Annotated[
         bool,
         Setting(
@@ -360,6 +388,14 @@ class RunConfig:
         ),
     ] = 0
     eval_episodes: Annotated[int, Setting("games per evaluation during training", "episodes", 1, 100_000)] = 16
+    stop_score: Annotated[
+        float | None,
+        Setting(
+            "the run is done when an evaluation's mean is this or more; with --eval-interval 0, when that of the last"
+            " 100 training games is",
+            "raw score",
+        ),
+    ] = None
     eval_epsilon: Annotated[
         float, Setting("probability of a random action in evaluation", "", 0, 1, source="Mnih 2015: 0.05")
     ] = 0.01
@@ -415,7 +451,10 @@ class TrainConfig:
                 if hasattr(section, name):
                     setting.check(name, getattr(section, name))
         check_capacity(self)
-        _check_knots("epsilon", self.exploration.epsilon_values, self.exploration.epsilon_at)
+        if self.exploration.epsilon_decay:
+            _check_decay(self.exploration)
+        else:
+            _check_knots("epsilon", self.exploration.epsilon_values, self.exploration.epsilon_at)
         _check_knots("beta", self.replay.beta_values, self.replay.beta_at)
         if self.exploration.epsilon_ladder and self.num_envs < 2:
             raise ConfigError("--epsilon-ladder is for several envs, each with an epsilon of its own; here is one")
@@ -441,6 +480,16 @@ def check_capacity(config: TrainConfig) -> None:
         raise ConfigError(
             f"--replay-capacity is {capacity}, which leaves {capacity // num_envs} rows for each of {num_envs} envs;"
             f" stacks and n-step windows need {rows}, so it must be at least {rows * num_envs}"
+        )
+
+
+def _check_decay(exploration: ExplorationConfig) -> None:
+    if exploration.epsilon_ladder:
+        raise ConfigError("--epsilon-ladder and --epsilon-decay both say how epsilon goes; give one of them")
+    if len(exploration.epsilon_values) != 2:
+        raise ConfigError(
+            f"--epsilon-values has {len(exploration.epsilon_values)} numbers; with --epsilon-decay it needs two, from"
+            " and to"
         )
 
 
@@ -488,6 +537,8 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
         return tuple(_typed(name, choices[0], element) for element in value)
     if hint == Path | None and (value is None or isinstance(value, str)):
         return Path(value) if value else None
+    if hint == float | None:
+        return None if value is None else _typed(name, float, value)
     if hint is float and type(value) is int and abs(value) < 10**300:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
@@ -510,7 +561,7 @@ class Derived:
     total_updates: int
     target_sync_env_steps: Fraction
     epsilon_knots: tuple[tuple[float, float], ...]
-    """(env step, epsilon)"""
+    """(env step, epsilon); none when it decays exponentially"""
     beta_knots: tuple[tuple[float, float], ...]
     """(env step, beta)"""
 
@@ -538,7 +589,9 @@ def derive(config: TrainConfig, frame_bytes: int, stack: int) -> Derived:
         env_steps_per_update=per_update,
         total_updates=updates_at(config.learner, total),
         target_sync_env_steps=per_update * config.learner.target_update_interval,
-        epsilon_knots=_knots(config.exploration.epsilon_values, config.exploration.epsilon_at, total),
+        epsilon_knots=()
+        if config.exploration.epsilon_decay
+        else _knots(config.exploration.epsilon_values, config.exploration.epsilon_at, total),
         beta_knots=_knots(config.replay.beta_values, config.replay.beta_at, total),
     )
 

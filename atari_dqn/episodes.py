@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,17 @@ from atari_dqn.envs.pool import StepResult
 
 WINDOW = 100
 """Games in a mean score: the field's convention."""
+
+
+class Episode(NamedTuple):
+    """A finished game."""
+
+    episode: int
+    """from 1 on, in the order in which they ended"""
+    env: int
+    raw_return: float
+    length: int
+    """env steps"""
 
 
 class EpisodeStatistics:
@@ -24,15 +35,19 @@ class EpisodeStatistics:
         self.lengths: collections.deque[int] = collections.deque(maxlen=WINDOW)
         self.finished = 0
 
-    def add(self, step: StepResult) -> None:
-        """Count one tick of all envs; a reset tick counts nothing."""
-        self._return += step.rewards
+    def add(self, step: StepResult) -> list[Episode]:
+        """Count one tick of all envs; a reset tick counts nothing. Returns the games that ended."""
+        ended = []
+        self._return += step.raw_rewards
         self._length += ~step.is_reset
         for env in np.flatnonzero(step.terminated | step.truncated):
-            self.returns.append(float(self._return[env]))
-            self.lengths.append(int(self._length[env]))
             self.finished += 1
+            game = Episode(self.finished, int(env), float(self._return[env]), int(self._length[env]))
+            self.returns.append(game.raw_return)
+            self.lengths.append(game.length)
+            ended.append(game)
             self._return[env] = self._length[env] = 0
+        return ended
 
     def abandon(self, envs: npt.NDArray[np.bool_]) -> None:
         """Forget the unfinished games of `envs` (bool [num_envs]), which begin anew."""

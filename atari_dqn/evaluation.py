@@ -202,7 +202,7 @@ class Games:
     def add(self, step: StepResult) -> None:
         """Count one tick of all envs; the tick of a reset is no env step."""
         self._ticks += 1
-        self._return += step.rewards
+        self._return += step.raw_rewards
         self._length += ~step.is_reset
         for env in np.flatnonzero(step.terminated | step.truncated):
             if self._left[env]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from atari_dqn.config import ConfigError, LearnerConfig
-from atari_dqn.loss import double_q_target, q_target, td_error, weighted_huber_loss
+from atari_dqn.loss import LOSSES, double_q_target, q_target, td_error, weighted_loss
 from atari_dqn.network import Precision, QNetwork, follow, in_precision, one_vector, take_weights, views_of
 from atari_dqn.replay.base import NO_ID, Batch
 
@@ -78,6 +78,7 @@ class Learner:
         self.learning_rate = torch.tensor(config.learning_rate, device=device)
         self.max_grad_norm = torch.tensor(config.max_grad_norm, device=device)
         self.target_update_interval = config.target_update_interval
+        self._per_sample = LOSSES[config.loss]
         # All weights, and all gradients, in one vector each: Adam, clipping and the target's turn are then one pass.
         self._weights, self._target_weights = nn.Parameter(one_vector(self.online)), one_vector(self.target)
         self._gradient = self._weights.grad = torch.zeros_like(self._weights)
@@ -128,7 +129,7 @@ class Learner:
         """The loss (a scalar, with its graph), and without gradient the TD errors and the target values, both [B]."""
         target = self._target_values(batch)
         error = td_error(self.policy(batch.obs), batch.actions, target)
-        return weighted_huber_loss(error, batch.weights), error.detach(), target
+        return weighted_loss(error, batch.weights, self._per_sample), error.detach(), target
 
     def _backward(self, loss: Tensor) -> None:
         """The policy's gradients."""
@@ -150,12 +151,15 @@ class Learner:
 
     @torch.no_grad()
     def _clip_gradients(self) -> Tensor:
-        """Hand the weights the policy's gradients, scaled to `max_grad_norm` if longer. Returns their norm before."""
+        """Hand the weights the policy's gradients, scaled to `max_grad_norm` if longer, then each number clipped to
+        `max_grad_value` if that is not 0. Returns their norm before."""
         computed = [param.grad for param in self.policy.parameters() if param.grad is not None]
         torch._foreach_copy_(self._gradients, computed)  # which refuses a list that lacks one
         # torch takes norms on one thread of a CPU; an inner product is shared among all.
         norm = torch.dot(self._gradient, self._gradient).sqrt()
         self._gradient.mul_((self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        if self.config.max_grad_value:
+            self._gradient.clamp_(-self.config.max_grad_value, self.config.max_grad_value)
         return norm
 
     @torch.no_grad()

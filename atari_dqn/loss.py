@@ -7,6 +7,9 @@ Targets carry no gradient, whatever is passed in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 
@@ -48,14 +51,18 @@ def huber(error: Tensor) -> Tensor:
     return near * (size - 0.5 * near)
 
 
-def weighted_huber_loss(error: Tensor, weights: Tensor) -> Tensor:
-    """Mean over the batch of `weights * huber(error)`, both [B] (Schaul et al. 2016, algorithm 1). Returns a scalar.
+LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"huber": huber, "mse": torch.square}
+"""Of a TD error, by the names of the setting."""
+
+
+def weighted_loss(error: Tensor, weights: Tensor, loss: Callable[[Tensor], Tensor] = huber) -> Tensor:
+    """Mean over the batch of `weights * loss(error)`, both [B] (Schaul et al. 2016, algorithm 1). Returns a scalar.
 
     Raises `ValueError` when a shape differs.
     """
     if error.ndim != 1 or error.shape != weights.shape:
         raise ValueError(f"errors and weights must both be [B], not {_shapes(error, weights)}")
-    return (weights * huber(error)).mean()
+    return (weights * loss(error)).mean()
 
 
 def _check(q: Tensor, *per_sample: Tensor) -> None:

@@ -11,7 +11,7 @@ import collections
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from atari_dqn.episodes import Episode
 from atari_dqn.journal import Journal, cut_back, line
 from atari_dqn.labml_link import LabmlLink
 from atari_dqn.live import Request, Value, for_page, from_page
@@ -192,12 +193,12 @@ class Monitor:
         link: LabmlLink | None = None,
     ) -> None:
         """Raises `OSError` when `run_dir` cannot be written."""
-        metrics, evaluations = run_dir / "metrics.jsonl", run_dir / "evaluations.jsonl"
-        for file in (metrics, evaluations):
+        metrics, evaluations, episodes = (run_dir / f"{name}.jsonl" for name in ("metrics", "evaluations", "episodes"))
+        for file in (metrics, evaluations, episodes):
             cut_back(file, env_steps)
         self._console = console
         self._views: list[View] = [JsonLines(Journal(metrics, self.say)), TensorBoard(run_dir, env_steps, self.say)]
-        self._evaluations = Journal(evaluations, self.say)
+        self._evaluations, self._episodes = Journal(evaluations, self.say), Journal(episodes, self.say)
         self._terminal = Terminal(console, title, total_env_steps, env_steps)
         self._views.append(self._terminal)
         self._link = link
@@ -212,6 +213,12 @@ class Monitor:
     def keep_evaluation(self, row: Mapping[str, Any]) -> None:
         """A line of `evaluations.jsonl`."""
         self._evaluations.write(line(row))
+
+    def keep_episodes(self, env_step: int, seconds: Callable[[], float], ended: Sequence[Episode]) -> None:
+        """A line of `episodes.jsonl` for each game that `ended` at `env_step`, `seconds()` into the training."""
+        for game in ended:
+            row = {"env_step": env_step, "episode": game.episode, "env": game.env, "return": game.raw_return}
+            self._episodes.write(line({**row, "length": game.length, "time": round(seconds(), 3)}))
 
     def alarm(self, message: str) -> None:
         """Show `message` at all times, until it is called again; an empty one ends the alarm."""
@@ -243,6 +250,7 @@ class Monitor:
         for view in self._views:
             view.close()
         self._evaluations.close()
+        self._episodes.close()
         if self._link is not None and self._link.dropped:
             self.say(f"labml: {self._link.dropped:,} points never reached the server; metrics.jsonl has them all")
 

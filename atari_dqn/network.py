@@ -9,8 +9,9 @@ and advantages stay float32, so that Q values which differ by a little still dif
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -26,6 +27,9 @@ HIDDEN = 512
 """Width of the layer behind the convolutions (Mnih et al. 2015)."""
 
 Precision = Literal["fp32", "bf16"]
+Activation = Literal["relu", "silu"]
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": functools.partial(nn.ReLU, inplace=True), "silu": nn.SiLU}
+"""In place where the layer before does not need what it put out."""
 
 
 class ObservationSpec(Protocol):
@@ -48,10 +52,10 @@ def make_network(spec: ObservationSpec, config: NetworkConfig) -> QNetwork:
     """
     trunk: Pixels | Mlp
     if spec.kind == "pixels":
-        trunk, width = Pixels(spec.stack, spec.frame_shape), HIDDEN
+        trunk, width = Pixels(spec.stack, spec.frame_shape, config.activation), HIDDEN
     elif config.mlp_hidden:
         *widths, width = config.mlp_hidden
-        trunk = Mlp(spec.stack * int(torch.Size(spec.frame_shape).numel()), widths)
+        trunk = Mlp(spec.stack * int(torch.Size(spec.frame_shape).numel()), widths, config.activation)
     else:
         raise ConfigError("--mlp-hidden is empty; a network needs at least one hidden width")
     return QNetwork(trunk, width, spec.num_actions, dueling=config.dueling, head=config.head)
@@ -121,9 +125,10 @@ class QNetwork(nn.Module):
         self.trunk = trunk
         self.dueling = dueling
         features = trunk.features
+        self.activation = trunk.activation
         self.shared: nn.Module = nn.Identity()
         if dueling and head == "shared":
-            self.shared = nn.Sequential(Wide(features, width), nn.ReLU())
+            self.shared = nn.Sequential(Wide(features, width), self.activation)
             features, width = width, max(1, width // 2)
         # The hidden layers of both streams read the same features, so they are one matrix product.
         self.hidden = Wide(features, 2 * width if dueling else width)
@@ -144,7 +149,7 @@ class QNetwork(nn.Module):
 
     def q_values(self, prepared: Tensor) -> Tensor:
         """Q, float32 [B, A], of what `prepare` returned."""
-        hidden = F.relu(self.hidden(self.shared(self.trunk(prepared)))).float()
+        hidden = self.activation(self.hidden(self.shared(self.trunk(prepared)))).float()
         if not self.dueling:
             return self.advantage(hidden)
         of_value, of_advantage = hidden.chunk(2, dim=1)
@@ -174,8 +179,9 @@ class Pixels(nn.Module):
 
     low_precision = True
 
-    def __init__(self, stack: int, frame_shape: tuple[int, ...]) -> None:
+    def __init__(self, stack: int, frame_shape: tuple[int, ...], activation: Activation = "relu") -> None:
         super().__init__()
+        self.activation = ACTIVATIONS[activation]()
         height, width, *rest = frame_shape
         if min(height, width) < MIN_PIXELS:
             raise ConfigError(
@@ -208,9 +214,9 @@ class Pixels(nn.Module):
 
     def forward(self, prepared: Tensor) -> Tensor:
         """Features [B, rows * columns * 64], in that order, so that channels-last activations need no copy."""
-        x = F.relu_(self.conv1(prepared))
-        x = F.relu_(self.conv2(_blocks_of_2x2(x)))
-        x = F.relu_(self.conv3(x))
+        x = self.activation(self.conv1(prepared))
+        x = self.activation(self.conv2(_blocks_of_2x2(x)))
+        x = self.activation(self.conv3(x))
         return x.permute(0, 2, 3, 1).flatten(1)
 
     def strided_kernel(self, layer: Literal["conv1", "conv2"]) -> Tensor:
@@ -232,12 +238,13 @@ def _blocks_of_2x2(x: Tensor) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """Linear layers with ReLU on flattened vectors; without any, the vectors themselves."""
+    """Linear layers, each with its activation, on flattened vectors; without any, the vectors themselves."""
 
     low_precision = False
 
-    def __init__(self, inputs: int, widths: list[int]) -> None:
+    def __init__(self, inputs: int, widths: list[int], activation: Activation = "relu") -> None:
         super().__init__()
+        self.activation = ACTIVATIONS[activation]()
         sizes = [inputs, *widths]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.inputs, self.features = inputs, sizes[-1]
@@ -251,5 +258,5 @@ class Mlp(nn.Module):
 
     def forward(self, prepared: Tensor) -> Tensor:
         for layer in self.layers:
-            prepared = F.relu(layer(prepared))
+            prepared = self.activation(layer(prepared))
         return prepared

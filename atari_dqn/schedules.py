@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,18 @@ class Piecewise:
             return self.knots[-1][1]
         (start, before), (end, after) = self.knots[index - 1], self.knots[index]
         return before + (after - before) * (env_step - start) / (end - start)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exponential:
+    """`last + (first - last) * exp(-env_step / decay)`. Unit of `decay`: env steps."""
+
+    first: float
+    last: float
+    decay: float
+
+    def __call__(self, env_step: int) -> float:
+        return self.last + (self.first - self.last) * math.exp(-env_step / self.decay)
 
 
 @dataclasses.dataclass(frozen=True)

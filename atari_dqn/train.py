@@ -158,8 +158,10 @@ def _train(
             )
         if init_from is not None:
             console.print("--init-from is left aside: this run has weights of its own", highlight=False)
-        if trainer.env_steps >= config.run.total_env_steps:
-            console.print("nothing left to do: raise --total-env-steps to go on", highlight=False)
+        if trainer.done:
+            reached = trainer.env_steps < config.run.total_env_steps
+            setting = "--stop-score" if reached else "--total-env-steps"
+            console.print(f"nothing left to do: raise {setting} to go on", highlight=False)
             return cli.DONE
     else:
         if (run_dir / "metrics.jsonl").exists():
@@ -198,7 +200,9 @@ def _train(
     finally:
         monitor.close()
     if done:
-        console.print(f"done: {trainer.env_steps:,} env steps in {run_dir}", highlight=False, soft_wrap=True)
+        reached = trainer.env_steps < config.run.total_env_steps
+        why = f"a mean score of {config.run.stop_score:g} or more reached at " if reached else ""
+        console.print(f"done: {why}{trainer.env_steps:,} env steps in {run_dir}", highlight=False, soft_wrap=True)
         return cli.DONE
     saved = "state saved" if trainer.env_steps > began_at else "nothing done yet"
     console.print(
@@ -297,9 +301,12 @@ def _summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:
         f" target every {config.learner.target_update_interval:,} updates"
         f" = {float(derived.target_sync_env_steps):,.0f} env steps",
     )
+    epsilon = f"{knots(derived.epsilon_knots)} env steps"
+    if config.exploration.epsilon_decay:
+        first, last = config.exploration.epsilon_values
+        epsilon = f"{first:g} → {last:g}, {config.exploration.epsilon_decay:,.0f} env steps to 1/e of the way"
     ladder = f"0.4 to {0.4**8:.2g}, one for each of {derived.num_envs} envs"
-    scheduled = f"{knots(derived.epsilon_knots)} env steps"
-    table.add_row("epsilon", ladder if config.exploration.epsilon_ladder else scheduled)
+    table.add_row("epsilon", ladder if config.exploration.epsilon_ladder else epsilon)
     table.add_row("beta", f"{knots(derived.beta_knots)} env steps")
     return table
 

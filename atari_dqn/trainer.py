@@ -28,13 +28,14 @@ from atari_dqn.config import ConfigError, Derived, TrainConfig, derive, updates_
 from atari_dqn.cuda_graph import CapturedLearner, CapturedNetwork
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec
 from atari_dqn.envs.pool import StepResult, WorkerPool
-from atari_dqn.episodes import EpisodeStatistics
+from atari_dqn.episodes import WINDOW, Episode, EpisodeStatistics
 from atari_dqn.learner import Learner, resolve_device, resolve_precision
 from atari_dqn.live import SCHEDULE, Edit, LiveValues, Request, Value
 from atari_dqn.network import make_network
+from atari_dqn.replay.newest import NewestReplay
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.replay.uniform import UniformReplay
-from atari_dqn.schedules import Ladder, Piecewise
+from atari_dqn.schedules import Exponential, Ladder, Piecewise
 from atari_dqn.soundness import refuse_not_finite, where_not_finite
 
 
@@ -76,6 +77,10 @@ class Trainer:
             CapturedNetwork(policy, self.device) if captured else policy, spec.num_actions, seed=seeds["actor"]
         )
         self.episodes = EpisodeStatistics(config.num_envs)
+        self.ended: list[Episode] = []
+        """games that ended since this was last emptied"""
+        self.evaluated: float | None = None
+        """mean score of the last evaluation"""
         self.workers: WorkerPool | None = None
         self._env_seed = seeds["envs"]
         self._envs_before: dict[str, torch.Tensor] = {}
@@ -151,10 +156,25 @@ class Trainer:
         """The mean over the envs."""
         return float(np.mean(self.epsilons()))
 
-    def _scheduled_epsilon(self) -> Piecewise | Ladder:
-        if self.config.exploration.epsilon_ladder:
+    def _scheduled_epsilon(self) -> Piecewise | Exponential | Ladder:
+        exploration = self.config.exploration
+        if exploration.epsilon_ladder:
             return Ladder(self.config.num_envs)
+        if exploration.epsilon_decay:
+            first, last = exploration.epsilon_values
+            return Exponential(first, last, exploration.epsilon_decay)
         return Piecewise(self.derived.epsilon_knots)
+
+    @property
+    def done(self) -> bool:
+        """All env steps are made, or the score that was to be reached is."""
+        run = self.config.run
+        if self.env_steps >= run.total_env_steps:
+            return True
+        score = self.evaluated
+        if not run.eval_interval and len(self.episodes.returns) == WINDOW:
+            score = float(np.mean(self.episodes.returns))
+        return run.stop_score is not None and score is not None and score >= run.stop_score
 
     def updates_due(self) -> int:
         """Updates to be made now, by integer arithmetic since the rate was set: at the start, or by a resume."""
@@ -175,7 +195,7 @@ class Trainer:
             self.episodes.abandon(lost)
         self.replay.append(step.frames, last=last, actions=actions, rewards=step.rewards, terminal=terminal)
         self.env_steps += int(np.count_nonzero(~step.is_reset))
-        self.episodes.add(step)
+        self.ended += self.episodes.add(step)
 
     def edit(self, request: Request) -> Edit:
         """Take or refuse a live edit; only between two iterations, the next of which obeys. Never raises."""
@@ -217,6 +237,7 @@ class Trainer:
         counters = {
             "env_steps": self.env_steps,
             "episodes": self.episodes.state(),
+            "evaluated": self.evaluated,
             "actor": self.actor.state(),
             "rate": self._rate(),
             "rate_set_at": self._rate_set_at,
@@ -239,6 +260,7 @@ class Trainer:
         if snapshot is not None:
             self.env_steps = snapshot.counters["env_steps"]
             self.episodes.load(snapshot.counters["episodes"])
+            self.evaluated = snapshot.counters["evaluated"]
             self.clock.before = snapshot.counters["time"]
             self.actor.load(snapshot.counters["actor"])
             self.learner.load(snapshot.learner)
@@ -275,7 +297,7 @@ class Trainer:
 
 def make_replay(
     config: TrainConfig, spec: EnvSpec, device: torch.device, seed: int
-) -> PrioritizedReplay | UniformReplay:
+) -> PrioritizedReplay | UniformReplay | NewestReplay:
     """The replay the config asks for, empty."""
     shared: dict[str, Any] = {
         "n_step": config.replay.n_step,
@@ -287,7 +309,7 @@ def make_replay(
     size = (config.replay.replay_capacity, config.num_envs, spec.frame_shape, spec.frame_dtype, spec.stack)
     if config.replay.replay == "prioritized":
         return PrioritizedReplay(*size, alpha=config.replay.alpha, **shared)
-    return UniformReplay(*size, **shared)
+    return (UniformReplay if config.replay.replay == "uniform" else NewestReplay)(*size, **shared)
 
 
 def seeds_of(root: int) -> dict[str, int]:

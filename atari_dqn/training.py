@@ -75,7 +75,7 @@ class Training:
         """updates that the user knows of"""
 
     def run(self) -> bool:
-        """Train to `total_env_steps`, or until `should_stop`. Saves at the end either way. True: all steps done.
+        """Train until the trainer is done, or `should_stop`. Saves at the end either way. True: it is done.
 
         A save that fails before the end is an alarm, and training goes on. Raises `NotSaved` when the last one fails,
         and `NotFiniteError` after `SKIPPED_LIMIT` skipped updates in a row, with the state saved if it is sound, or
@@ -83,7 +83,7 @@ class Training:
         """
         trainer, learner, monitor, desk = self.trainer, self.trainer.learner, self.monitor, self._desk
         run = trainer.config.run
-        began, total = trainer.env_steps, run.total_env_steps
+        began = trainer.env_steps
         logged = began
         if self.should_stop():
             return False
@@ -91,12 +91,14 @@ class Training:
             trainer.start(self._wait, self._watch_start)
             self._edit(trainer.overruled)
             stuck = False
-            while trainer.env_steps < total and not stuck and not self.should_stop():
+            while not trainer.done and not stuck and not self.should_stop():
                 before, updates = trainer.env_steps, learner.updates
                 trainer.iterate()
                 now = trainer.env_steps
                 monitor.tick(now)
                 self._tell_troubles()
+                monitor.keep_episodes(now, trainer.clock.elapsed, trainer.ended)
+                trainer.ended.clear()
                 # Before the logs, evaluations and checkpoints of the same env step.
                 self._edit([*desk.asked(now, learner.updates), *monitor.asked()])
                 run = trainer.config.run
@@ -106,7 +108,7 @@ class Training:
                 if row or _crossed(before, now, run.log_interval):
                     monitor.write(self._row() | row)
                     logged = now
-                if (_crossed(before, now, run.checkpoint_interval) or self._overdue()) and now < total:
+                if (_crossed(before, now, run.checkpoint_interval) or self._overdue()) and not trainer.done:
                     self._save()
                 if _crossed(updates, learner.updates, LOOK_INTERVAL):
                     stuck = learner.skipped().in_a_row >= SKIPPED_LIMIT
@@ -120,7 +122,7 @@ class Training:
                 )
             if problem:
                 raise NotSaved(problem)
-            return trainer.env_steps >= total
+            return trainer.done
         except FloatingPointError as error:
             file = self.run_dir / "dumps" / f"{learner.updates}.pt"
             dump = write_dump(file, learner.evidence(), trainer.config.to_dict())
@@ -269,6 +271,7 @@ class Training:
         except WorkerError as error:
             self.monitor.say(f"no evaluation at {trainer.env_steps:,} env steps: {error}")
             return {}
+        trainer.evaluated = result.mean
         self.monitor.keep_evaluation({"env_step": trainer.env_steps, **result.to_dict()})
         self.monitor.say(f"evaluation at {trainer.env_steps:,} env steps: {result.summary()}")
         return {"eval/episodic_return": result.mean, "eval/episodic_length": float(np.mean(result.lengths))}

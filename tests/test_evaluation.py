@@ -69,7 +69,8 @@ def tick(
 
     return StepResult(
         frames=np.zeros((len(rewards), 1), np.float32),
-        rewards=np.array(rewards),
+        rewards=np.zeros(len(rewards)),
+        raw_rewards=np.array(rewards),
         terminated=flags(over),
         truncated=flags(truncated),
         lives=np.zeros(len(rewards), np.int32),

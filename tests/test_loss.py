@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from atari_dqn.loss import double_q_target, huber, q_target, td_error, weighted_huber_loss
+from atari_dqn.loss import double_q_target, huber, q_target, td_error, weighted_loss
 
 B, A = 3, 4
 RETURNS = torch.tensor([1.0, 2.0, -1.0])
@@ -47,7 +47,7 @@ def test_huber_is_a_parabola_with_straight_arms(error: float, value: float, slop
 
 
 def test_weighted_loss_by_hand() -> None:
-    loss = weighted_huber_loss(torch.tensor([0.5, -2.0, 3.0]), torch.tensor([1.0, 0.5, 0.2]))
+    loss = weighted_loss(torch.tensor([0.5, -2.0, 3.0]), torch.tensor([1.0, 0.5, 0.2]))
     assert loss.item() == pytest.approx((0.125 + 0.5 * 1.5 + 0.2 * 2.5) / 3)
 
 
@@ -56,7 +56,7 @@ def test_doubling_a_weight_doubles_that_samples_share_of_the_gradient_and_no_oth
 
     def gradient(weights: Tensor) -> Tensor:
         q = ONLINE.clone().requires_grad_()
-        (grad,) = torch.autograd.grad(weighted_huber_loss(td_error(q, actions, target), weights), q)
+        (grad,) = torch.autograd.grad(weighted_loss(td_error(q, actions, target), weights), q)
         return grad
 
     weights = torch.tensor([1.0, 0.5, 0.2])
@@ -88,7 +88,7 @@ def test_gradient_agrees_with_finite_differences() -> None:
 
     def loss(q: Tensor) -> Tensor:
         target = double_q_target(next_q, -next_q, returns, torch.full_like(returns, 0.9))
-        return weighted_huber_loss(td_error(q, actions, target), weights)
+        return weighted_loss(td_error(q, actions, target), weights)
 
     assert torch.autograd.gradcheck(loss, q)
 
@@ -111,9 +111,7 @@ def test_equals_a_loop_over_samples(data: st.DataObject) -> None:
         bootstrap = float(target[i, row.index(max(row))])
         d = float(returns[i]) + float(discounts[i]) * bootstrap - float(q[i, taken[i]])
         total += float(weights[i]) * (0.5 * d * d if abs(d) <= 1 else abs(d) - 0.5)
-    loss = weighted_huber_loss(
-        td_error(q, torch.tensor(taken), double_q_target(online, target, returns, discounts)), weights
-    )
+    loss = weighted_loss(td_error(q, torch.tensor(taken), double_q_target(online, target, returns, discounts)), weights)
     assert float(loss) == pytest.approx(total / batch, abs=1e-4)
 
 
@@ -134,9 +132,9 @@ ACTIONS = torch.zeros(B, dtype=torch.int64)
         lambda: td_error(ONLINE, ACTIONS[:, None], RETURNS),
         lambda: td_error(ONLINE, ACTIONS, COLUMN),
         lambda: td_error(ONLINE, ACTIONS, RETURNS[:1]),
-        lambda: weighted_huber_loss(RETURNS, COLUMN),
-        lambda: weighted_huber_loss(COLUMN, COLUMN),
-        lambda: weighted_huber_loss(RETURNS, torch.tensor(1.0)),
+        lambda: weighted_loss(RETURNS, COLUMN),
+        lambda: weighted_loss(COLUMN, COLUMN),
+        lambda: weighted_loss(RETURNS, torch.tensor(1.0)),
     ],
 )
 def test_shapes_that_would_broadcast_are_refused(call: Callable[[], Tensor]) -> None:

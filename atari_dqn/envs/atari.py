@@ -85,7 +85,7 @@ class AtariGames(gym.vector.VectorEnv[npt.NDArray[np.uint8], npt.NDArray[np.inte
                 self._begin(env, game)
                 continue
             lives = game.lives
-            out.rewards[env] = game.act(self._actions[action])
+            out.rewards[env] = out.raw_rewards[env] = game.act(self._actions[action])
             out.terminated[env] = game.terminated
             out.truncated[env] = game.over and not game.terminated
             out.lives[env] = game.lives
@@ -97,7 +97,7 @@ class AtariGames(gym.vector.VectorEnv[npt.NDArray[np.uint8], npt.NDArray[np.inte
     def _begin(self, env: int, game: _Game) -> None:
         game.begin()
         out = self.out
-        out.rewards[env] = out.terminated[env] = out.truncated[env] = out.life_lost[env] = 0
+        out.rewards[env] = out.raw_rewards[env] = out.terminated[env] = out.truncated[env] = out.life_lost[env] = 0
         out.lives[env] = game.lives
         out.is_reset[env] = True
         self._info["episode_frame_number"][env] = game.frame_number

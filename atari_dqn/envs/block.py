@@ -23,7 +23,9 @@ class StepResult:
     frames: npt.NDArray[Any]
     """[N, *frame_shape] of the spec's dtype: the newest frame; at an episode's end its final one."""
     rewards: npt.NDArray[np.float64]
-    """[N] raw"""
+    """[N] what is learned from; not clipped"""
+    raw_rewards: npt.NDArray[np.float64]
+    """[N] what scores add up: `rewards`, but for an env that shapes them and tells the raw one, `info["raw_reward"]`"""
     terminated: npt.NDArray[np.bool_]
     """[N] the game is over"""
     truncated: npt.NDArray[np.bool_]
@@ -98,7 +100,7 @@ def map_block(
 
 def _fields(num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]) -> list[Field]:
     """The fields of `StepResult` in order, then those of `Orders`."""
-    rest = (np.float64, np.bool_, np.bool_, np.int32, np.bool_, np.bool_, np.int64, np.int64)
+    rest = (np.float64, np.float64, np.bool_, np.bool_, np.int32, np.bool_, np.bool_, np.int64, np.int64)
     return [(frame_dtype, (num_envs, *frame_shape)), *((np.dtype(kind), (num_envs,)) for kind in rest)]
 
 

@@ -31,10 +31,14 @@ class History:
         """seeds of each env so far"""
         self._anchor: Ints = np.full(num_envs, -1)
         """the tick, counted in `_actions`, at which each env was seeded; -1: before the first"""
-        self._actions: list[npt.NDArray[np.int32]] = []
+        # In one piece: an array for each tick, all of them long-lived, would lie scattered between the learner's large
+        # blocks, which then find no room where they were and make the process grow.
+        self._actions = bytearray()
+        """int32 [ticks, num_envs]"""
+        self._tick_bytes = 4 * num_envs
 
     def __len__(self) -> int:
-        return len(self._actions)
+        return len(self._actions) // self._tick_bytes
 
     def draw(self, envs: npt.NDArray[np.bool_]) -> Ints:
         """Next seeds of `envs` (bool [num_envs]): [num_envs], `NO_SEED` for the others; used once `add` has them."""
@@ -48,7 +52,7 @@ class History:
         """Which envs are to be seeded at this tick; `over` (bool [num_envs]): their episodes have ended."""
         if self._every is None:
             return np.zeros_like(over)
-        return over & (len(self._actions) - self._anchor > self._every)
+        return over & (len(self) - self._anchor > self._every)
 
     def add(self, actions: npt.NDArray[np.integer[Any]], seeds: Ints) -> None:
         """Write a finished tick down: its actions, and the seeds from which envs began anew at its end."""
@@ -56,12 +60,12 @@ class History:
         self._drawn += seeded
         if self._every is None:
             return
-        self._actions.append(actions.astype(np.int32))
+        self._actions += actions.astype(np.int32).tobytes()
         if seeded.any():
             self.seeds[seeded] = seeds[seeded]
-            self._anchor[seeded] = len(self._actions) - 1
+            self._anchor[seeded] = len(self) - 1
             past = int(self._anchor.min()) + 1
-            del self._actions[:past]
+            del self._actions[: past * self._tick_bytes]
             self._anchor -= past
 
     @property
@@ -71,21 +75,24 @@ class History:
 
     def ticks(self) -> Iterator[npt.NDArray[np.int32]]:
         """The actions of each tick since the oldest anchor, [num_envs]."""
-        yield from self._actions
+        yield from self._table()
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """All that `load` needs; empty when nothing is written down."""
         if self._every is None:
             return {}
-        actions = np.stack(self._actions) if self._actions else np.empty((0, len(self.seeds)), np.int32)
-        seed = np.array(self._seed)
+        seed, actions = np.array(self._seed), self._table()
         return {"seed": seed, "seeds": self.seeds, "drawn": self._drawn, "anchor": self._anchor, "actions": actions}
 
     def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take over a `state()`, and with it the seed that all later ones are drawn from."""
         self._seed = int(state["seed"])
         self.seeds, self._drawn, self._anchor = (state[name].copy() for name in ("seeds", "drawn", "anchor"))
-        self._actions = list(state["actions"])
+        self._actions = bytearray(state["actions"].astype(np.int32).tobytes())
+
+    def _table(self) -> npt.NDArray[np.int32]:
+        """[ticks, num_envs]; a copy, for what looks into a bytearray keeps it from growing."""
+        return np.frombuffer(self._actions, np.int32).reshape(-1, len(self.seeds)).copy()
 
 
 def env_seeds(seed: int, num_envs: int) -> list[int]:

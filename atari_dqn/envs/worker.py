@@ -67,7 +67,10 @@ class Envs:
         self._write_frames(frames)
         self._check("paid a reward", rewards)
         self._take_lives(info)
-        out.rewards[:] = rewards
+        out.rewards[:] = out.raw_rewards[:] = rewards
+        if "raw_reward" in info:
+            self._check("told a raw reward", info["raw_reward"])
+            np.copyto(out.raw_rewards, info["raw_reward"], casting="unsafe", where=info.get("_raw_reward", True))
         out.terminated[:] = terminated
         out.truncated[:] = truncated
         out.lives[:] = self._lives
@@ -80,7 +83,7 @@ class Envs:
         self._write_frames(frames)
         self._lives[begun] = 0
         self._take_lives(info)
-        out.rewards[begun] = 0
+        out.rewards[begun] = out.raw_rewards[begun] = 0
         out.lives[begun] = self._lives[begun]
         out.is_reset[begun] = True
         for flags in (out.terminated, out.truncated, out.life_lost, self._over):

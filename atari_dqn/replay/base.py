@@ -138,9 +138,7 @@ class Replay(abc.ABC):
         if not self.ring.num_drawable:
             raise RuntimeError(f"nothing to draw yet: {self.newest + 1} rows are stored, and no transition is complete")
         ring, tree, xp = self.ring, self.tree, self.tree.xp
-        mass = torch.rand(batch_size, dtype=torch.float64, device=ring.device, generator=self.generator)
-        shares = native(xp, mass) + arange(xp, 0, batch_size, ring.device)
-        slots = tree.find(tensor(shares * (native(xp, tree.total) / batch_size)))
+        slots = self._draw(batch_size)
         returns, discounts, next_slots = ring.fold(slots, self.gamma, self.clip_rewards)
         if len(self._stacks) != 2 * batch_size:
             shape = (2 * batch_size, ring.stack, *ring.frames.shape[2:])
@@ -158,6 +156,13 @@ class Replay(abc.ABC):
             weights=tensor(weights).to(torch.float32),
             ids=tensor(head - (head - at) % (ring.rows * ring.num_envs)),
         )
+
+    def _draw(self, batch_size: int) -> Tensor:
+        """[batch_size] int64 slots of rows that may be drawn."""
+        xp, device = self.tree.xp, self.ring.device
+        mass = torch.rand(batch_size, dtype=torch.float64, device=device, generator=self.generator)
+        shares = native(xp, mass) + arange(xp, 0, batch_size, device)
+        return self.tree.find(tensor(shares * (native(xp, self.tree.total) / batch_size)))
 
     @abc.abstractmethod
     def update_priorities(self, ids: ArrayLike | Tensor, td_errors: ArrayLike | Tensor) -> None:

@@ -1,0 +1,31 @@
+"""No replay: flows in, transitions; flows out, the newest of them in the order in which they came.
+
+The same ring and tree with every priority 1; the tree only tells which rows are complete.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from atari_dqn.replay.uniform import UniformReplay
+
+
+class NewestReplay(UniformReplay):
+    """Learns from the last transitions, from a buffer of any capacity: keep it little larger than a batch."""
+
+    def _draw(self, batch_size: int) -> Tensor:
+        """Oldest first; where fewer are complete than asked for, they come round again."""
+        ring, leaves = self.ring, self.tree.leaves
+        size = ring.rows * ring.num_envs
+        slots = torch.arange(len(leaves), device=ring.device)
+        ids = ring.head - (ring.head - slots) % size
+        order = ids.masked_fill(leaves == 0, NOT_COMPLETE).argsort()
+        # counted on the device: a CUDA graph would freeze a number of the host
+        count = (leaves > 0).sum()
+        place = torch.arange(-batch_size, 0, device=ring.device) % count
+        return order[len(leaves) - count + place]
+
+
+NOT_COMPLETE = -(2**62)
+"""Before every id."""
