@@ -63,6 +63,17 @@ class FiveLives(Numbered):
         return observation, {"lives": 5}
 
 
+class Shaped(Numbered):
+    """A game of 5 steps: each pays 2, which a wrapper would have made of the raw 1."""
+
+    def __init__(self) -> None:
+        super().__init__(length=5, reward=2.0)
+
+    def step(self, action: Any) -> tuple[npt.NDArray[np.float32], float, bool, bool, Info]:
+        *outcome, info = super().step(action)
+        return *outcome, info | {"raw_reward": 1.0}  # type: ignore[return-value]
+
+
 class Shifted(Numbered):
     """Its actions are 5, 6 and 7."""
 
@@ -229,6 +240,7 @@ gym.register("PaysSeven-v0", "tests.stubs:Numbered", kwargs={"length": 5, "rewar
 gym.register("PaysTooMuch-v0", "tests.stubs:Numbered", kwargs={"length": 5, "reward": 3e38})  # float32 holds no two
 gym.register("Timed-v0", "tests.stubs:Numbered", kwargs={"length": sys.maxsize}, max_episode_steps=5)
 gym.register("FiveLives-v0", "tests.stubs:FiveLives")
+gym.register("Shaped-v0", "tests.stubs:Shaped")
 gym.register("Shifted-v0", "tests.stubs:Shifted")
 gym.register("Fragile-v0", "tests.stubs:Fragile")
 gym.register("Raises-v0", "tests.stubs:Fragile", kwargs={"fault": "raise"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,30 @@ from atari_dqn.config import (
     settings,
     updates_at,
 )
-from atari_dqn.schedules import Piecewise
+from atari_dqn.schedules import Exponential, Piecewise
 
 
 def test_every_setting_has_help_and_its_default_is_in_bounds() -> None:
     config = TrainConfig().validate()
     assert set(settings(TrainConfig)) == set(config.to_dict())
     assert all(setting.help for setting in settings(TrainConfig).values())
+
+
+def test_a_score_to_stop_at_may_be_stored_as_none_a_whole_number_or_a_fraction() -> None:
+    for stored, meant in ((None, None), (200, 200.0), (-1.5, -1.5)):
+        assert from_dict({"stop_score": stored}).run.stop_score == meant
+    with pytest.raises(ConfigError, match="--stop-score is 'high'"):
+        from_dict({"stop_score": "high"})
+
+
+def test_exponential_decay_goes_to_1_over_e_of_the_way_in_one_decay() -> None:
+    epsilon = Exponential(0.9, 0.05, 1000)
+    assert (epsilon(0), epsilon(10**9)) == (0.9, 0.05)
+    assert epsilon(1000) == pytest.approx(0.05 + 0.85 / math.e)
+    TrainConfig().replace(epsilon_values=(0.9, 0.05), epsilon_decay=1000.0).validate()
+    ladder = TrainConfig().replace(epsilon_values=(0.9, 0.05), epsilon_decay=1000.0, epsilon_ladder=True)
+    with pytest.raises(ConfigError, match="give one of them"):
+        ladder.validate()
 
 
 @pytest.mark.parametrize(
@@ -43,6 +61,8 @@ def test_every_setting_has_help_and_its_default_is_in_bounds() -> None:
         ("epsilon_values", (1.0, 2.0, 0.0), "--epsilon-values is 2"),
         ("epsilon_values", (1.0, 0.1), "--epsilon-values has 2 numbers and --epsilon-at 3"),
         ("epsilon_at", (0.0, 0.5, 0.5), "--epsilon-at must increase"),
+        ("epsilon_decay", 100.0, "--epsilon-values has 3 numbers; with --epsilon-decay it needs two"),
+        ("stop_score", float("nan"), "--stop-score is nan; it must be finite"),
         ("replay_ratio", 1025.0, "--replay-ratio is 1025; it must be from 0 to 1024"),
         ("replay_capacity", 1_000_003, "power of two: 524288 or 1048576"),
         ("replay_capacity", 8, "it must be at least 96"),

@@ -271,6 +271,23 @@ def test_gradients_are_scaled_down_to_the_live_norm() -> None:
         assert learner.pop_metrics()["losses/grad_norm"] == pytest.approx(float(whole.norm())), "before clipping"
 
 
+def test_gradient_values_are_clipped_after_the_norm() -> None:
+    learner, _ = table_learner(max_grad_norm=0.5)
+    learner.update()
+    scaled = gradient(learner)
+    learner, _ = table_learner(max_grad_norm=0.5, max_grad_value=0.1)
+    learner.update()
+    assert scaled.abs().max() > 0.1
+    torch.testing.assert_close(gradient(learner), scaled.clamp(-0.1, 0.1))
+
+
+def test_the_loss_is_the_one_that_was_asked_for() -> None:
+    learner, replay = table_learner(loss="mse")
+    learner.update()
+    errors, weights = replay.td_errors[0], TRANSITIONS.weights
+    assert learner.pop_metrics()["losses/td_loss"] == pytest.approx(float((weights * errors**2).mean()))
+
+
 class NoReading(TorchDispatchMode):
     """Fails when an operation has to know a tensor's value: a wait on a GPU, and an error inside a CUDA graph."""
 
@@ -281,7 +298,7 @@ class NoReading(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("settings", [{}, {"optimizer": "adamw"}, {"double_q": False}])
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "adamw", "max_grad_value": 1.0}, {"double_q": False}])
 def test_an_update_reads_no_tensor_back(precision: Precision, settings: dict[str, Any]) -> None:
     learner = run(make_learner(precision=precision, target_update_interval=1, **settings), 1)
     with NoReading():

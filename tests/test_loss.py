@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from atari_dqn.loss import double_q_target, huber, q_target, td_error, weighted_loss
+from atari_dqn.loss import LOSSES, double_q_target, huber, q_target, td_error, weighted_loss
 
 B, A = 3, 4
 RETURNS = torch.tensor([1.0, 2.0, -1.0])
@@ -49,6 +49,11 @@ def test_huber_is_a_parabola_with_straight_arms(error: float, value: float, slop
 def test_weighted_loss_by_hand() -> None:
     loss = weighted_loss(torch.tensor([0.5, -2.0, 3.0]), torch.tensor([1.0, 0.5, 0.2]))
     assert loss.item() == pytest.approx((0.125 + 0.5 * 1.5 + 0.2 * 2.5) / 3)
+
+
+def test_weighted_squared_loss_by_hand() -> None:
+    loss = weighted_loss(torch.tensor([0.5, -2.0, 3.0]), torch.tensor([1.0, 0.5, 0.2]), LOSSES["mse"])
+    assert loss.item() == pytest.approx((0.25 + 0.5 * 4 + 0.2 * 9) / 3)
 
 
 def test_doubling_a_weight_doubles_that_samples_share_of_the_gradient_and_no_other() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from atari_dqn.config import ConfigError, NetworkConfig
-from atari_dqn.network import Pixels, Precision, QNetwork, follow, in_precision, make_network
+from atari_dqn.network import Mlp, Pixels, Precision, QNetwork, follow, in_precision, make_network
 from benchmarks.plain_learner import PlainNet, Spec
 
 CPU = torch.device("cpu")
@@ -156,6 +156,25 @@ def test_without_dueling_it_is_mnihs_network() -> None:
     hidden = F.relu(network.hidden(network.trunk(network.prepare(obs))))
     assert hidden.shape == (2, 512)
     torch.testing.assert_close(network(obs), network.advantage(hidden))
+
+
+@pytest.mark.parametrize("head", ["shared", "two_stream"])
+def test_silu_stands_after_every_layer_but_the_last(head: Any) -> None:
+    network, obs = make(VECTOR, activation="silu", head=head, mlp_hidden=(7, 6)), torch.randn(4, 1, 5)
+    assert isinstance(network.trunk, Mlp)
+    x = F.silu(network.trunk.layers[0](obs.flatten(1)))
+    if isinstance(network.shared, nn.Sequential):
+        x = F.silu(network.shared[0](x))
+    value, advantage = F.silu(network.hidden(x)).chunk(2, dim=1)
+    advantage = network.advantage(advantage)
+    torch.testing.assert_close(network(obs), network.value(value) + advantage - advantage.mean(1, keepdim=True))
+
+
+def test_silu_stands_after_convolutions_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, obs = make(activation="silu"), pixels(2, 4, 84, 84)
+    plain = PlainNet(4, 4).take(network)
+    monkeypatch.setattr(F, "relu", F.silu)  # by which the plain network is written
+    torch.testing.assert_close(network(obs), plain(obs), atol=1e-6, rtol=1e-5)
 
 
 def test_mlp_is_a_plain_chain() -> None:

@@ -20,6 +20,7 @@ from atari_dqn.checkpoint import CheckpointStore
 from atari_dqn.config import TrainConfig, updates_at
 from atari_dqn.envs.make import PROTOCOLS, env_spec
 from atari_dqn.envs.pool import WorkerError
+from atari_dqn.evaluation import evaluate
 from atari_dqn.monitor import Monitor
 from atari_dqn.network import in_precision
 from atari_dqn.trainer import Trainer
@@ -161,6 +162,20 @@ def test_reset_ticks_are_not_env_steps_and_scores_are_raw() -> None:
         assert float(batch.returns.max()) == pytest.approx(1 + trainer.config.replay.gamma)
 
 
+def test_a_shaped_reward_is_learned_from_and_the_raw_one_is_the_score() -> None:
+    settings = {"env_id": "tests.stubs:Shaped-v0", "num_workers": 1, "envs_per_worker": 2, "learning_starts": 40}
+    with started(**settings, clip_rewards=False, n_step=1) as trainer:
+        for _ in range(60):
+            trainer.iterate()
+        assert set(trainer.episodes.returns) == {5.0}
+        assert set(trainer.replay.sample(64).returns.tolist()) == {2.0}
+        result = evaluate(
+            trainer.learner.online, trainer.spec, trainer.protocol, episodes=2, num_workers=1, epsilon=1.0, seed=1,
+            device=trainer.device,
+        )  # fmt: skip
+        assert result.returns.tolist() == [5.0, 5.0]
+
+
 def test_a_lost_life_is_terminal_for_learning_and_no_end_of_the_game() -> None:
     with started(env_id="tests.stubs:FiveLives-v0", num_workers=1, envs_per_worker=1, n_step=1) as trainer:
         while trainer.episodes.finished < 2:
@@ -270,6 +285,47 @@ def test_watching_changes_nothing(tmp_path: Path) -> None:
     watched = trained(tmp_path / "watched", eval_interval=300, eval_episodes=3, log_interval=8, checkpoint_interval=250)
     assert trained(tmp_path / "alone", log_interval=10_000, checkpoint_interval=10_000) == watched
     assert len((tmp_path / "watched" / "evaluations.jsonl").read_text().splitlines()) == 4
+
+
+def trained(run_dir: Path, **settings: Any) -> tuple[bool, Trainer]:
+    """Train, or go on, in `run_dir`."""
+    run_dir.mkdir(exist_ok=True)
+    trainer = make_trainer(**settings)
+    trainer.resume(CheckpointStore(run_dir))
+    monitor = Monitor(run_dir, Console(quiet=True), "test", trainer.config.run.total_env_steps, trainer.env_steps)
+    done = Training(trainer, run_dir, monitor, lambda: False).run()
+    monitor.close()
+    return done, trainer
+
+
+@pytest.mark.parametrize("judge", [{"eval_interval": 300, "eval_episodes": 2}, {"eval_interval": 0}])
+def test_a_run_is_done_when_its_score_is_reached_and_stays_so(judge: dict[str, Any], tmp_path: Path) -> None:
+    """Each game is worth 35: the first evaluation says so at 300 env steps, a hundred games at 500."""
+    game = {"env_id": "tests.stubs:PaysSeven-v0", "num_workers": 1, "envs_per_worker": 2}
+    done, trainer = trained(tmp_path / "run", **game, **judge, stop_score=35.0)
+    assert done
+    assert trainer.env_steps == (300 if judge["eval_interval"] else 500)
+    assert make_trainer(**game, **judge, stop_score=35.0).done is False
+    done, again = trained(tmp_path / "run", **game, **judge, stop_score=35.0)
+    assert (done, again.env_steps) == (True, trainer.env_steps)
+    done, higher = trained(tmp_path / "run", **game, **judge, stop_score=35.1, total_env_steps=1_000)
+    assert (done, higher.env_steps) == (True, 1_000)
+
+
+def test_each_finished_game_is_a_line_and_a_resume_repeats_none(tmp_path: Path) -> None:
+    game = {"env_id": "tests.stubs:FiveLives-v0", "num_workers": 1, "envs_per_worker": 2}
+    trained(tmp_path / "run", **game, total_env_steps=300, checkpoint_interval=300)
+    file = tmp_path / "run" / "episodes.jsonl"
+    with file.open("a") as opened:
+        opened.write('{"env_step": 310, "episode": 99, "return": 1.0}\n')
+    _, trainer = trained(tmp_path / "run", **game, total_env_steps=600)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["episode"] for row in rows] == list(range(1, trainer.episodes.finished + 1))
+    assert {(row["return"], row["length"]) for row in rows} == {(30.0, 15)}
+    assert {row["env"] for row in rows} == {0, 1}
+    # the games under way at 300 were cut
+    assert [row["env_step"] for row in rows[::2]] == [*range(30, 301, 30), *range(330, 601, 30)]
+    assert [row["time"] for row in rows] == sorted(row["time"] for row in rows)
 
 
 def test_a_resumed_run_has_the_learner_bit_for_bit_and_joins_no_two_games(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from atari_dqn.replay.base import Batch, Replay
+from atari_dqn.replay.newest import NewestReplay
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.replay.ring import FrameRing
 from atari_dqn.replay.sum_tree import SumTree
 from atari_dqn.replay.uniform import UniformReplay
 
-__all__ = ["Batch", "FrameRing", "PrioritizedReplay", "Replay", "SumTree", "UniformReplay"]
+__all__ = ["Batch", "FrameRing", "NewestReplay", "PrioritizedReplay", "Replay", "SumTree", "UniformReplay"]

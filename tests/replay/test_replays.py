@@ -1,4 +1,4 @@
-"""Prioritized and uniform replay: what is drawn how often, with which weight, and what a priority may change."""
+"""Prioritized and uniform replay, and none: what is drawn how often, with which weight, what a priority may change."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from atari_dqn.replay import PrioritizedReplay, Replay, UniformReplay
+from atari_dqn.replay import NewestReplay, PrioritizedReplay, Replay, UniformReplay
 from atari_dqn.replay.base import NO_ID
 
 EPSILON = 1e-6
@@ -356,6 +358,28 @@ def test_the_seed_decides_the_draws_and_the_global_generator_is_left_alone() -> 
     drawn = [replay.sample(16).ids.tolist() for replay in replays]
     assert drawn[0] == drawn[1] != drawn[2]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@given(
+    st.lists(st.lists(st.booleans(), min_size=2, max_size=2), min_size=3, max_size=60), st.integers(1, 12),
+    st.integers(1, 3), st.sampled_from([np, torch]),
+)  # fmt: skip
+def test_without_replay_the_newest_complete_steps_come_in_their_order(
+    ends: list[list[bool]], batch_size: int, n_step: int, xp: Any
+) -> None:
+    replay = NewestReplay(
+        22, 2, (1,), np.uint8, 2, n_step=n_step, gamma=0.9, clip_rewards=True, seed=7, xp=xp
+    )  # fmt: skip
+    for last in ends:
+        replay.append(np.zeros((2, 1), np.uint8), np.array(last), np.zeros(2), np.zeros(2), np.zeros(2, bool))
+        if replay.fill:
+            rows, size = replay.ring.drawable, replay.num_rows * 2
+            head = replay.newest * 2 + 1
+            complete = [i for i in range(head - size + 1, head + 1) if i >= 0 and rows[i // 2 % replay.num_rows, i % 2]]
+            wrapped = (complete * batch_size)[-batch_size:] if len(complete) < batch_size else complete[-batch_size:]
+            batch = replay.sample(batch_size)
+            assert batch.ids.tolist() == wrapped
+            assert (batch.weights == 1).all()
 
 
 @pytest.mark.parametrize("make", [prioritized, uniform])
