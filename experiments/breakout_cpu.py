@@ -2,7 +2,9 @@
 
 Settings: ours, chosen for the clock: the update is what costs (an env step is 40 times cheaper), so each one gets
 twice the usual fresh play (replay ratio 4), n-step 3 returns, and exploration that ends early. Everything else is the
-default. Measured result: see experiments/results/.
+default.
+
+Expected: about 40. Measured: 39.1 (95% interval 33.3 to 45.3, 30 games) after 79 minutes; see experiments/results/.
 
     python -m experiments.breakout_cpu
 """
@@ -12,6 +14,8 @@ from __future__ import annotations
 from atari_dqn import cli, train
 from atari_dqn.config import TrainConfig
 
+EXPECTED = "39 (measured, one seed)"
+TAKES = "79 min on two cores"
 CONFIG = TrainConfig().replace(
     env_id="ALE/Breakout-v5",
     num_workers=2,

@@ -1,7 +1,9 @@
 """CartPole-v1 with the whole machine: workers, prioritized replay, dueling double Q, n-step returns.
 
-Settings: ours. Expected: some network of the run has a mean of 475 or more over 100 fresh evaluation games; the last
-one need not (one 60,000-step run ended below 475: the policy still swings).
+Settings: ours. Every 5,000 env steps 20 games without exploration; the run ends when their mean is 475, gymnasium's own
+mark, since a network that goes on learning here may well get worse again.
+
+Expected: it ends before its 120,000 env steps, and 100 fresh games have a mean of 475 or more. Measured: MEASURED
 
     python -m experiments.cartpole
 """
@@ -11,6 +13,8 @@ from __future__ import annotations
 from atari_dqn import cli, train
 from atari_dqn.config import TrainConfig
 
+EXPECTED = "a mean of 475 or more over 100 games"
+TAKES = "2 min on two cores"
 CONFIG = TrainConfig().replace(
     env_id="CartPole-v1",
     num_workers=2,
@@ -24,9 +28,13 @@ CONFIG = TrainConfig().replace(
     learning_starts=1_000,
     target_update_interval=250,
     epsilon_values=(1.0, 0.02),
-    epsilon_at=(0.0, 0.2),
-    total_env_steps=60_000,
+    epsilon_at=(0.0, 0.1),
+    total_env_steps=120_000,
     checkpoint_interval=20_000,
+    eval_interval=5_000,
+    eval_episodes=20,
+    eval_epsilon=0.0,
+    stop_score=475.0,
     precision="fp32",
 )
 

@@ -136,7 +136,10 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
     try:
         env = gym.make(env_id, disable_env_checker=True)
     except (gym.error.Error, ImportError) as error:
-        raise ConfigError(f"--env-id {env_id} cannot be made: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        if "Box2D is not installed" in reason:
+            reason = 'Box2D is not installed; this package has an extra for it: pip install "atari_dqn[box2d]"'
+        raise ConfigError(f"--env-id {env_id} cannot be made: {reason}") from error
     frames, actions = env.observation_space, env.action_space
     env.close()
     if not isinstance(frames, Box):

@@ -1,0 +1,67 @@
+"""`python -m experiments`: the experiments' files in; a table of what to expect of each and how long it takes out.
+
+`python -m experiments NAME` shows one in full. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Annotated
+
+import tyro
+
+import experiments
+from atari_dqn import cli
+from atari_dqn.config import ConfigError, Setting, help_from_settings
+
+
+@help_from_settings
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ListCommand:
+    """List the experiments: what to expect of each, and how long it takes. `python -m experiments.NAME` runs one."""
+
+    name: Annotated[
+        str, tyro.conf.Positional, Setting("show this one in full: its source, settings and measured result")
+    ] = ""
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m experiments") -> int:
+    """List them, or show one. Returns the exit code; raises `ConfigError` for a name that is none of theirs."""
+    name = cli.parse(ListCommand, argv, prog=prog).name
+    found, console = all_experiments(), cli.console()
+    if not name:
+        console.print(_table(found))
+    elif name in found:
+        console.print((found[name].__doc__ or "").strip(), highlight=False, soft_wrap=True)
+    else:
+        near = difflib.get_close_matches(name, found, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"{prog} lists them"
+        raise ConfigError(f"no experiment is called {name}; {hint}")
+    return cli.DONE
+
+
+def all_experiments() -> dict[str, ModuleType]:
+    """Every module of this package that holds a `CONFIG`, by name, in alphabetical order."""
+    names = [module.name for module in pkgutil.iter_modules(experiments.__path__) if not module.name.startswith("__")]
+    modules = {name: importlib.import_module(f"experiments.{name}") for name in names}
+    return {name: module for name, module in modules.items() if hasattr(module, "CONFIG")}
+
+
+def _table(found: dict[str, ModuleType]) -> object:
+    from rich.table import Table
+
+    table = Table(caption="python -m experiments NAME shows one in full, python -m experiments.NAME runs it")
+    for column in ("name", "expected", "takes"):
+        table.add_column(column, style="bold" if column == "name" else "", no_wrap=column == "name")
+    for name, module in found.items():
+        table.add_row(name, module.EXPECTED, module.TAKES)
+    return table
+
+
+if __name__ == "__main__":
+    cli.run_command(main)

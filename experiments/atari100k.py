@@ -1,0 +1,49 @@
+"""The Atari 100k benchmark: 100,000 env steps (two hours of play), any game by `--env-id`.
+
+Source: Kaiser et al. 2020 for the benchmark; the settings are DrQ(eps)'s as Agarwal et al. 2021 ran them (dopamine,
+labs/atari_100k/configs/DrQ_eps.gin), itself the "efficient DQN" of Yarats et al. 2021 after van Hasselt et al. 2019:
+one update of 32 per env step from step 1,600 on, n-step 10, uniform replay of everything, dueling double network,
+target copied every update, Adam 1e-4 with epsilon 1.5e-4, exploration 1 to 0.01 within 5,000 steps; the game of one
+env, a lost life terminal, no sticky actions; scored by 100 games at epsilon 0.001, here the run's own last evaluation.
+
+Left out: DrQ's random shifts of the image, which this package does not have.
+
+Expected: less than DrQ(eps)'s figures for that. Published, as human-normalised interquartile mean of the 26 games: DER
+0.183, DrQ(eps) 0.280, SPR 0.337 (Agarwal et al. 2021); for Breakout, where random play has 1.7 and a human 30.5: SimPLe
+16.4 (Kaiser et al. 2020), DER 1.9 (van Hasselt et al. 2019). Measured: not yet run.
+
+    python -m experiments.atari100k --env-id pong
+"""
+
+from __future__ import annotations
+
+from atari_dqn import cli, train
+from atari_dqn.config import TrainConfig
+
+EXPECTED = "Breakout between 2 and 16 after 100,000 env steps (not yet run)"
+TAKES = "30 min on two cores"
+CONFIG = TrainConfig().replace(
+    env_id="ALE/Breakout-v5",
+    num_workers=1,
+    envs_per_worker=1,
+    replay="uniform",
+    replay_capacity=2**17,
+    n_step=10,
+    head="two_stream",
+    learning_rate=1e-4,
+    adam_epsilon=1.5e-4,
+    batch_size=32,
+    replay_ratio=32.0,
+    learning_starts=1_600,
+    target_update_interval=1,
+    epsilon_values=(1.0, 0.01),
+    epsilon_at=(0.016, 0.066),
+    total_env_steps=100_000,
+    checkpoint_interval=25_000,
+    eval_interval=100_000,
+    eval_episodes=100,
+    eval_epsilon=0.001,
+)
+
+if __name__ == "__main__":
+    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.atari100k"))

@@ -1,0 +1,194 @@
+"""`python -m experiments.claims`: the CartPole and LunarLander experiments in, each with five seeds; what they did
+beside what their sources claim out, as a table, a picture and `claims.json`.
+
+Each run is `python -m experiments.NAME` itself, then an evaluation of 100 games; as many at a time as there are cores.
+A run that is finished is not run again, one that was cut goes on.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from atari_dqn import cli
+from atari_dqn.config import ConfigError, Setting, TrainConfig, flag, help_from_settings, settings, updates_at
+from atari_dqn.runs import has_begun, read_config, read_rows
+from atari_dqn.signals import StopRequest
+from atari_dqn.system import cores
+from experiments.__main__ import all_experiments
+from experiments.claims.measure import CLAIMS, GAMES, finished, measure
+
+LOOK_SECONDS = 5.0
+"""Between two looks at how far the runs are, which read their metrics."""
+
+
+@help_from_settings
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClaimsCommand:
+    """Run the CartPole and LunarLander experiments with several seeds, and set what they do beside what is claimed."""
+
+    only: Annotated[tuple[str, ...], Setting("run these experiments; none named: all of them")] = ()
+    seeds: Annotated[tuple[int, ...], Setting("one run of each experiment for each", "", 0, 2**31 - 1)] = tuple(
+        range(1, 6)
+    )
+    runs: Annotated[Path, Setting("where the run directories are")] = Path("runs/claims")
+    out: Annotated[Path, Setting("where the results go: those of all finished runs there")] = Path(
+        "experiments/results/claims"
+    )
+    at_once: Annotated[int, Setting("runs beside each other, a thread each; 0: one per core", "runs", 0, 1024)] = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run, and the evaluation after it."""
+
+    name: str
+    seed: int
+    run_dir: Path
+    config: TrainConfig
+
+    @property
+    def work(self) -> float:
+        """Ticks and updates in all, which cost about the same."""
+        total = self.config.run.total_env_steps
+        return total / self.config.num_envs + updates_at(self.config.learner, total)
+
+    def check(self, overridden: Sequence[str]) -> None:
+        """Raise `ConfigError` when its directory holds a run with other settings than the experiment's present ones."""
+        if not has_begun(self.run_dir):
+            return
+        stored = read_config(self.run_dir).to_dict()
+        for name, value in self.config.to_dict().items():
+            if stored[name] != value and name not in ("seed", "run_dir", "torch_threads", *overridden):
+                raise ConfigError(
+                    f"{self.run_dir} is a run with {flag(name)} {stored[name]}, where experiments.{self.name} now has"
+                    f" {value}; remove it, or name other --runs"
+                )
+
+    def share_done(self) -> float:
+        rows = read_rows(self.run_dir / "metrics.jsonl")
+        return min(1.0, rows[-1]["env_step"] / self.config.run.total_env_steps) if rows else 0.0
+
+
+def main(
+    argv: Sequence[str] | None = None, flags: Sequence[str] = (), prog: str = "python -m experiments.claims"
+) -> int:
+    """Run what is not yet finished, each with further `flags`, and write the results. Returns the exit code.
+
+    Raises `ConfigError` for bad input, and `CommandFailed` when a run fails, after the others are done.
+    """
+    command = cli.parse(ClaimsCommand, argv, prog=prog)
+    for name, setting in settings(ClaimsCommand).items():
+        setting.check(name, getattr(command, name))
+    for name in command.only:
+        if name not in CLAIMS:
+            raise ConfigError(f"--only {name}: nothing is claimed of it; there are {', '.join(CLAIMS)}")
+    # Seed by seed, so that what is compared runs in the same hour.
+    modules = all_experiments()
+    asked = [(seed, name) for seed in command.seeds for name in command.only or CLAIMS]
+    there = [
+        (int(path.name.rpartition("-")[2]), name) for name in CLAIMS for path in command.runs.glob(f"{name}-*[0-9]")
+    ]
+    jobs = {
+        (seed, name): Job(name, seed, command.runs / f"{name}-{seed}", modules[name].CONFIG)
+        for seed, name in (*asked, *sorted(there))
+    }
+    for job in jobs.values():
+        job.check([word[2:].replace("-", "_") for word in flags])
+    for directory in (command.runs, command.out):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{directory} cannot be written: {error.strerror}") from None
+    failed = Runs([jobs[key] for key in dict.fromkeys(asked)], flags).run(command.at_once or cores())
+    outcomes = {
+        name: [measure(job.run_dir, claim) for job in jobs.values() if job.name == name and finished(job.run_dir)]
+        for name, claim in CLAIMS.items()
+    }
+    if any(outcomes.values()):
+        from experiments.claims.report import write
+
+        for file in write(outcomes, command.runs, command.out):
+            print(file)
+    if failed:
+        raise cli.CommandFailed("; ".join(failed))
+    return cli.DONE
+
+
+class Runs:
+    """The jobs that are not finished, some at a time, in processes of their own."""
+
+    def __init__(self, jobs: Sequence[Job], flags: Sequence[str]) -> None:
+        self._jobs = [job for job in jobs if not finished(job.run_dir)]
+        self._flags = flags
+        self._failed: list[str] = []
+        self._alive: dict[Job, subprocess.Popen[bytes]] = {}
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def run(self, at_once: int) -> list[str]:
+        """Returns a line for each that failed. An interrupt stops those under way, with their state saved."""
+        from atari_dqn.status import StatusLine
+
+        began, before = time.monotonic(), {job: job.share_done() for job in self._jobs}
+        pool = concurrent.futures.ThreadPoolExecutor(at_once)
+        with StatusLine(cli.console(), f"{len(self._jobs)} runs") as status, StopRequest() as stop:
+            try:
+                waiting = {pool.submit(self._run_one, job): job for job in self._jobs}
+                while left := [job for future, job in waiting.items() if not future.done()]:
+                    shares = {job: job.share_done() if job in self._alive else before[job] for job in left}
+                    to_do = sum(job.work * (1 - share) for job, share in shares.items())
+                    done = sum(job.work * (shares.get(job, 1.0) - before[job]) for job in self._jobs)
+                    status.update(
+                        self._progress(len(left), (time.monotonic() - began) * to_do / done if done else None)
+                    )
+                    with stop.breaking():
+                        concurrent.futures.wait(waiting, LOOK_SECONDS, concurrent.futures.ALL_COMPLETED)
+            finally:
+                self._stop()
+                pool.shutdown(cancel_futures=True)
+        return self._failed
+
+    def _progress(self, left: int, seconds: float | None) -> str:
+        from atari_dqn.monitor import duration
+
+        eta = "..." if seconds is None else duration(seconds)
+        return f"{len(self._jobs) - left} of {len(self._jobs)} runs finished, {len(self._failed)} failed  ETA {eta}"
+
+    def _run_one(self, job: Job) -> None:
+        train = [f"experiments.{job.name}", "--seed", str(job.seed), "--run-dir", str(job.run_dir), *self._flags]
+        games = ["--epsilon", "0", "--episodes", str(GAMES), "--num-workers", "2"]
+        log = job.run_dir.with_suffix(".log")
+        for arguments in ([*train, "--torch-threads", "1"], ["atari_dqn.evaluate", str(job.run_dir), *games]):
+            with self._lock, log.open("ab") as output:
+                if self._stopped:
+                    return
+                # In a session of its own: a terminal's Ctrl-C would reach it too, and two of them end it at once.
+                process = subprocess.Popen(
+                    [sys.executable, "-m", *arguments], stdout=output, stderr=output, start_new_session=True
+                )
+                self._alive[job] = process
+            code = process.wait()
+            with self._lock:
+                del self._alive[job]
+            if code:
+                if not self._stopped:
+                    self._failed.append(f"{job.name} with seed {job.seed} ended with exit code {code}: see {log}")
+                return
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            for process in self._alive.values():
+                process.terminate()  # as Ctrl-C: state saved
+
+
+if __name__ == "__main__":
+    cli.run_command(main)

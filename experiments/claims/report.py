@@ -1,0 +1,154 @@
+"""Outcomes of runs flow in; `claims.json`, `claims.md` and `claims.png` flow out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atari_dqn.journal import replace
+from atari_dqn.runs import read_rows
+from atari_dqn.system import describe_system
+from experiments.claims.measure import CLAIMS, GAMES, WINDOW, Claim, Outcome, limit_step
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COMMAND = "python -m experiments.claims"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Distinct also to the colour-blind (Okabe & Ito 2008)."""
+SMOOTHED = 20
+"""Games in a mean of the picture's lines."""
+
+
+def write(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, out: Path) -> list[Path]:
+    """Write all three for the experiments that have outcomes; `runs` holds their directories. Raises `OSError`."""
+    shown = {name: found for name, found in outcomes.items() if found}
+    facts = {
+        "command": COMMAND,
+        **describe_system(),
+        "factor": factor(shown),
+        "experiments": {
+            name: {"claim": dataclasses.asdict(CLAIMS[name]), "outcomes": [dataclasses.asdict(one) for one in found]}
+            for name, found in shown.items()
+        },
+    }
+    replace(out / "claims.json", (json.dumps(facts, indent=2) + "\n").encode())
+    replace(out / "claims.md", table(shown).encode())
+    draw(shown, runs, out / "claims.png")
+    return [out / f"claims.{kind}" for kind in ("json", "md", "png")]
+
+
+def factor(outcomes: Mapping[str, Sequence[Outcome]]) -> float | None:
+    """How many times as long a run without replay takes as one with: of the mean seconds of both."""
+    both = [outcomes.get(name) for name in ("cartpole_no_replay", "cartpole_replay")]
+    without, with_replay = [np.mean([one.end.seconds for one in found]) if found else 0.0 for found in both]
+    return round(float(without / with_replay), 2) if without and with_replay else None
+
+
+def table(outcomes: Mapping[str, Sequence[Outcome]]) -> str:
+    """Markdown: a line for each experiment, then one for each run."""
+    lines = [
+        "| experiment | claimed | met | env steps until then | games | updates | seconds | 100 games afterwards |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in outcomes.items():
+        moments = [one.event for one in found if one.event]
+        spans = [_span([getattr(m, what) for m in moments]) for what in ("env_step", "episode", "update", "seconds")]
+        met = f"{sum(one.met for one in found)} of {len(found)}"
+        afterwards = _span([one.afterwards[0] for one in found])
+        lines.append(f"| {name} | {CLAIMS[name].says} | {met} | {' | '.join(spans)} | {afterwards} |")
+    times = factor(outcomes)
+    if times:
+        lines += ["", f"Without replay a run takes {times:g} times as long as with it (claimed: 12)."]
+    lines += [
+        "",
+        f"Median (lowest to highest) of the seeds in which it happened at all, in time or not. The {GAMES} games are"
+        " played by the network at the run's end, without exploration.",
+        "",
+        f"| experiment | seed | met | env steps | games | updates | seconds | the run: env steps, seconds | best game |"
+        f" last {WINDOW} games | {GAMES} games afterwards (95% interval) |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in outcomes.items():
+        lines += [_line(name, CLAIMS[name], one) for one in found]
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, claim: Claim, one: Outcome) -> str:
+    event = one.event
+    when = (
+        f"{event.env_step:,} | {event.episode:,} | {event.update:,} | {event.seconds:,.0f}"
+        if event
+        else "– | – | – | –"
+    )
+    met = "yes" if one.met else "late" if event else "no"
+    mean, low, high = one.afterwards
+    return (
+        f"| {name} | {one.seed} | {met} | {when} | {one.end.env_step:,}, {one.end.seconds:,.0f} | {one.highest:,.0f} |"
+        f" {one.last_games:,.1f} | {mean:,.1f} ({low:,.1f} to {high:,.1f}) |"
+    )
+
+
+def _span(numbers: Sequence[float]) -> str:
+    if not numbers:
+        return "–"
+    return f"{np.median(numbers):,.0f} ({min(numbers):,.0f} to {max(numbers):,.0f})"
+
+
+def draw(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, file: Path) -> None:
+    """A panel for each experiment: score of the games of training against env steps, a colour for each seed."""
+    from matplotlib.figure import Figure
+
+    rows = (len(outcomes) + 2) // 3
+    figure = Figure(figsize=(13, 3.7 * rows), layout="constrained")
+    panels = figure.subplots(rows, 3, squeeze=False).flat
+    for (name, found), axes in zip(outcomes.items(), panels, strict=False):
+        _draw_panel(axes, name, found, runs)
+    for axes in panels[len(outcomes) :]:
+        axes.set_axis_off()
+    figure.supxlabel(
+        f"score against env steps; dots: games of training, lines: means of {SMOOTHED} of them; dashed: the claim, its"
+        f" limit upright; stars: where it was met, late or in time; diamonds: {GAMES} games afterwards",
+        fontsize="small",
+        color="0.35",
+    )
+    figure.savefig(file, dpi=130)
+
+
+def _draw_panel(axes: Axes, name: str, found: Sequence[Outcome], runs: Path) -> None:
+    claim = CLAIMS[name]
+    for colour, one in zip(COLOURS, found, strict=False):
+        run_dir = runs / f"{name}-{one.seed}"
+        games = read_rows(run_dir / "episodes.jsonl")
+        steps, scores = (np.array([game[key] for game in games], dtype=float) for key in ("env_step", "return"))
+        axes.plot(steps, scores, ".", color=colour, markersize=1.5, alpha=0.25, rasterized=True)
+        if len(scores) >= SMOOTHED:
+            means = np.convolve(scores, np.full(SMOOTHED, 1 / SMOOTHED), mode="valid")
+            axes.plot(steps[SMOOTHED - 1 :], means, color=colour, linewidth=1.2, label=f"seed {one.seed}")
+        marks = [(one.end.env_step, one.afterwards[0], "D", 5)]
+        if one.event and claim.event in ("game", "evaluation"):
+            marks.append((one.event.env_step, claim.score, "*", 11))
+        for step, score, shape, size in marks:
+            axes.plot(step, score, shape, color=colour, markersize=size, markeredgecolor="white", zorder=5)
+        if limit := limit_step(claim, run_dir):
+            axes.axvline(limit, color=colour, linestyle="--", linewidth=0.8)
+    if claim.score:
+        axes.axhline(claim.score, color="0.3", linestyle="--", linewidth=1)
+    met = sum(one.met for one in found)
+    axes.set_title(f"{name}\n{claim.says}: {met} of {len(found)}", loc="left", fontsize="medium")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_formatter(_count)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize="x-small", loc="best")
+
+
+def _count(value: float, position: Any = None) -> str:
+    """`250000` -> `250k`."""
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"

@@ -1,0 +1,39 @@
+"""Pong, the quickest game to see learned: from -21 to nearly +21.
+
+Settings: those of `breakout`, with a replay that fits anywhere (1.9 GB) and exploration that is over after a fifth of
+the run.
+
+Expected: the first won games between 300,000 and 600,000 env steps, a mean above 18 by a million (a human has
+14.6, random play -20.7). Measured: not yet run.
+
+    python -m experiments.pong
+"""
+
+from __future__ import annotations
+
+from atari_dqn import cli, train
+from atari_dqn.config import TrainConfig
+
+EXPECTED = "above 18 of 21 (not yet run)"
+TAKES = "80 min on two cores"
+CONFIG = TrainConfig().replace(
+    env_id="ALE/Pong-v5",
+    num_workers=8,
+    envs_per_worker=1,
+    n_step=3,
+    replay_capacity=2**18,
+    beta_values=(0.4,),
+    beta_at=(0.0,),
+    learning_starts=10_000,
+    target_update_interval=1_000,
+    epsilon_values=(1.0, 0.1, 0.01),
+    epsilon_at=(0.0, 0.1, 0.2),
+    total_env_steps=1_000_000,
+    log_interval=5_000,
+    eval_interval=100_000,
+    eval_episodes=8,
+    eval_epsilon=0.01,
+)
+
+if __name__ == "__main__":
+    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.pong"))
