@@ -9,9 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.envs.pool import StepResult
-
-WINDOW = 100
-"""Games in a mean score: the field's convention."""
+from atari_dqn.scores import WINDOW
 
 
 class Episode(NamedTuple):

@@ -1,43 +1,49 @@
-"""`python -m atari_dqn.evaluate RUN`: a run directory in; a table of scores and a line of `evaluations.jsonl` out."""
+"""`python -m atari_dqn.evaluate RUN`: a run directory in; a scorecard, and its rows in `evaluations.jsonl`, out."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from atari_dqn import cli
-from atari_dqn.config import Setting, help_from_settings, settings
-from atari_dqn.runs import read_config
+from atari_dqn.config import ConfigError, Setting, flag, help_from_settings, settings
+from atari_dqn.source import playable_source
 
 if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds
     from atari_dqn.envs.make import Protocol
-    from atari_dqn.evaluation import Evaluation, Progress
+    from atari_dqn.evaluation import Evaluation
 
 
 @help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateCommand:
-    """Play whole games with a trained network and report raw scores.
+    """Play whole games with a trained network and print a scorecard of raw scores.
 
-    A game ends at game over or at the protocol's frame limit, never with a life. Each env plays a fixed share of the
-    games, so short ones are not favoured. The result is printed and added to RUN/evaluations.jsonl.
+    An Atari game is played under every protocol with every epsilon asked for, by default nature and machado with 0,
+    0.01 and 0.05, and any other env with every epsilon. A game ends at game over or at the protocol's frame limit,
+    never with a life. Each env plays a fixed share of the games, so short ones are not favoured. Each result is added
+    to RUN/evaluations.jsonl as soon as it is there. Quick: --protocol trained --epsilon 0.01.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, Setting("a run directory, such as runs/Breakout-1-...")]
+    run: Annotated[
+        Path, tyro.conf.Positional, Setting("a run directory, such as runs/Breakout-1-..., or an exported policy")
+    ]
     protocol: Annotated[
-        Literal["trained", "nature", "machado"],
+        tuple[Literal["trained", "nature", "machado"], ...],
         Setting(
-            "how Atari games are presented. The action set stays the one that the network was trained with: an agent"
-            " trained under nature meets machado's sticky actions with the game's minimal set, not with all 18"
+            "how Atari games are presented, one or several. The action set stays that of the training: an agent"
+            " trained under nature meets machado's sticky actions with the game's minimal set, not all 18"
         ),
-    ] = "trained"
-    episodes: Annotated[int, Setting("whole games", "episodes", 1, 100_000)] = 30
-    epsilon: Annotated[float, Setting("probability of a random action", "", 0, 1, source="Mnih 2015: 0.05")] = 0.01
+    ] = ("nature", "machado")
+    epsilon: Annotated[
+        tuple[float, ...], Setting("probability of a random action, one or several", "", 0, 1, source="Mnih 2015: 0.05")
+    ] = (0.0, 0.01, 0.05)
+    episodes: Annotated[int, Setting("whole games of each", "episodes", 1, 100_000)] = 30
     checkpoint: Annotated[str, Setting("latest, best, or an env step of RUN/checkpoints")] = "latest"
     seed: Annotated[
         int, Setting("of games and random actions; never the games of a training with this seed", "", 0, 2**31 - 1)
@@ -53,48 +59,63 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.eva
     command = cli.parse(EvaluateCommand, argv, prog=prog)
     for name, setting in settings(EvaluateCommand).items():
         setting.check(name, getattr(command, name))
-    read_config(command.run)
+    for name in ("protocol", "epsilon"):
+        if not getattr(command, name):
+            raise ConfigError(f"{flag(name)} names none; leave it away for all")
+    source = playable_source(command.run, command.checkpoint)
+    command = dataclasses.replace(command, run=source.home)
 
-    from atari_dqn.checkpoint import load_policy
+    from atari_dqn.envs.make import PROTOCOLS
     from atari_dqn.envs.pool import WorkerError
     from atari_dqn.evaluation import append_evaluation, evaluate
     from atari_dqn.learner import resolve_device
+    from atari_dqn.scorecard import CardProgress, scorecard
     from atari_dqn.status import StatusLine
 
     console = cli.console()
     device = resolve_device(command.device)
-    policy = load_policy(command.run, command.checkpoint, device)
+    policy = source.load(device)
     for line in policy.skipped:
         console.print(line, highlight=False, soft_wrap=True)
     trained = policy.config.env.protocol
-    protocol = protocol_for(command.protocol, trained)
+    # What is no Atari game takes no notice of a protocol.
+    names = command.protocol if policy.spec.is_atari else (trained,)
+    protocols = {protocol.name: protocol for protocol in (protocol_for(name, trained) for name in names)}
+    cells = list(itertools.product(protocols.values(), dict.fromkeys(command.epsilon)))
+    what = f"{policy.spec.env_id}, the network of env step {policy.env_step:,}"
     console.print(
-        f"{policy.spec.env_id}: {command.episodes} games{_described(protocol, trained) if policy.spec.is_atari else ''}"
-        f" with the network of env step {policy.env_step:,}",
+        f"{what}: {f'{len(cells)} times ' if len(cells) > 1 else ''}{command.episodes} games",
         highlight=False,
         soft_wrap=True,
     )
+    results: list[Evaluation] = []
     with StatusLine(console, "starting the workers") as status:
-        describe = _progress_line()
-        try:
-            result = evaluate(
-                policy.network,
-                policy.spec,
-                protocol,
-                episodes=command.episodes,
-                num_workers=command.num_workers,
-                epsilon=command.epsilon,
-                seed=command.seed,
-                device=device,
-                on_progress=lambda progress: status.update(describe(progress)),
-            )
-        except WorkerError as error:
-            raise cli.CommandFailed(str(error)) from None
-    console.print(_table(result))
-    try:
-        append_evaluation(command.run, policy.env_step, result)
-    except OSError as error:
-        raise cli.CommandFailed(f"{command.run / 'evaluations.jsonl'} cannot be written: {error.strerror}") from None
+        describe = CardProgress(len(cells))
+        for protocol, epsilon in cells:
+            try:
+                result = evaluate(
+                    policy.network,
+                    policy.spec,
+                    protocol,
+                    episodes=command.episodes,
+                    num_workers=command.num_workers,
+                    epsilon=epsilon,
+                    seed=command.seed,
+                    device=device,
+                    on_progress=lambda progress: status.update(describe.line(progress)),
+                )
+            except WorkerError as error:
+                raise cli.CommandFailed(str(error)) from None
+            try:
+                append_evaluation(command.run, policy.env_step, result)
+            except OSError as error:
+                file = command.run / "evaluations.jsonl"
+                raise cli.CommandFailed(f"{file} cannot be written: {error.strerror}") from None
+            describe.next()
+            results.append(result)
+            if len(cells) > 1:
+                console.print(result.summary(), highlight=False, soft_wrap=True)
+    console.print(scorecard(what, results, PROTOCOLS[trained], policy.spec.num_actions))
     console.print(f"added to {command.run / 'evaluations.jsonl'}", highlight=False, soft_wrap=True)
     return cli.DONE
 
@@ -105,50 +126,6 @@ def protocol_for(name: str, trained: str) -> Protocol:
 
     asked = PROTOCOLS[trained if name == "trained" else name]
     return dataclasses.replace(asked, full_action_space=PROTOCOLS[trained].full_action_space)
-
-
-def _described(protocol: Protocol, trained: str) -> str:
-    if protocol.name == trained:
-        return f" under {protocol.name}"
-    actions = "all 18 actions" if protocol.full_action_space else "the minimal action set"
-    return f" under {protocol.name}, but {actions} as in training,"
-
-
-def _progress_line() -> Callable[[Progress], str]:
-    from atari_dqn.monitor import duration
-
-    started = time.monotonic()
-
-    def line(progress: Progress) -> str:
-        pace = progress.ticks / (time.monotonic() - started)
-        text = f"{progress.games} of {progress.episodes} games  {progress.ticks:,} env steps in each env"
-        if progress.mean is not None:
-            text += f"  mean score so far {progress.mean:.2f}"
-        if progress.ticks_left is not None:
-            text += f"  ETA {'' if progress.games else 'at most '}{duration(progress.ticks_left / pace)}"
-        return text
-
-    return line
-
-
-def _table(result: Evaluation) -> object:
-    from rich.table import Table
-
-    from atari_dqn.evaluation import RESAMPLES
-
-    low, high = result.ci95
-    table = Table(title=f"{result.env_id}{result.conditions}", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    table.add_row("games", f"{len(result.returns)}")
-    table.add_row("mean score", f"{result.mean:,.2f}")
-    table.add_row(f"95% interval of the mean ({RESAMPLES:,} bootstrap samples)", f"{low:,.2f} to {high:,.2f}")
-    table.add_row("median score", f"{result.median:,.2f}")
-    table.add_row("lowest and highest score", f"{result.returns.min():,.6g} and {result.returns.max():,.6g}")
-    if result.human_normalized is not None:
-        table.add_row("human-normalised (0 random, 1 human)", f"{result.human_normalized:.3f}")
-    table.add_row("mean length", f"{result.lengths.mean():,.0f} env steps")
-    return table
 
 
 if __name__ == "__main__":

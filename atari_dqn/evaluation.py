@@ -20,12 +20,10 @@ import torch
 from atari_dqn.actor import Actor
 from atari_dqn.envs.make import EnvSpec, Protocol
 from atari_dqn.envs.pool import StepResult, WorkerPool
+from atari_dqn.intervals import Statistic, estimate, interval, iqm, mean
 from atari_dqn.journal import append, line
 from atari_dqn.replay.ring import FrameRing
 from atari_dqn.scores import human_normalized
-
-RESAMPLES = 10_000
-"""Bootstrap samples behind a confidence interval."""
 
 BRANCH = 0xE7A1
 """Sets an evaluation's random streams apart from those of a training with the same seed."""
@@ -43,8 +41,12 @@ class Evaluation:
     """raw scores, [episodes]"""
     lengths: npt.NDArray[np.int64]
     """env steps, [episodes]"""
+    cut: int
+    """games that a time limit ended"""
     ci95: tuple[float, float]
-    """95% percentile-bootstrap interval of the mean, `RESAMPLES` samples"""
+    """95% percentile-bootstrap interval of the mean, `intervals.RESAMPLES` samples"""
+    iqm_ci95: tuple[float, float]
+    """the same of the interquartile mean"""
     seconds: float
 
     @property
@@ -54,6 +56,11 @@ class Evaluation:
     @property
     def median(self) -> float:
         return float(np.median(self.returns))
+
+    @property
+    def iqm(self) -> float:
+        """Interquartile mean: of the middle half of the games."""
+        return float(estimate(iqm, self.returns))
 
     @property
     def human_normalized(self) -> float | None:
@@ -86,9 +93,12 @@ class Evaluation:
             "mean": self.mean,
             "median": self.median,
             "ci95": list(self.ci95),
+            "iqm": self.iqm,
+            "iqm_ci95": list(self.iqm_ci95),
             "human_normalized": self.human_normalized,
             "returns": self.returns.tolist(),
             "lengths": self.lengths.tolist(),
+            "truncated": self.cut,
             "seed": self.seed,
             "time": round(self.seconds, 3),
         }
@@ -148,6 +158,11 @@ def evaluate(
             if on_progress is not None:
                 on_progress(games.progress())
     returns = np.array([score for env in games.played for score, _ in env])
+
+    def ci95(statistic: Statistic) -> tuple[float, float]:
+        low, high = interval(statistic, returns, seed=bootstrap_seed)
+        return float(low), float(high)
+
     return Evaluation(
         env_id=spec.env_id,
         protocol=protocol,
@@ -155,7 +170,9 @@ def evaluate(
         seed=seed,
         returns=returns,
         lengths=np.array([length for env in games.played for _, length in env]),
-        ci95=bootstrap(returns, bootstrap_seed),
+        cut=games.cut,
+        ci95=ci95(mean),
+        iqm_ci95=ci95(iqm),
         seconds=time.monotonic() - started,
     )
 
@@ -170,15 +187,6 @@ def quotas(episodes: int, num_envs: int) -> npt.NDArray[np.int64]:
     return episodes // num_envs + (np.arange(num_envs) < episodes % num_envs).astype(np.int64)
 
 
-def bootstrap(returns: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """95% interval of the mean: the 2.5th and 97.5th percentiles of `RESAMPLES` resampled means (Efron 1979)."""
-    generator = np.random.default_rng(seed)
-    # One resample at a time: 100,000 games would otherwise need 8 GB.
-    means = [generator.choice(returns, len(returns)).mean() for _ in range(RESAMPLES)]
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
-
-
 class Games:
     """Adds up raw rewards and env steps of every env, and keeps the games within each env's quota.
 
@@ -188,6 +196,8 @@ class Games:
     def __init__(self, quota: npt.NDArray[np.int64], longest: int | None = None) -> None:
         self.played: list[list[tuple[float, int]]] = [[] for _ in quota]
         """(raw score, env steps) of the finished games of each env, at most its quota"""
+        self.cut = 0
+        """how many of them a time limit ended"""
         self._quota, self._longest = quota, longest
         self._left = quota.copy()
         self._return = np.zeros(len(quota))
@@ -208,6 +218,7 @@ class Games:
             if self._left[env]:
                 game = float(self._return[env]), int(self._length[env])
                 self.played[env].append(game)
+                self.cut += int(step.truncated[env] and not step.terminated[env])
                 self._left[env] -= 1
                 self._finished += 1
                 self._totals += game

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -25,6 +25,9 @@ from atari_dqn.episodes import Episode
 from atari_dqn.journal import Journal, cut_back, line
 from atari_dqn.labml_link import LabmlLink
 from atari_dqn.live import Request, Value, for_page, from_page
+
+if TYPE_CHECKING:
+    from atari_dqn.clips import Clip
 
 Row = dict[str, float]
 
@@ -77,6 +80,14 @@ class TensorBoard:
 
         values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if "/" in name]
         self._put(step=int(row["env_step"]), summary=Summary(value=values))
+
+    def show(self, clip: Clip) -> None:
+        """Among the images, where an animated GIF plays."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        height, width = clip.gif_size
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=clip.gif)
+        self._put(step=clip.env_step, summary=Summary(value=[Summary.Value(tag="clips/game", image=image)]))
 
     def close(self) -> None:
         self._journal.close()
@@ -144,12 +155,16 @@ class Terminal:
         def shown(name: str, form: str) -> str:
             return format(self._row[name], form) if name in self._row else "–"
 
+        def score(group: str) -> str:
+            human = shown(f"{group}/human_normalized", ".2f")
+            return shown(f"{group}/episodic_return", ".2f") + ("" if human == "–" else f" (human {human})")
+
         return [
             ("env steps", f"{self._env_steps:,} / {self._total:,}"),
             ("updates", shown("update", ",.0f")),
             ("steps/s", f"{self.steps_per_second():,.0f}"),
             ("ETA", self.eta()),
-            ("episode return", shown("charts/episodic_return", ".2f")),
+            ("episode return", score("charts")),
             ("episode length", shown("charts/episodic_length", ",.0f")),
             ("epsilon", shown("charts/epsilon", ".3f")),
             ("beta", shown("charts/beta", ".3f")),
@@ -158,7 +173,7 @@ class Terminal:
             ("mean Q", shown("losses/q_values", ".3f")),
             ("replay ratio", shown("charts/replay_ratio", "g")),
             ("replay fill", shown("charts/replay_fill", ".1%")),
-            ("evaluation", shown("eval/episodic_return", ".2f")),
+            ("evaluation", score("eval")),
         ]
 
     def _panel(self) -> Panel:
@@ -197,7 +212,8 @@ class Monitor:
         for file in (metrics, evaluations, episodes):
             cut_back(file, env_steps)
         self._console = console
-        self._views: list[View] = [JsonLines(Journal(metrics, self.say)), TensorBoard(run_dir, env_steps, self.say)]
+        self._tensorboard = TensorBoard(run_dir, env_steps, self.say)
+        self._views: list[View] = [JsonLines(Journal(metrics, self.say)), self._tensorboard]
         self._evaluations, self._episodes = Journal(evaluations, self.say), Journal(episodes, self.say)
         self._terminal = Terminal(console, title, total_env_steps, env_steps)
         self._views.append(self._terminal)
@@ -213,6 +229,10 @@ class Monitor:
     def keep_evaluation(self, row: Mapping[str, Any]) -> None:
         """A line of `evaluations.jsonl`."""
         self._evaluations.write(line(row))
+
+    def keep_clip(self, clip: Clip) -> None:
+        """Show a film of the training in TensorBoard."""
+        self._tensorboard.show(clip)
 
     def keep_episodes(self, env_step: int, seconds: Callable[[], float], ended: Sequence[Episode]) -> None:
         """A line of `episodes.jsonl` for each game that `ended` at `env_step`, `seconds()` into the training."""

@@ -6,6 +6,9 @@ random actions, 1 like a professional human tester.
 
 from __future__ import annotations
 
+WINDOW = 100
+"""Games in a mean score of training: the field's convention."""
+
 # (random, human), means over whole games that begin with 1 to 30 no-ops and are cut after 108,000 frames. Source:
 # dqn_zoo's atari_data.py; the table of Agent57 has the same numbers, but 0 for random play of Video Pinball.
 RANDOM_AND_HUMAN: dict[str, tuple[float, float]] = {
@@ -83,3 +86,14 @@ def human_normalized(env_id: str, score: float) -> float | None:
         return None
     random, human = known
     return (score - random) / (human - random)
+
+
+def with_human(env_id: str, score: float) -> str:
+    """`31 (human-normalised 1.02)`; the raw score alone where no reference is known."""
+    human = human_normalized(env_id, score)
+    return f"{score:g}" + ("" if human is None else f" (human-normalised {human:.2f})")
+
+
+def short(score: float) -> str:
+    """`12.345` -> `12.35`; `1234.5` -> `1,234`, for of so many points no fraction tells anything."""
+    return f"{score:,.0f}" if abs(score) >= 1000 else f"{score:,.2f}"

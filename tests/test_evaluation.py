@@ -17,7 +17,7 @@ from torch import nn
 
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec, env_spec
 from atari_dqn.envs.pool import StepResult, WorkerPool
-from atari_dqn.evaluation import Evaluation, Games, Progress, bootstrap, evaluate, quotas
+from atari_dqn.evaluation import Evaluation, Games, Progress, evaluate, quotas
 
 NATURE = PROTOCOLS["nature"]
 CPU = torch.device("cpu")
@@ -97,10 +97,13 @@ def test_a_game_is_its_raw_rewards_from_reset_to_its_end_whatever_ends_it() -> N
         tick([-3.0, 1.0], over=(0,)),
         tick([0.0, 1.0], truncated=(1,), reset=(0,)),
         tick([5.0, 0.0], truncated=(0,), reset=(1,)),
+        tick([0.0, 2.0], over=(1,), truncated=(1,), reset=(0,)),
+        tick([9.0, 0.0], truncated=(0,), reset=(1,)),
     ):
         games.add(step)
-    assert games.played == [[(11.0, 3), (5.0, 1)], [(4.0, 4)]]
-    assert not games.over
+    assert games.played == [[(11.0, 3), (5.0, 1)], [(4.0, 4), (2.0, 1)]]
+    assert games.cut == 2, "neither one that is over as well, nor one past the quota"
+    assert games.over
 
 
 def test_a_fast_env_does_not_play_the_games_of_a_slow_one() -> None:
@@ -128,25 +131,6 @@ def test_the_expected_end_comes_nearer_and_is_bounded_before_the_first_game_is_o
     assert games.progress() == Progress(games=3, episodes=3, ticks=5, mean=7 / 3, ticks_left=0.0)
 
 
-# ---------------------------------------------------------------------- the interval
-
-
-def test_the_interval_is_the_normal_one_where_that_holds() -> None:
-    returns = np.random.default_rng(0).normal(50, 10, 1000)
-    low, high = bootstrap(returns, seed=1)
-    half = 1.96 * returns.std() / np.sqrt(len(returns))
-    assert low == pytest.approx(returns.mean() - half, abs=0.06 * half)
-    assert high == pytest.approx(returns.mean() + half, abs=0.06 * half)
-
-
-def test_the_interval_depends_on_its_seed_alone() -> None:
-    returns = np.random.default_rng(0).exponential(10, 30)
-    first = bootstrap(returns, seed=1)
-    np.random.default_rng(5).random()
-    assert bootstrap(returns, seed=1) == first != bootstrap(returns, seed=2)
-    assert bootstrap(np.array([4.0]), seed=1) == (4.0, 4.0)
-
-
 # ---------------------------------------------------------------------- real workers
 
 
@@ -165,10 +149,14 @@ def test_five_lives_are_one_game_and_rewards_are_raw() -> None:
     result = play(stub("FiveLives-v0"), 3, 1)
     np.testing.assert_array_equal(result.returns, [30.0] * 3)
     np.testing.assert_array_equal(result.lengths, [15] * 3)
+    assert result.cut == 0
+    assert result.ci95 == result.iqm_ci95 == (30.0, 30.0)
 
 
 def test_a_time_limit_ends_a_game() -> None:
-    np.testing.assert_array_equal(play(stub("Timed-v0"), 2, 1).lengths, [5, 5])
+    result = play(stub("Timed-v0"), 2, 1)
+    np.testing.assert_array_equal(result.lengths, [5, 5])
+    assert result.cut == 2
 
 
 def test_a_policy_that_never_fires_ends_at_the_frame_limit() -> None:
@@ -179,6 +167,7 @@ def test_a_policy_that_never_fires_ends_at_the_frame_limit() -> None:
     )  # fmt: skip
     np.testing.assert_array_equal(result.lengths, [100, 100])
     np.testing.assert_array_equal(result.returns, [0.0, 0.0])
+    assert result.cut == 2
     assert result.human_normalized == pytest.approx(-1.7 / 28.8)
 
 
@@ -247,7 +236,9 @@ def test_a_line_of_evaluations_jsonl() -> None:
         seed=7,
         returns=np.array([10.0, 20.0, 60.0]),
         lengths=np.array([100, 200, 300]),
+        cut=1,
         ci95=(12.0, 55.0),
+        iqm_ci95=(11.0, 56.0),
         seconds=1.5,
     )
     assert json.loads(json.dumps(result.to_dict())) == {
@@ -259,9 +250,12 @@ def test_a_line_of_evaluations_jsonl() -> None:
         "mean": 30.0,
         "median": 20.0,
         "ci95": [12.0, 55.0],
+        "iqm": 30.0,
+        "iqm_ci95": [11.0, 56.0],
         "human_normalized": pytest.approx((30 - 1.7) / 28.8),
         "returns": [10.0, 20.0, 60.0],
         "lengths": [100, 200, 300],
+        "truncated": 1,
         "seed": 7,
         "time": 1.5,
     }

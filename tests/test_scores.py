@@ -6,7 +6,7 @@ import ale_py
 import gymnasium as gym
 import pytest
 
-from atari_dqn.scores import RANDOM_AND_HUMAN, human_normalized, references
+from atari_dqn.scores import RANDOM_AND_HUMAN, human_normalized, references, with_human
 
 gym.register_envs(ale_py)
 
@@ -14,6 +14,12 @@ gym.register_envs(ale_py)
 def test_all_57_games_are_there_under_the_names_of_their_ids() -> None:
     assert len(RANDOM_AND_HUMAN) == 57
     assert [game for game in RANDOM_AND_HUMAN if f"ALE/{game}-v5" not in gym.registry] == []
+
+
+def test_no_number_differs_from_the_published_table() -> None:
+    """Its columns' sums: dqn_zoo/atari_data.py of github.com/google-deepmind/dqn_zoo, compared game by game."""
+    assert sum(random for random, _ in RANDOM_AND_HUMAN.values()) == pytest.approx(50_864.9)
+    assert sum(human for _, human in RANDOM_AND_HUMAN.values()) == pytest.approx(606_494.2)
 
 
 @pytest.mark.parametrize(
@@ -40,3 +46,8 @@ def test_a_human_beats_random_play_in_every_game() -> None:
 def test_no_reference_no_number(env_id: str) -> None:
     assert references(env_id) is None
     assert human_normalized(env_id, 1.0) is None
+
+
+def test_a_score_is_shown_beside_what_it_means() -> None:
+    assert with_human("ALE/Breakout-v5", 31.0) == "31 (human-normalised 1.02)"
+    assert with_human("CartPole-v1", 200.0) == "200"

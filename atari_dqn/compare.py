@@ -1,0 +1,84 @@
+"""`python -m atari_dqn.compare RUN...`: run directories in; learning curves as a PNG, and tables, out.
+
+The tables are printed and lie beside the picture as Markdown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from atari_dqn import cli
+from atari_dqn.comparison import Run, configurations, find_runs, read_run
+from atari_dqn.config import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.status import StatusLine
+
+
+@help_from_settings
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareCommand:
+    """Draw learning curves and tell how runs differ, over seeds.
+
+    Runs with the same settings but for game, seed and what cannot change learning (workers, device, intervals of logs)
+    are one configuration. Of several runs a curve is the interquartile mean of their scores, shaded with its 95%
+    interval; of one, its score as logged: the mean of the last 100 games of training, not smoothed further. A point is
+    an evaluation with its 95% interval, a dashed line upwards a live edit. Statistics: Agarwal et al. 2021.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, Setting("run directories, or directories of them")]
+    threshold: Annotated[
+        float | None, Setting("tell when the mean raw score of 100 games of training reached this")
+    ] = None
+    out: Annotated[
+        Path | None, Setting("the PNG to write, its tables beside it (default: RUN/plots/compare.png of the first run)")
+    ] = None
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.compare") -> int:
+    """Compare as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
+    command = cli.parse(CompareCommand, argv, prog=prog)
+    for name, setting in settings(CompareCommand).items():
+        setting.check(name, getattr(command, name))
+    if not command.runs:
+        raise ConfigError("name at least one run directory, such as runs/Breakout-1-...")
+    places = find_runs(command.runs)
+    out = command.out or places[0] / "plots" / "compare.png"
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a directory; name the PNG to write in it")
+    if out.suffix == ".md":
+        raise ConfigError(f"--out {out}: name the picture, such as {out.with_suffix('.png')}; the tables go beside it")
+
+    console = cli.console()
+    with StatusLine(console, "reading") as status:
+        runs: list[Run] = []
+        for place in places:
+            status.update(f"{len(runs)} of {len(places)} runs read")
+            runs.append(read_run(place))
+        found = configurations(runs)
+
+        from atari_dqn.comparison_figure import draw
+        from atari_dqn.comparison_tables import markdown, tables, terminal
+
+        status.update(f"{len(runs)} runs read; drawing bootstrap samples")
+        made = tables(found, command.threshold)
+        status.update("drawing curves")
+        figure = draw(found, command.threshold)
+    beside = out.with_suffix(".md")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=150)
+        beside.write_text(markdown(made, picture=out.name))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--out {out} cannot be written: {error}") from None
+    for table in made:
+        console.print(terminal(table))
+    console.print(f"{out}\n{beside}", highlight=False, soft_wrap=True)
+    return cli.DONE
+
+
+if __name__ == "__main__":
+    cli.run_command(main)

@@ -1,0 +1,365 @@
+"""`atari-dqn compare` as a user meets it, on run directories made by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.image import imread
+
+from atari_dqn import compare
+from atari_dqn.comparison import NOT_LEARNING, Configuration, configurations, find_runs, read_run, remarks
+from atari_dqn.comparison_figure import COLOURS, draw
+from atari_dqn.comparison_scores import curve, evaluation_points, final_scores, shared_games, times_to
+from atari_dqn.comparison_tables import Table, markdown, tables
+from atari_dqn.config import ConfigError, TrainConfig, settings
+from atari_dqn.intervals import estimate, improvement, interval, iqm
+from tests.run_dirs import log, make_run, make_settings
+
+
+def seeds(tmp_path: Path, name: str, ends: list[float], env_id: str = "CartPole-v1", **changes: Any) -> list[Path]:
+    """Runs with seeds 1, 2...: each climbs to its end by a straight line, 10 rows."""
+    runs = []
+    for seed, end in enumerate(ends, start=1):
+        run_dir = tmp_path / f"{name}-{seed}"
+        make_settings(run_dir, env_id, seed=seed, **changes)
+        log(run_dir, {step: end * step / 5000 for step in range(500, 5001, 500)})
+        runs.append(run_dir)
+    return runs
+
+
+def read(runs: list[Path]) -> list[Configuration]:
+    return configurations([read_run(path) for path in runs])
+
+
+def table(made: list[Table], title: str) -> Table:
+    (found,) = [each for each in made if each.title.startswith(title)]
+    return found
+
+
+def legend(axes: Axes) -> list[str]:
+    shown = axes.get_legend()
+    assert shown is not None
+    return [text.get_text() for text in shown.get_texts()]
+
+
+# ---------------------------------------------------------------------- one run
+
+
+def test_one_run_is_drawn_as_it_was_logged(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "first", "ALE/Breakout-v5")
+    log(run_dir, {1000: 1.0, 2000: 12.5, 3000: 33.0}, {3000: (28.0, 31.0, 60.0)})
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.write('{"env_step": 99')  # a run that is still writing
+    figure = draw(read([run_dir]))
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[1000, 1], [2000, 12.5], [3000, 33]])
+    assert not axes.collections[1:], "no band: one seed tells no interval"
+    (point,) = axes.containers
+    data, _, (bars,) = point
+    np.testing.assert_array_equal(data.get_xydata(), [[3000, 31]])
+    np.testing.assert_array_equal(bars.get_segments(), [[[3000, 28], [3000, 60]]])
+    assert axes.get_title(loc="left") == "ALE/Breakout-v5"
+    assert legend(axes) == ["first"]
+    assert {text.get_text() for text in axes.texts} == {"random 1.7", "human 30.5"}
+    (frames,) = axes.child_axes
+    figure.draw_without_rendering()
+    assert frames.get_xlim()[1] == pytest.approx(4 * axes.get_xlim()[1])
+    assert axes.get_ylim()[1] > 60, "the interval is in sight"
+    assert "100 games" in figure.get_supxlabel()
+    assert "not smoothed" in figure.get_supxlabel()
+
+
+def test_the_edits_that_were_taken_are_marked(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    log(run_dir, {500: 20.0, 900: 200.0})
+    edit = {"time": 0, "update": 9, "name": "learning_rate", "old": 1e-4, "source": "tune"}
+    lines = [
+        {**edit, "env_step": 600, "new": 5e-5, "taken": True},
+        {**edit, "env_step": 700, "new": -1, "taken": False},
+    ]
+    (run_dir / "hparam_edits.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (axes,) = draw(read([run_dir])).axes
+    (mark,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert list(np.asarray(mark.get_xdata())) == [600, 600]
+    assert [text.get_text() for text in axes.texts] == ["learning_rate 0.0001 → 5e-05"]
+
+
+def test_a_card_of_evaluations_lies_side_by_side_each_with_its_epsilon(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "ALE/Breakout-v5")
+    log(run_dir, {1000: 1.0})
+    row = {"env_id": "ALE/Breakout-v5", "env_step": 1000, "mean": 3.0, "ci95": [2, 5]}
+    card = [{**row, "protocol": name, "epsilon": epsilon} for name in ("nature", "machado") for epsilon in (0.0, 0.05)]
+    (run_dir / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in card))
+    figure = draw(read([run_dir]))
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    places = sorted(float(point[0].get_transform().transform((1000, 3.0))[0]) for point in axes.containers)
+    assert min(np.diff(places)) > 5, "pixels"
+    assert [text.get_text() for text in axes.texts if text.get_text() in ("0", "0.05")] == ["0", "0.05"] * 2
+    assert figure.get_supxlabel().endswith("squares: machado; number: epsilon")
+    evaluated = table(tables(read([run_dir])), "Latest evaluations")
+    assert [cells[:2] for cells in evaluated.rows] == [
+        ["nature", "0"], ["nature", "0.05"], ["machado", "0"], ["machado", "0.05"],
+    ]  # fmt: skip
+    assert evaluated.rows[0][-2:] == ["3.00 [2.00, 5.00]", f"{1.3 / 28.8:.2f}"]
+
+
+def test_a_run_that_was_only_evaluated_is_drawn_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = make_run(tmp_path / "run", "ALE/Breakout-v5")
+    log(run_dir, {}, {3000: (28.0, 31.0, 37.0)})
+    assert compare.main([str(run_dir), "--threshold", "3"]) == 0
+    assert imread(run_dir / "plots" / "compare.png").shape == (720, 1200, 4)
+    shown = capsys.readouterr().out
+    assert "31.00 [28.00, 37.00]" in shown
+    assert shown.splitlines()[-2:] == [str(run_dir / "plots" / name) for name in ("compare.png", "compare.md")]
+
+
+# ---------------------------------------------------------------------- configurations
+
+
+def test_runs_that_differ_in_seed_place_and_workers_are_one_configuration(tmp_path: Path) -> None:
+    runs = seeds(tmp_path, "run", [1.0, 2.0], num_workers=8, envs_per_worker=2)
+    runs += [make_run(tmp_path / "other", "CartPole-v1", seed=9, num_workers=2, envs_per_worker=8, log_interval=7)]
+    log(runs[-1], {500: 3.0})
+    (found,) = read(runs)
+    assert [run.config.run.seed for run in found.runs] == [1, 2, 9]
+    assert (found.letter, found.settings) == ("", {})
+    lines = " ".join(remarks([found]))
+    assert "num_workers differs too (8, 2), which does not change what is learned." in lines
+    assert "log_interval differs too (500, 7)" in lines
+
+
+def test_what_cannot_change_learning_are_settings_there_are() -> None:
+    assert set(settings(TrainConfig)) > NOT_LEARNING
+
+
+def test_each_setting_in_which_configurations_differ_is_named(tmp_path: Path) -> None:
+    runs = seeds(tmp_path, "one", [1.0, 2.0], n_step=1)
+    runs += seeds(tmp_path, "three", [1.0, 2.0], n_step=3, mlp_hidden=(64, 64))
+    more_envs = seeds(tmp_path, "more", [1.0], n_step=1, num_workers=16)
+    first, second, third = read(runs + more_envs)
+    assert first.settings == {"num_envs": "16", "n_step": "1", "mlp_hidden": "128 128"}
+    assert second.settings == {"num_envs": "16", "n_step": "3", "mlp_hidden": "64 64"}
+    assert third.settings == {"num_envs": "32", "n_step": "1", "mlp_hidden": "128 128"}
+    assert [each.letter for each in (first, second, third)] == ["A", "B", "C"]
+    assert first.label == "A: num_envs 16, n_step 1, mlp_hidden 128 128 (2 runs)"
+    assert third.label == "C: more-1"
+    named = table(tables([first, second, third]), "Settings in which the runs differ")
+    assert named.header == ["", "A", "B", "C"]
+    assert ["n_step", "1", "3", "1"] in named.rows
+    assert ["seeds", "1 2", "1 2", "1"] in named.rows
+
+
+def test_a_run_tuned_by_hand_is_another_configuration(tmp_path: Path) -> None:
+    runs = seeds(tmp_path, "run", [1.0, 2.0])
+    edit = {"time": 0, "update": 9, "env_step": 600, "name": "learning_rate", "old": 1e-4, "new": 5e-5}
+    (runs[1] / "hparam_edits.jsonl").write_text(json.dumps({**edit, "source": "tune", "taken": True}) + "\n")
+    first, second = read(runs)
+    assert first.settings == {"live edits": "none"}
+    assert second.settings == {"live edits": "learning_rate 5e-05 at 600"}
+
+
+def test_a_seed_that_is_there_twice_is_told(tmp_path: Path) -> None:
+    runs = seeds(tmp_path, "run", [1.0, 2.0]) + seeds(tmp_path, "again", [1.0])
+    assert any("several runs have seed 1;" in line for line in remarks(read(runs)))
+
+
+def test_runs_of_several_revisions_or_precisions_are_told(tmp_path: Path) -> None:
+    runs = seeds(tmp_path, "run", [1.0, 2.0])
+    for path, revision in zip(runs, ("aaa", "bbb"), strict=True):
+        (path / "system.json").write_text(json.dumps({"git_revision": revision, "precision": "fp32"}))
+    assert remarks(read(runs)) == ["The runs are of several revisions of the code (aaa, bbb)."]
+    (runs[1] / "system.json").write_text("torn {")
+    assert remarks(read(runs)) == []
+
+
+def test_a_directory_of_runs_means_the_runs_in_it_and_each_counts_once(tmp_path: Path) -> None:
+    runs = seeds(tmp_path / "all", "run", [1.0, 2.0])
+    assert find_runs([tmp_path / "all", runs[1], tmp_path / "all" / ".." / "all" / "run-1"]) == runs
+    with pytest.raises(ConfigError, match="nor has a directory in it"):
+        find_runs([runs[0] / "checkpoints"])
+
+
+# ---------------------------------------------------------------------- over seeds
+
+
+def test_a_curve_is_the_interquartile_mean_over_seeds_with_its_interval(tmp_path: Path) -> None:
+    ends = [10.0, 40.0, 20.0, 30.0, 1000.0]
+    (found,) = read(seeds(tmp_path, "run", ends))
+    drawn = curve(found.runs)
+    assert drawn is not None
+    np.testing.assert_array_equal(drawn.steps, np.arange(500, 5001, 500))
+    np.testing.assert_allclose(drawn.centre, 30.0 * drawn.steps / 5000)
+    low, high = map(float, interval(iqm, np.array(ends), resamples=2000))
+    assert (drawn.low[-1], drawn.high[-1]) == pytest.approx((low, high))
+    (axes,) = draw([found]).axes
+    (band,) = axes.collections
+    assert np.asarray(band.get_paths()[0].vertices)[:, 1].max() == pytest.approx(high)
+    thin = [line for line in axes.lines if line.get_linewidth() < 1]
+    assert len(thin) == 5, "each run is there too"
+    assert legend(axes) == ["all (5 runs)"]
+
+
+def test_a_curve_is_drawn_where_all_seeds_are(tmp_path: Path) -> None:
+    first, second = (make_run(tmp_path / name, "CartPole-v1", seed=seed) for seed, name in enumerate("ab"))
+    log(first, {100: 1.0, 200: 2.0, 300: 3.0, 400: 4.0})
+    log(second, {150: 10.0, 350: 30.0})
+    (found,) = read([first, second])
+    drawn = curve(found.runs)
+    assert drawn is not None
+    assert drawn.steps.tolist() == [150, 200, 300, 350]
+    assert drawn.centre.tolist() == [(1.5 + 10) / 2, (2 + 15) / 2, (3 + 25) / 2, (3.5 + 30) / 2]
+    assert final_scores(found.runs).tolist() == [3.5, 30.0], "at 350, where the second ends"
+    apart = make_run(tmp_path / "c", "CartPole-v1", seed=3)
+    log(apart, {900: 1.0})
+    assert curve([*found.runs, read_run(apart)]) is None
+    (axes,) = draw(read([first, apart])).axes
+    assert len([line for line in axes.lines if len(np.asarray(line.get_xdata()))]) == 2, "each is drawn all the same"
+
+
+def test_the_table_tells_scores_and_who_is_better(tmp_path: Path) -> None:
+    slow, fast = [10.0, 20.0, 30.0], [25.0, 60.0, 70.0]
+    runs = seeds(tmp_path, "slow", slow, n_step=1) + seeds(tmp_path, "fast", fast, n_step=3)
+    scores = table(tables(read(runs)), "Scores of training")
+    assert scores.header == ["configuration", "runs", "env steps", "score", "better than A"]
+    assert not any("different numbers" in note for note in scores.notes)
+    low, high = interval(iqm, np.array(slow))
+    assert scores.rows[0] == ["A", "3", "5,000", f"20.00 [{low:.2f}, {high:.2f}]", ""]
+    better = f"{8 / 9:.2f} ["
+    assert scores.rows[1][-1].startswith(better)
+    assert estimate(improvement, np.array(fast), np.array(slow)) == pytest.approx(8 / 9)
+    figure = draw(read(runs))
+    assert [to_hex(np.asarray(band.get_facecolor())[0]) for band in figure.axes[0].collections] == list(COLOURS[:2])
+
+
+def test_time_to_a_threshold_counts_the_runs_that_never_got_there(tmp_path: Path) -> None:
+    # Rows at 500, 1000...; 100 games are over at 500.
+    (found,) = read(seeds(tmp_path, "run", [50.0, 25.0, 19.0]))
+    reached, (steps, seconds, games) = times_to(20.0, found.runs)
+    assert reached == 2
+    assert (steps.value, seconds.value, games.value) == (4000, 40, 800)
+    assert (steps.low, steps.high) == (2000, np.inf)
+    (row,) = table(tables([found], 20.0), "Until a mean score of 20").rows
+    assert row == ["2 of 3", "4,000 [2,000, never]", "40 [20, never]", "800 [400, never]"]
+    assert times_to(51.0, found.runs)[0] == 0
+    assert table(tables([found], 51.0), "Until").rows == [["0 of 3", "never", "never", "never"]]
+    (axes,) = draw([found], threshold=20.0).axes
+    assert "threshold 20" in [text.get_text() for text in axes.texts]
+
+
+def test_fewer_games_than_a_hundred_tell_too_little(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    log(run_dir, {100: 90.0, 495: 90.0, 500: 80.0})
+    assert read_run(run_dir).reached(80.0) == (500, 5.0, 100)
+
+
+def test_where_a_run_kept_its_games_the_threshold_is_met_at_a_game(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    log(run_dir, {5000: 90.0})
+    returns = [0.0] * 30 + [10.0] * 120
+    games = [{"env_step": 7 * i, "episode": i + 1, "return": r, "time": i / 2} for i, r in enumerate(returns)]
+    (run_dir / "episodes.jsonl").write_text("".join(json.dumps(game) + "\n" for game in games))
+    run = read_run(run_dir)
+    # The last 100 of 120 games are 10 of nothing and 90 of ten.
+    assert run.reached(9.0) == (7 * 119, 119 / 2, 120)
+    assert run.reached(10.0) == (7 * 129, 129 / 2, 130)
+    assert run.reached(10.1)[0] == np.inf
+
+
+def test_evaluations_of_all_seeds_are_one_point_and_others_stand_alone(tmp_path: Path) -> None:
+    first, second = (make_run(tmp_path / name, "CartPole-v1", seed=seed) for seed, name in enumerate("ab"))
+    log(first, {5000: 1.0}, {1003: (1.0, 10.0, 20.0), 2000: (5.0, 6.0, 7.0)})
+    log(second, {5000: 1.0}, {1015: (1.0, 30.0, 40.0)})
+    (found,) = read([first, second])
+    together, alone = evaluation_points(found.runs)
+    assert (together.env_step, together.runs, together.score.value) == (1009.0, 2, 20.0)
+    assert (together.score.low, together.score.high) == (10.0, 30.0)
+    assert (alone.env_step, alone.runs) == (2000, 1)
+    assert (alone.score.low, alone.score.value, alone.score.high) == (5.0, 6.0, 7.0)
+    latest = table(tables([found]), "Latest evaluations")
+    assert latest.header == ["epsilon", "runs", "env step", "score"], "neither protocol nor human is known"
+    assert latest.rows == [["0.01", "1", "2,000", "6.00 [5.00, 7.00]"]]
+
+
+# ---------------------------------------------------------------------- several games
+
+
+def games_of(tmp_path: Path) -> list[Path]:
+    return [
+        *seeds(tmp_path, "pong1", [-20.7, 14.6], "ALE/Pong-v5", n_step=1),
+        *seeds(tmp_path, "pong3", [14.6, 14.6], "ALE/Pong-v5", n_step=3),
+        *seeds(tmp_path, "breakout1", [1.7, 30.5], "ALE/Breakout-v5", n_step=1),
+        *seeds(tmp_path, "breakout3", [30.5, 59.3], "ALE/Breakout-v5", n_step=3),
+        *seeds(tmp_path, "tetris3", [5.0], "ALE/Tetris-v5", n_step=3),
+    ]
+
+
+def test_games_are_taken_together_by_human_normalised_scores(tmp_path: Path) -> None:
+    found = read(games_of(tmp_path))
+    assert len(found) == 2
+    made = tables(found)
+    whole = table(made, "2 games as one, human-normalised")
+    # A: 0 and 1 in each game; B: 1 and 1, 1 and 2.
+    low, high = interval(iqm, np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    assert whole.rows[0][:3] == ["A", "4", f"0.50 [{low:.2f}, {high:.2f}]"]
+    assert [cell.split()[0] for cell in whole.rows[1][2:]] == ["1.00", "1.25", "1.25", "0.00", "0.81"]
+    scores = table(made, "Scores of training")
+    assert [row[0] for row in scores.rows] == [
+        "Pong", "Pong", "Breakout", "Breakout", "Tetris",
+    ]  # fmt: skip
+    assert [row[5].split()[0] for row in scores.rows] == ["0.50", "1.00", "0.50", "1.50", "–"]
+
+
+def test_a_game_that_one_configuration_lacks_is_left_out(tmp_path: Path) -> None:
+    found = read(games_of(tmp_path) + seeds(tmp_path, "freeway3", [29.6], "ALE/Freeway-v5", n_step=3))
+    assert shared_games(found) == ["ALE/Pong-v5", "ALE/Breakout-v5"]
+
+
+def test_each_game_has_a_panel_and_all_together_a_profile(tmp_path: Path) -> None:
+    figure = draw(read(games_of(tmp_path)))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["ALE/Pong-v5", "ALE/Breakout-v5", "ALE/Tetris-v5", "2 games: performance profile"]
+    for_a, for_b = figure.axes[3].lines
+    shares = dict(zip(np.asarray(for_b.get_xdata()).round(1), np.asarray(for_b.get_ydata()), strict=True))
+    assert shares[0.5] == 1.0
+    assert shares[1.5] == 0.25
+    assert np.asarray(for_a.get_ydata())[0] == 0.5, "half of A's runs play better than at random"
+
+
+# ---------------------------------------------------------------------- files and mistakes
+
+
+def test_picture_and_tables_are_written_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = seeds(tmp_path, "one", [10.0, 20.0], n_step=1) + seeds(tmp_path, "three", [30.0], n_step=3)
+    out = tmp_path / "deep" / "curves.png"
+    assert compare.main([*map(str, runs), "--threshold", "9", "--out", str(out)]) == 0
+    assert imread(out).shape == (720, 1200, 4)
+    written = (tmp_path / "deep" / "curves.md").read_text()
+    assert "![learning curves](curves.png)" in written
+    assert "| n_step | 1 | 3 |" in written
+    shown = capsys.readouterr().out
+    for title in ("Settings in which the runs differ", "Scores of training, CartPole-v1", "Until a mean score of 9"):
+        assert title in shown
+        assert f"## {title}" in written
+    with pytest.raises(ConfigError, match="cannot be written"):
+        compare.main([str(runs[0]), "--out", str(tmp_path / "curve.xyz")])
+
+
+def test_markdown_rows_have_as_many_cells_as_the_header() -> None:
+    made = Table("T", ["a", "b"], [["1|2", "3"]], ["A note."])
+    assert markdown([made], "p.png").splitlines()[4:] == [
+        "## T", "", "| a | b |", "| --- | ---: |", "| 1/2 | 3 |", "", "- A note.",
+    ]  # fmt: skip
+
+
+def test_a_broken_line_in_the_middle_of_a_log_is_named(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    (run_dir / "metrics.jsonl").write_text('{"env_step": 1}\n{"env_\n{"env_step": 3}\n')
+    with pytest.raises(ConfigError, match=r"metrics.jsonl, line 2, is not JSON"):
+        compare.main([str(run_dir)])

@@ -1,0 +1,138 @@
+"""`atari-dqn evaluate` as a user meets it, on run directories made by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from atari_dqn import evaluate, scorecard, status
+from atari_dqn.config import ConfigError
+from atari_dqn.envs.make import PROTOCOLS
+from atari_dqn.evaluation import Progress
+from atari_dqn.intervals import interval, iqm, mean
+from atari_dqn.runs import read_rows
+from atari_dqn.scorecard import CardProgress
+from tests.run_dirs import make_run
+
+
+def test_one_condition_is_one_row_of_the_card_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    flags = ["--episodes", "5", "--num-workers", "2", "--seed", "4", "--epsilon", "0.01"]
+    assert evaluate.main([str(run_dir), *flags]) == 0
+    (row,) = read_rows(run_dir / "evaluations.jsonl")
+    assert (row["env_step"], row["episodes"], row["seed"], row["epsilon"]) == (5000, 5, 4, 0.01)
+    assert row["returns"] == row["lengths"], "CartPole pays 1 a step"
+    assert row["mean"] == np.mean(row["returns"])
+    assert row["iqm"] == pytest.approx(np.mean(sorted(row["returns"])[1:-1]))
+    returns = np.array(row["returns"])
+    for statistic, key in ((mean, "ci95"), (iqm, "iqm_ci95")):
+        width = row[key][1] - row[key][0]
+        assert row[key] == pytest.approx(np.array(interval(statistic, returns)), abs=0.15 * width + 0.2)
+    assert row["ci95"] != row["iqm_ci95"]
+    assert row["human_normalized"] is None
+    shown = capsys.readouterr().out
+    for score in (row["mean"], row["iqm"], row["median"]):
+        assert f"{score:,.2f}" in shown
+    for low, high in (row["ci95"], row["iqm_ci95"], (min(row["returns"]), max(row["returns"]))):
+        assert f"{low:,.2f} to {high:,.2f}" in shown
+    assert "nature" not in shown, "a protocol means nothing to CartPole"
+
+
+def test_the_card_of_a_game_is_both_protocols_with_each_epsilon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run_dir = make_run(tmp_path / "run", "ALE/Pong-v5")
+    short = {name: dataclasses.replace(protocol, max_episode_frames=200) for name, protocol in PROTOCOLS.items()}
+    for name, protocol in short.items():
+        monkeypatch.setitem(PROTOCOLS, name, protocol)
+    assert evaluate.EvaluateCommand(run=run_dir).epsilon == (0.0, 0.01, 0.05)
+    assert evaluate.main([str(run_dir), "--episodes", "2", "--num-workers", "1", "--epsilon", "0", "0.05"]) == 0
+    rows = read_rows(run_dir / "evaluations.jsonl")
+    conditions = [(row["protocol"], row["epsilon"]) for row in rows]
+    assert conditions == [(name, epsilon) for name in ("nature", "machado") for epsilon in (0.0, 0.05)]
+    assert all(row["truncated"] == 2 and row["lengths"] == [50, 50] for row in rows)
+    assert not any(row["full_action_space"] for row in rows)
+    shown = capsys.readouterr().out
+    card = shown[shown.index("2 games a row") :]
+    assert [line.split()[0] for line in card.splitlines() if "0.00" in line and "to" not in line] == [
+        "0", "0.05", "0", "0.05",
+    ]  # fmt: skip
+    assert card.count("2 cut") == 4
+    assert f"{20.7 / 35.3:.2f}" in card, "human-normalised"
+    notes = " ".join(card.split())
+    assert "minimal set of 6 actions under the other protocol" in notes
+    assert "limit of 200 frames" in notes
+
+
+def test_an_env_that_is_no_game_has_a_row_for_each_epsilon(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    flags = ["--episodes", "1", "--num-workers", "1", "--epsilon", "0.5", "0", "0.5"]
+    assert evaluate.main([str(run_dir), *flags]) == 0
+    assert [row["epsilon"] for row in read_rows(run_dir / "evaluations.jsonl")] == [0.5, 0.0]
+
+
+def test_the_end_of_the_card_is_told_from_all_its_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(scorecard.time, "monotonic", lambda: now[0])
+    card = CardProgress(3)
+    at = Progress(games=1, episodes=2, ticks=40, mean=7.0, ticks_left=60.0)
+    assert card.ticks_left(at) == 60 + 2 * 100
+    now[0] += 10
+    assert card.line(at) == "1 of 3: 1 of 2 games  40 env steps in each env  mean score so far 7.00  ETA 1m05s"
+    over = dataclasses.replace(at, games=2, ticks=100, ticks_left=0.0)
+    card.line(over)
+    card.next()
+    assert card.ticks_left(dataclasses.replace(at, ticks=10, ticks_left=90.0)) == 90 + 100
+    assert card.ticks_left(Progress(games=0, episodes=2, ticks=10, mean=None, ticks_left=9e9)) == 90 + 100
+    nothing_known = Progress(games=0, episodes=2, ticks=1, mean=None, ticks_left=None)
+    assert "ETA" not in CardProgress(3).line(nothing_known)
+
+
+def test_the_newest_whole_network_is_evaluated_and_a_damaged_one_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    whole = run_dir / "checkpoints/5000"
+    shutil.copytree(whole, run_dir / "checkpoints/6000")
+    (run_dir / "checkpoints/6000/learner.pt").write_bytes(b"torn")
+    assert evaluate.main([str(run_dir), "--episodes", "1", "--num-workers", "1", "--epsilon", "0"]) == 0
+    assert read_rows(run_dir / "evaluations.jsonl")[0]["env_step"] == 5000
+    assert "checkpoints/6000 skipped: learner.pt has 4 bytes" in capsys.readouterr().out.replace("\n", "")
+    with pytest.raises(ConfigError, match="6000 is damaged: learner"):
+        evaluate.main([str(run_dir), "--checkpoint", "6000"])
+
+
+@pytest.mark.parametrize(("trained", "played", "full"), [("nature", "machado", False), ("machado", "nature", True)])
+def test_a_network_keeps_its_actions_under_another_protocol(
+    trained: str, played: str, full: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run(tmp_path / "run", "ALE/Breakout-v5", protocol=trained)
+    flags = ["--protocol", played, "--episodes", "1", "--num-workers", "1", "--epsilon", "1"]
+    assert evaluate.main([str(run_dir), *flags]) == 0
+    (row,) = read_rows(run_dir / "evaluations.jsonl")
+    assert (row["protocol"], row["full_action_space"]) == (played, full)
+    assert row["lengths"][0] > 100
+    protocol = evaluate.protocol_for(played, trained)
+    assert protocol.repeat_action_probability == PROTOCOLS[played].repeat_action_probability
+    assert protocol.noop_max == PROTOCOLS[played].noop_max
+    kept = "all 18 actions" if full else "the game's minimal set of 4 actions"
+    assert f"the network keeps {kept} under the other" in " ".join(capsys.readouterr().out.split())
+
+
+def test_progress_is_shown_soon_where_the_output_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert status.FIRST_LINE_SECONDS < 10
+    console = Console(file=StringIO())
+    assert not console.is_terminal
+    monkeypatch.setattr(status, "FIRST_LINE_SECONDS", 0.0)
+    with status.StatusLine(console, "starting") as line:
+        line.update("1 of 2 games")
+        line.update("2 of 2 games")
+    assert isinstance(console.file, StringIO)
+    assert console.file.getvalue() == "1 of 2 games\n"
