@@ -399,6 +399,17 @@ class RunConfig:
     eval_epsilon: Annotated[
         float, Setting("probability of a random action in evaluation", "", 0, 1, source="Mnih 2015: 0.05")
     ] = 0.01
+    record_interval: Annotated[
+        int,
+        Setting(
+            "a short film of a game every so many, for RUN/videos and TensorBoard, with --eval-epsilon; 0: none",
+            "env steps",
+            0,
+            2**40,
+            live="record_interval",
+            suggested=(0, 1_000_000),
+        ),
+    ] = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

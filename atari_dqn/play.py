@@ -1,35 +1,65 @@
-"""`python -m atari_dqn.play RUN`: a run directory in, one game as a video in RUN/videos, or in a window, out."""
+"""`python -m atari_dqn.play RUN`: a run directory in; games as videos in RUN/videos, or in a window, or a picture of
+what surprised the network most, out."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from atari_dqn import cli
-from atari_dqn.config import Setting, help_from_settings, settings
-from atari_dqn.runs import read_config
+from atari_dqn.config import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.game import play
+from atari_dqn.scores import with_human
+from atari_dqn.source import playable_source
 
 if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds
-    from atari_dqn.checkpoint import Policy
-    from atari_dqn.envs.film import FilmedEnv, Picture
+    from rich.console import Console
+
+    from atari_dqn.checkpoint import TrainedNetwork
+    from atari_dqn.envs.film import Picture
+    from atari_dqn.envs.make import Protocol
+
+EPISODES = 10
+"""Games that the best or the worst is picked from, where the user does not say."""
 
 
 @help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlayCommand:
-    """Film one whole game of a trained network.
+    """Film whole games of a trained network, or show what surprises it.
 
     Writes RUN/videos/<env step>-<protocol>-seed<seed>.mp4: every picture of the game, also those the network does not
-    see, in colour and at its natural speed (Atari: 60 a second). Ctrl-C ends the video early and keeps it.
+    see, in colour and at its natural speed (Atari: 60 a second), and beside it what the network makes of it. Ctrl-C
+    ends the video early and keeps it.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, Setting("a run directory, such as runs/Breakout-1-...")]
+    run: Annotated[
+        Path, tyro.conf.Positional, Setting("a run directory, such as runs/Breakout-1-..., or an exported policy")
+    ]
+    overlay: Annotated[
+        bool, Setting("beside the game a panel: Q of every action, the value over time, score, reward and lives")
+    ] = True
+    best: Annotated[
+        bool, tyro.conf.FlagCreatePairsOff, Setting("play --episodes games, and film the one of the highest score")
+    ] = False
+    worst: Annotated[bool, tyro.conf.FlagCreatePairsOff, Setting("the same for the lowest; with --best: film both")] = (
+        False
+    )
+    episodes: Annotated[
+        int | None,
+        Setting(f"games to pick from, of seeds --seed, --seed + 1, ...; None: {EPISODES}", "episodes", 1, 100_000),
+    ] = None
+    surprise: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        Setting("no game: draw the transitions of the highest priority in the saved replay, to RUN/plots"),
+    ] = False
     window: Annotated[
         bool, tyro.conf.FlagCreatePairsOff, Setting("show the game in a window too (q or Escape closes it)")
     ] = False
@@ -48,78 +78,155 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
     command = cli.parse(PlayCommand, argv, prog=prog)
     for name, setting in settings(PlayCommand).items():
         setting.check(name, getattr(command, name))
-    read_config(command.run)
+    picking = command.best or command.worst
+    if command.episodes is not None and not picking:
+        raise ConfigError("--episodes is for --best or --worst, which pick one of so many games")
+    if command.surprise and (picking or command.window):
+        raise ConfigError("--surprise plays no game; leave out --best, --worst and --window")
+    source = playable_source(command.run, command.checkpoint)
+    command = dataclasses.replace(command, run=source.home)
+    console = cli.console()
+    if command.surprise:
+        from atari_dqn.surprise import check_priorities, contact_sheet
 
-    from atari_dqn.video import VideoFile, Window, check_display
+        if source.exported is not None:
+            raise ConfigError(f"--surprise draws from a run's saved replay; {source.path} has none")
+        check_priorities(source.config)
+        file = contact_sheet(command.run, command.checkpoint, console)
+        console.print(str(file), highlight=False, soft_wrap=True)
+        return cli.DONE
 
     if command.window:
+        from atari_dqn.video import check_display
+
         check_display()
 
     import torch
 
-    from atari_dqn.checkpoint import load_policy
-    from atari_dqn.envs.film import FilmedEnv
     from atari_dqn.evaluate import protocol_for
     from atari_dqn.learner import resolve_device
-    from atari_dqn.status import StatusLine
 
     torch.set_num_threads(1)  # one observation at a time: more only wait for each other, and long on a busy machine
-    console = cli.console()
-    policy = load_policy(command.run, command.checkpoint, resolve_device(command.device))
+    policy = source.load(resolve_device(command.device))
     for line in policy.skipped:
         console.print(line, highlight=False, soft_wrap=True)
     protocol = protocol_for(command.protocol, policy.config.env.protocol)
+    if not picking:
+        return _film(policy, protocol, command, command.seed, "", console)
+    games, chosen = _scout(policy, protocol, command, console), []
+    if len(games) < (command.episodes or EPISODES):
+        console.print(f"interrupted after {len(games)} games, and nothing filmed", highlight=False)
+        return cli.INTERRUPTED
+    if command.best:
+        chosen.append(("best", max(games, key=lambda game: game.score)))
+    if command.worst:
+        chosen.append(("worst", min(games, key=lambda game: game.score)))
+    for name, game in chosen:
+        code = _film(policy, protocol, command, game.seed, f"-{name}-of-{len(games)}", console, game)
+        if code != cli.DONE:
+            return code
+    return cli.DONE
+
+
+@dataclasses.dataclass(frozen=True)
+class Game:
+    """One that was played."""
+
+    seed: int
+    score: float
+    env_steps: int
+
+
+def _scout(policy: TrainedNetwork, protocol: Protocol, command: PlayCommand, console: Console) -> list[Game]:
+    """Play the games to pick from, unfilmed: that takes a fraction of the time. Fewer than asked for after Ctrl-C."""
+    from atari_dqn.envs.film import FilmedEnv
+    from atari_dqn.monitor import duration
+    from atari_dqn.status import StatusLine
+
+    episodes, began = command.episodes or EPISODES, time.monotonic()
+    games: list[Game] = []
+    env = FilmedEnv(policy.spec, protocol, show=None)
+    with (
+        contextlib.closing(env),
+        StatusLine(console, "playing") as status,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        while len(games) < episodes:
+            seed = (command.seed + len(games)) % 2**31
+            for score, env_steps in play(policy, env, command.epsilon, seed):
+                left = (time.monotonic() - began) / len(games) * (episodes - len(games)) if games else None
+                status.update(
+                    f"game {len(games) + 1} of {episodes}  score {score:g}  {env_steps:,} env steps"
+                    f"  ETA {'after the first game' if left is None else duration(left)}"
+                )
+            games.append(Game(seed, score, env_steps))
+            console.print(f"seed {seed}: score {score:g} after {env_steps:,} env steps", highlight=False)
+    return games
+
+
+def _film(
+    policy: TrainedNetwork,
+    protocol: Protocol,
+    command: PlayCommand,
+    seed: int,
+    kind: str,
+    console: Console,
+    before: Game | None = None,
+) -> int:
+    """Film the game of `seed`, `before` as it was played already. Returns the exit code.
+
+    Raises `CommandFailed` when it comes out otherwise now.
+    """
+    from atari_dqn.envs.film import FilmedEnv
+    from atari_dqn.monitor import duration
+    from atari_dqn.overlay import Overlay
+    from atari_dqn.status import StatusLine
+    from atari_dqn.video import VideoFile, Window
+
     screens: list[VideoFile | Window] = []
+    overlay: Overlay | None = None
 
     def show(picture: Picture) -> None:
+        shown = overlay.beside(picture, env.score, env.lives) if overlay else picture
         for screen in screens:
-            screen.add(picture)
+            screen.add(shown)
 
     env = FilmedEnv(policy.spec, protocol, show)
-    file = command.run / "videos" / f"{policy.env_step}-{protocol.name}-seed{command.seed}.mp4"
-    ending, score, env_steps = "game over", 0.0, 0
+    if command.overlay:
+        overlay = Overlay.of(policy, protocol, env)
+    plain = "" if command.overlay else "-plain"
+    name = f"{policy.env_step}-{protocol.name}-seed{seed}{kind}{plain}.mp4"
+    file, ending, score, env_steps = command.run / "videos" / name, "game over", 0.0, 0
+    began = time.monotonic()
     try:
         with contextlib.closing(env), VideoFile(file, env.fps) as video, StatusLine(console, "filming") as status:
             screens.append(video)
             if command.window:
                 window = Window(policy.spec.env_id, env.fps)
                 screens.append(window)
-            for score, env_steps in play(policy, env, command.epsilon, command.seed):
-                status.update(f"score {score:g}  {env_steps:,} env steps  {video.pictures / env.fps:.0f} s of film")
+            decided = overlay.decide if overlay else lambda decision: None
+            for score, env_steps in play(policy, env, command.epsilon, seed, decided):
+                eta = ""
+                if before:
+                    left = (time.monotonic() - began) / env_steps * (before.env_steps - env_steps)
+                    eta = f"  ETA {duration(left)}"
+                made = f"{video.pictures / env.fps:.0f} s of film"
+                status.update(f"score {score:g}  {env_steps:,} env steps  {made}{eta}")
                 if command.window and window.closed:
                     ending = "window closed"
                     break
     except KeyboardInterrupt:
         ending = "interrupted"
-    console.print(f"{ending}: score {score:g} after {env_steps:,} env steps", highlight=False, soft_wrap=True)
+    shown = with_human(policy.spec.env_id, score)
+    console.print(f"{ending}: score {shown} after {env_steps:,} env steps", highlight=False, soft_wrap=True)
     film = f"{video.pictures / env.fps:.1f} s of film, {env.fps} pictures a second"
     console.print(f"{file}: {film}", highlight=False, soft_wrap=True)
+    if before and ending == "game over" and Game(seed, score, env_steps) != before:
+        raise cli.CommandFailed(
+            f"this is another game than the one picked, whose score was {before.score:g}: {policy.spec.env_id} is no"
+            " function of its seed and its actions"
+        )
     return cli.INTERRUPTED if ending == "interrupted" else cli.DONE
-
-
-def play(policy: Policy, env: FilmedEnv, epsilon: float, seed: int) -> Iterator[tuple[float, int]]:
-    """Play one game epsilon-greedily. Yields the raw score so far and the env steps, after each of them."""
-    import numpy as np
-    import torch
-
-    from atari_dqn.actor import Actor
-    from atari_dqn.replay.ring import FrameRing
-
-    spec, device = policy.spec, next(policy.network.parameters()).device
-    actor = Actor(policy.network, spec.num_actions, seed=seed)
-    dtype = torch.from_numpy(np.empty(0, dtype=spec.frame_dtype)).dtype
-    # The stacks are those of training because the ring that makes them is.
-    ring = FrameRing(spec.stack + 2, 1, spec.frame_shape, dtype, spec.stack, 1, device)
-    ring.append(env.reset(seed)[None], last=[False])
-    score = 0.0
-    for env_step in itertools.count(1):
-        actions = actor.act(ring.latest_observation(), epsilon)
-        frame, reward, over = env.step(int(actions[0]))
-        ring.append(frame[None], last=[over], actions=actions, rewards=[reward], terminal=[over])
-        score += reward
-        yield score, env_step
-        if over:
-            return
 
 
 if __name__ == "__main__":

@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from atari_dqn.checkpoint import CheckpointStore
+from atari_dqn.clips import LAST_DEADLINE, Clip, Recorder
 from atari_dqn.edits import RECORD, EditDesk, forget_edits
 from atari_dqn.envs.pool import WorkerError
 from atari_dqn.evaluation import Progress, evaluate
 from atari_dqn.live import Edit, Request
 from atari_dqn.monitor import Monitor, duration
+from atari_dqn.scores import human_normalized
 from atari_dqn.soundness import NotFiniteError, where_not_finite, write_dump
 from atari_dqn.system import is_out_of_memory
 from atari_dqn.trainer import Trainer, seeds_of
@@ -73,6 +75,8 @@ class Training:
         """workers"""
         self._skipped = trainer.learner.skipped().in_all
         """updates that the user knows of"""
+        film_seed = seeds_of(trainer.config.run.seed)["evaluation"]
+        self._recorder = Recorder(run_dir, trainer.config, trainer.spec, film_seed)
 
     def run(self) -> bool:
         """Train until the trainer is done, or `should_stop`. Saves at the end either way. True: it is done.
@@ -105,6 +109,9 @@ class Training:
                 row: dict[str, float] = {}
                 if _crossed(before, now, run.eval_interval):
                     row |= self._evaluate()
+                if _crossed(before, now, run.record_interval):
+                    self._record()
+                self._show_clip()
                 if row or _crossed(before, now, run.log_interval):
                     monitor.write(self._row() | row)
                     logged = now
@@ -115,6 +122,7 @@ class Training:
             problem = self._save(last=True)
             if trainer.env_steps > logged:
                 monitor.write(self._row())  # after the save: the means go on in a run that is continued
+            self._await_clip()
             if stuck:
                 raise NotFiniteError(
                     f"{problem or 'state saved'}: {learner.skipped().in_a_row:,} updates in a row had to be skipped;"
@@ -140,6 +148,7 @@ class Training:
                 self._save()  # the step under way is lost; what was learned is not
             raise
         finally:
+            self._recorder.close()
             trainer.close()
 
     def _wait(self, note: str) -> None:
@@ -219,6 +228,7 @@ class Training:
 
     def _row(self) -> dict[str, float]:
         trainer, learner = self.trainer, self.trainer.learner
+        scores = trainer.episodes.metrics()
         learning = learner.pop_metrics()
         if learner.updates:
             learning["learner/skipped_updates"] = skipped = learner.skipped().in_all
@@ -232,7 +242,8 @@ class Training:
             "env_step": trainer.env_steps,
             "update": learner.updates,
             "time": round(trainer.clock.elapsed(), 3),
-            **trainer.episodes.metrics(),
+            **scores,
+            **self._human("charts", scores.get("charts/episodic_return")),
             "charts/SPS": round(trainer.clock.steps_per_second(trainer.env_steps), 1),
             "charts/learning_rate": float(str(np.float32(learner.learning_rate.item()))),
             "charts/epsilon": trainer.current_epsilon(),
@@ -274,7 +285,38 @@ class Training:
         trainer.evaluated = result.mean
         self.monitor.keep_evaluation({"env_step": trainer.env_steps, **result.to_dict()})
         self.monitor.say(f"evaluation at {trainer.env_steps:,} env steps: {result.summary()}")
-        return {"eval/episodic_return": result.mean, "eval/episodic_length": float(np.mean(result.lengths))}
+        return {
+            "eval/episodic_return": result.mean,
+            "eval/episodic_length": float(np.mean(result.lengths)),
+            **self._human("eval", result.mean),
+        }
+
+    def _human(self, group: str, score: float | None) -> dict[str, float]:
+        """The score, where there is one, human-normalised, where references are known."""
+        human = None if score is None else human_normalized(self.trainer.spec.env_id, score)
+        return {} if human is None else {f"{group}/human_normalized": human}
+
+    def _record(self) -> None:
+        """Let a clip be made, while the training goes on."""
+        env_step = self.trainer.env_steps
+        if reason := self._recorder.begin(env_step, self.trainer.learner.online):
+            self.monitor.say(f"no clip at env step {env_step:,}: {reason}")
+
+    def _show_clip(self, seconds: float = 0.0) -> None:
+        """Say and keep what has become of the clip that is being made, if by now, or within `seconds`, it is known."""
+        made = self._recorder.poll(seconds)
+        if isinstance(made, Clip):
+            self.monitor.keep_clip(made)
+            self.monitor.say(f"clip at env step {made.env_step:,}: {made}")
+        elif made is not None:
+            self.monitor.say(f"no clip: {made}")
+
+    def _await_clip(self) -> None:
+        """At the end of a run; a stop gives it up."""
+        self._recorder.hurry()
+        while self._recorder.busy and not self.should_stop():
+            self.monitor.tick(self.trainer.env_steps, f"finishing the clip, for {LAST_DEADLINE:g} s at most")
+            self._show_clip(seconds=0.25)
 
 
 def _crossed(before: int, after: int, interval: int) -> bool:

@@ -1,4 +1,5 @@
-"""One env to be watched: actions flow in; the frames the network was trained on, and every picture between, flow out.
+"""One env to be watched: actions flow in; the frames the network was trained on, and every picture between, flow out,
+with the score and the lives of that very moment.
 
 Training steps Atari games natively and sees one frame in four. Here gymnasium's own `AtariPreprocessing`, which makes
 the same frames pixel for pixel, runs over an emulator that hands out each of its ticks in colour.
@@ -25,13 +26,26 @@ ATARI_FPS = 60
 """Emulator ticks a second on the console (NTSC)."""
 
 
+def check_drawable(spec: EnvSpec) -> None:
+    """Raise `ConfigError` when the env cannot draw itself."""
+    if spec.is_atari:
+        return
+    mute = gym.make(spec.env_id, disable_env_checker=True)
+    modes = mute.metadata.get("render_modes") or []
+    mute.close()
+    if "rgb_array" not in modes:
+        raise ConfigError(f"{spec.env_id} cannot draw itself: it has no render mode rgb_array")
+
+
 class FilmedEnv:
-    """A single env under a protocol. `show` is called with every picture, [height, width, 3] uint8 RGB.
+    """A single env under a protocol. `show` is called with every picture, [height, width, 3] uint8 RGB; without it the
+    same games are played and nothing is drawn.
 
     `fps` is the pictures' natural speed. Raises `ConfigError` when the env cannot draw itself.
     """
 
-    def __init__(self, spec: EnvSpec, protocol: Protocol, show: Callable[[Picture], None]) -> None:
+    def __init__(self, spec: EnvSpec, protocol: Protocol, show: Callable[[Picture], None] | None) -> None:
+        check_drawable(spec)
         self.spec = spec
         if spec.is_atari:
             emulator = gym.make(
@@ -43,21 +57,26 @@ class FilmedEnv:
                 max_num_frames_per_episode=protocol.max_episode_frames,
                 render_mode="rgb_array",
             )
-            shown = _Shown(emulator, show, protocol.noop_max)
-            self._env: gym.Env[Any, Any] = AtariPreprocessing(shown, noop_max=0, frame_skip=4, screen_size=84)
-            self.fps = ATARI_FPS
+            self._shown = _Shown(emulator, show, protocol.noop_max)
+            self._env: gym.Env[Any, Any] = AtariPreprocessing(self._shown, noop_max=0, frame_skip=4, screen_size=84)
+            self.fps, self.pictures_per_step = ATARI_FPS, 4
         else:
             # Drawing is into memory: without this SDL looks for a screen, and complains where there is none.
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-            mute = gym.make(spec.env_id, disable_env_checker=True)
-            modes = mute.metadata.get("render_modes") or []
-            mute.close()
-            if "rgb_array" not in modes:
-                raise ConfigError(f"{spec.env_id} cannot draw itself: it has no render mode rgb_array")
             plain = gym.make(spec.env_id, render_mode="rgb_array", disable_env_checker=True)
-            self._env = _Shown(plain, show, noop_max=0)
-            self.fps = round(plain.metadata.get("render_fps") or 30)
+            self._env = self._shown = _Shown(plain, show, noop_max=0)
+            self.fps, self.pictures_per_step = round(plain.metadata.get("render_fps") or 30), 1
         self._first_action = int(self._env.action_space.start)  # type: ignore[attr-defined]
+
+    @property
+    def score(self) -> float:
+        """Raw, up to the newest picture."""
+        return self._shown.score
+
+    @property
+    def lives(self) -> int | None:
+        """At the newest picture; None in an env that does not tell."""
+        return self._shown.lives
 
     def reset(self, seed: int) -> Frame:
         """Start a game. Returns its first frame, of the spec's shape and dtype."""
@@ -78,23 +97,30 @@ class FilmedEnv:
 class _Shown(gym.Wrapper[Any, Any, Any, Any]):
     """Hands out the picture after every step, and begins an episode with 0 to `noop_max - 1` no-ops."""
 
-    def __init__(self, env: gym.Env[Any, Any], show: Callable[[Picture], None], noop_max: int) -> None:
+    def __init__(self, env: gym.Env[Any, Any], show: Callable[[Picture], None] | None, noop_max: int) -> None:
         super().__init__(env)
         self._show, self._noop_max = show, noop_max
+        self.score = 0.0
+        self.lives: int | None = None
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         result = self.env.step(action)
-        self._show(self._picture())
+        _, reward, _, _, info = result
+        self.score += float(info.get("raw_reward", reward))
+        self._look(info)
         return result
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         result = self.env.reset(seed=seed, options=options)
-        self._show(self._picture())
+        self._look(result[1])
         # As AtariVectorEnv draws them; AtariPreprocessing's own would be 1 to noop_max.
         for _ in range(int(self.unwrapped.np_random.integers(max(1, self._noop_max)))):
             self.step(0)
+        self.score = 0.0  # as elsewhere, a game's score begins with its first decision
         return result
 
-    def _picture(self) -> Picture:
-        picture: Any = self.env.render()
-        return np.asarray(picture, dtype=np.uint8)
+    def _look(self, info: dict[str, Any]) -> None:
+        self.lives = info.get("lives")
+        if self._show is not None:
+            picture: Any = self.env.render()
+            self._show(np.asarray(picture, dtype=np.uint8))

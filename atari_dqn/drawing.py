@@ -1,0 +1,99 @@
+"""Text, bars and lines on RGB pictures, [height, width, 3] uint8, which are changed in place.
+
+Text is matplotlib's own DejaVu Sans, so that it looks alike everywhere; its digits are all of one width and do not
+dance when numbers change. What reaches beyond a picture's edge is cut off.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+PAPER: Colour = (18, 21, 27)
+RAISED: Colour = (38, 44, 55)
+"""behind what is to stand out"""
+FAINT: Colour = (62, 70, 84)
+DIM: Colour = (148, 157, 171)
+INK: Colour = (236, 239, 244)
+BLUE: Colour = (74, 163, 255)
+ORANGE: Colour = (255, 159, 64)
+GREEN: Colour = (88, 214, 118)
+RED: Colour = (255, 84, 84)
+"""Blue and orange differ for the colour-blind too; green and red always come with a sign."""
+
+
+def blank(height: int, width: int, colour: Colour = PAPER) -> Picture:
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def write(
+    picture: Picture,
+    text: str,
+    x: int,
+    y: int,
+    size: int = 13,
+    colour: Colour = INK,
+    *,
+    bold: bool = False,
+    align: Literal["left", "middle", "right"] = "left",
+) -> int:
+    """Write a line of text whose upper edge is at `y`, and whose left edge, middle or right one at `x`, in pixels.
+
+    Returns its width.
+    """
+    mask = _mask(text, size, bold)
+    width = mask.shape[1]
+    x -= {"left": 0, "middle": width // 2, "right": width}[align]
+    left, top = max(0, -x), max(0, -y)
+    place = picture[max(0, y) : max(0, y + len(mask)), max(0, x) : max(0, x + width)]
+    blend(place, colour, mask[top : top + len(place), left : left + place.shape[1], None])
+    return width
+
+
+def text_width(text: str, size: int, *, bold: bool = False) -> int:
+    return _mask(text, size, bold).shape[1]
+
+
+def blend(picture: Picture, colour: Colour, strength: npt.NDArray[np.float32] | float) -> None:
+    """Mix `colour` into a picture: `strength` 0 leaves it as it is, 1 covers it; one number, or one for each pixel."""
+    picture[:] = (picture + (np.asarray(colour, np.float32) - picture) * np.float32(strength)).astype(np.uint8)
+
+
+def bar(picture: Picture, x: float, y: int, width: float, height: int, colour: Colour) -> None:
+    """A filled rectangle; a negative width goes to the left of `x`. One of any width at all is seen."""
+    left, right = sorted((round(x), round(x + width)))
+    picture[max(0, y) : y + height, max(0, left) : max(right, left + (width != 0))] = colour
+
+
+def curve(picture: Picture, points: npt.NDArray[np.float64], colour: Colour, thickness: int = 2) -> None:
+    """A smooth line through `points`, [N, 2] of x and y."""
+    fine = 4  # bits behind the binary point
+    cv2.polylines(
+        picture, [np.round(points * 2**fine).astype(np.int32)], False, colour, thickness, cv2.LINE_AA, shift=fine
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _mask(text: str, size: int, bold: bool) -> npt.NDArray[np.float32]:
+    """How much of each pixel is ink, [height, width]; the height is the font's, whatever the text."""
+    font = _font(size, bold)
+    ascent, descent = font.getmetrics()
+    image = Image.new("L", (max(1, round(font.getlength(text))), ascent + descent))
+    ImageDraw.Draw(image).text((0, 0), text, fill=255, font=font)
+    return np.asarray(image, np.float32) / np.float32(255)
+
+
+@functools.lru_cache
+def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

@@ -1,0 +1,74 @@
+"""`atari-dqn play` as a user meets it, on run directories made by hand."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import av
+import pytest
+import torch
+
+from atari_dqn import evaluate, play
+from atari_dqn.checkpoint import TrainedNetwork
+from atari_dqn.config import TrainConfig
+from atari_dqn.envs.film import FilmedEnv
+from atari_dqn.envs.make import PROTOCOLS, env_spec
+from tests.run_dirs import make_run
+
+
+def frames_of(file: Path) -> int:
+    with av.open(str(file)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_play_films_a_whole_game_of_breakout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = make_run(tmp_path / "run", "ALE/Breakout-v5")
+    assert play.main([str(run_dir), "--epsilon", "1", "--seed", "3"]) == 0
+    (file,) = (run_dir / "videos").iterdir()
+    assert file.name == "5000-nature-seed3.mp4"
+    ending, film = capsys.readouterr().out.splitlines()[-2:]
+    assert "(human-normalised " in ending
+    env_steps = int(ending.split()[-3].replace(",", ""))
+    # One picture of the reset, up to 29 of no-ops, 4 a step, and fewer in the last one.
+    assert 4 * env_steps - 2 <= frames_of(file) <= 4 * env_steps + 30
+    assert film.startswith(f"{file}: {frames_of(file) / 60:.1f} s")
+
+
+def test_play_films_cartpole(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    assert play.main([str(run_dir)]) == 0
+    assert frames_of(run_dir / "videos" / "5000-nature-seed0.mp4") > 8
+
+
+def test_one_thread_looks_at_one_observation(tmp_path: Path) -> None:
+    """Two of them halved the pace on cores that other programs used."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        play.main([str(make_run(tmp_path / "run", "CartPole-v1"))])
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_network_sees_stacked_frames_oldest_first_and_the_score_is_raw() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Fires(torch.nn.Linear):
+        def forward(self, observations: torch.Tensor) -> torch.Tensor:
+            seen.append(observations.clone())
+            return torch.eye(4)[[1]]
+
+    config = TrainConfig().replace(env_id="ALE/Breakout-v5")
+    spec = env_spec("ALE/Breakout-v5", PROTOCOLS["nature"], 4)
+    env = FilmedEnv(spec, evaluate.protocol_for("machado", "nature"), lambda picture: None)
+    steps = list(play.play(TrainedNetwork(config, spec, Fires(1, 1), 0, []), env, epsilon=0.0, seed=0))
+    env.close()
+    assert [env_step for _, env_step in steps] == list(range(1, len(steps) + 1))
+    assert [score for score, _ in steps] == sorted(score for score, _ in steps)
+    assert len(seen) == len(steps)
+    first, *_ = seen
+    assert (first == first[:, :1]).all(), "a game's first frame is repeated"
+    for before, after in itertools.pairwise(seen):
+        assert torch.equal(after[:, :3], before[:, 1:])
