@@ -169,7 +169,7 @@ def _set_aside(damaged: Path, reason: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
+class TrainedNetwork:
     """A trained network with what is needed to act with it."""
 
     config: TrainConfig
@@ -180,7 +180,7 @@ class Policy:
     """a line about each newer checkpoint that is none"""
 
 
-def load_policy(run_dir: Path, which: str = "latest", device: str | torch.device = "cpu") -> Policy:
+def load_policy(run_dir: Path, which: str = "latest", device: str | torch.device = "cpu") -> TrainedNetwork:
     """The online network of a run's checkpoint; "latest" is the newest whole one.
 
     Raises `ConfigError` when the run or the checkpoint is not there.
@@ -200,7 +200,7 @@ def load_policy(run_dir: Path, which: str = "latest", device: str | torch.device
     take_weights(network, load_weights(path / "learner.pt", device), path)
     network.eval()
     step = int(re.sub(r"\D", "", path.name))
-    return Policy(config=config, spec=spec, network=network, env_step=step, skipped=skipped)
+    return TrainedNetwork(config=config, spec=spec, network=network, env_step=step, skipped=skipped)
 
 
 def load_weights(file: Path, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:

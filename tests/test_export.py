@@ -1,0 +1,282 @@
+"""`atari-dqn export` as a user meets it, on a real short run and on an untrained Breakout."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from atari_dqn import Policy, cli, evaluate, export, play
+from atari_dqn.checkpoint import load_policy
+from atari_dqn.config import ConfigError
+from atari_dqn.exported import ONNX, SAFETENSORS, read_exported
+from atari_dqn.runs import read_rows
+from tests.run_dirs import make_run, python
+from tests.test_train_command import SHORT, run
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real short run, exported with an evaluation."""
+    place = tmp_path_factory.mktemp("trained")
+    short = [*SHORT, "--total-env-steps", "600", "--run-dir", "run"]
+    assert run(short, place, timeout=600).returncode == 0
+    exporting = run([sys.executable, "-m", "atari_dqn.export", "run", "--episodes", "2"], place, timeout=600)
+    assert (exporting.returncode, exporting.stderr) == (0, "")
+    assert "policy.onnx" in exporting.stdout
+    assert "600 saved" not in exporting.stdout
+    return place / "run"
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path) -> Path:
+    (directory,) = (trained / "export").iterdir()
+    return directory
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    _, matter, _ = card.split("---\n", 2)
+    loaded: dict[str, Any] = yaml.safe_load(matter)
+    return loaded
+
+
+def blocks(markdown: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", markdown, re.DOTALL)
+
+
+# ---------------------------------------------------------------------- what is written
+
+
+def test_the_files_hold_the_newest_checkpoint(trained: Path, exported: Path) -> None:
+    newest = load_policy(trained)
+    assert exported.name == f"CartPole-v1-{newest.env_step}"
+    assert sorted(path.name for path in exported.iterdir()) == sorted([export.CARD, ONNX, SAFETENSORS])
+    for name in (ONNX, SAFETENSORS):
+        header = read_exported(exported / name).header
+        assert (header.env_step, header.env_id, header.spec) == (newest.env_step, "CartPole-v1", newest.spec)
+        assert header.config == newest.config.replace(run_dir=None)
+    observations = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    with torch.inference_mode():
+        q = newest.network(torch.from_numpy(observations)[:, None]).numpy()
+    np.testing.assert_array_equal(Policy.load(exported / SAFETENSORS).q_values(observations), q)
+    np.testing.assert_allclose(Policy.load(exported / ONNX).q_values(observations), q, atol=1e-4)
+
+
+def test_the_card_has_the_scores_of_this_very_network(trained: Path, exported: Path) -> None:
+    card = (exported / export.CARD).read_text()
+    rows = read_rows(trained / "evaluations.jsonl")
+    assert len(rows) > 1
+    assert len({row["epsilon"] for row in rows}) == len(rows)
+    for row in rows:
+        low, high = row["ci95"]
+        assert f"| epsilon {row['epsilon']:g} | 2 | {row['mean']:,.2f} ({low:,.2f} to {high:,.2f}) |" in card
+    (model,) = front_matter(card)["model-index"]
+    (result,) = model["results"]
+    assert result["dataset"]["name"] == "CartPole-v1"
+    assert len(result["metrics"]) == len(rows)
+    assert result["metrics"][0]["type"] == "mean_reward"
+    assert result["metrics"][0]["value"].startswith(f"{rows[0]['mean']:,.2f} (")
+    settings = json.loads(blocks(card, "json")[0])
+    assert settings == {name: settings[name] for name in load_policy(trained).config.to_dict() if name != "run_dir"}
+    assert "| `batch_size` | 16 |" in card
+    assert "`gamma` |" not in card, "only what differs from the defaults is in the table"
+    system = json.loads((trained / "system.json").read_text())
+    assert f"| torch | {system['packages']['torch']} |" in card
+    assert f"| atari_dqn, training | {system['git_revision']} |" in card
+    assert "Protocol" not in card, "CartPole knows none"
+
+
+def test_the_cards_examples_run_as_they_stand(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "export")
+    ours, theirs = blocks((exported / export.CARD).read_text(), "python")
+    program = f"import os, sys; os.chdir({str(tmp_path / 'export')!r}); sys.modules['torch'] = None\n"
+    result = python("-c", program + ours)
+    assert result.stderr == ""
+    assert result.stdout.startswith("score ")
+    alone = program + "sys.modules['atari_dqn'] = None\n" + theirs + "print(actions)"
+    assert python("-c", alone).stdout in ("[0]\n", "[1]\n")
+
+
+def test_breakout_is_checked_on_frames_of_real_play(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(2)
+    run_dir = make_run(tmp_path / "run", "ALE/Breakout-v5", protocol="machado")
+    (run_dir / "evaluations.jsonl").write_text('{"env_step": 4999}\n')  # another network's
+    out = tmp_path / "deep" / "out"
+    assert export.main([str(run_dir), "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    card = (out / export.CARD).read_text()
+    assert "no score: none was taken at env step 5,000" in shown
+    assert "Not evaluated" in card
+    assert "model-index" not in front_matter(card)
+    assert {"ALE/Breakout-v5", "atari", "dqn"} <= set(front_matter(card)["tags"])
+    assert "`machado`: sticky actions (0.25), no no-ops, all 18 actions" in card
+    comparison = re.search(r"on 256 observations of real play.* by at most ([0-9.e-]+) \(tolerance 1.0e-04\)", card)
+    assert comparison is not None
+    assert float(comparison[1]) < 1e-5
+    assert "the same in 256 of them" in card
+    seen = export.real_play(Policy.load(out, seed=0), 60)
+    assert (seen.shape, seen.dtype) == ((60, 4, 84, 84), np.uint8)
+    assert len(np.unique(seen[:, 3], axis=0)) > 30, "the game goes on"
+    before = (out / ONNX).stat().st_mtime_ns
+    assert export.main([str(run_dir), "--out", str(out)]) == 0, "over a former export"
+    assert (out / ONNX).stat().st_mtime_ns > before
+
+
+def test_a_file_that_computes_something_else_is_not_handed_over(trained: Path) -> None:
+    right = Policy.load(trained, seed=0)
+
+    def shifted(by: float) -> Policy:
+        return Policy(right.header, lambda observations: right.q_values(observations) + np.float32(by))
+
+    assert "differ from the network's by at most" in export.compare(right, right, shifted(1e-5))
+    for wrong in (shifted(0.01), shifted(float("nan"))):
+        with pytest.raises(cli.CommandFailed, match=r"policy\.onnx differs from the network by"):
+            export.compare(right, right, wrong)
+    with pytest.raises(cli.CommandFailed, match=r"policy\.safetensors is not what was exported"):
+        export.compare(right, shifted(1e-6), right)
+
+
+# ---------------------------------------------------------------------- played and evaluated
+
+
+def test_evaluate_takes_either_file_and_plays_the_same_games(exported: Path, trained: Path, tmp_path: Path) -> None:
+    flags = ["--episodes", "2", "--num-workers", "1", "--epsilon", "0.3", "--seed", "3"]
+    assert evaluate.main([str(trained), *flags]) == 0
+    (*_, expected) = read_rows(trained / "evaluations.jsonl")
+    shutil.copytree(exported, tmp_path / "export")
+    for path in (SAFETENSORS, ONNX, ""):
+        assert evaluate.main([str(tmp_path / "export" / path), *flags]) == 0
+    rows = read_rows(tmp_path / "export" / "evaluations.jsonl")
+    assert [(row["env_step"], row["returns"]) for row in rows] == [(expected["env_step"], expected["returns"])] * 3
+
+
+@pytest.mark.parametrize("name", [SAFETENSORS, ONNX])
+def test_play_films_either_file(name: str, exported: Path, tmp_path: Path) -> None:
+    shutil.copy(exported / name, tmp_path)
+    assert play.main([str(tmp_path / name), "--seed", "1"]) == 0
+    (film,) = (tmp_path / "videos").iterdir()
+    with av.open(str(film)) as container:
+        assert sum(1 for _ in container.decode(video=0)) > 8
+
+
+# ---------------------------------------------------------------------- wrong input
+
+
+def test_a_mistake_is_one_line_before_torch_is_imported(trained: Path, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "README.md").write_text("mine")
+    (tmp_path / "torn.onnx").write_bytes((exported / ONNX).read_bytes()[:5000])
+    elsewhere = make_run(tmp_path / "elsewhere", "tests.stubs:Catch-v0")
+    assert export.main([str(elsewhere), "--out", str(tmp_path / "catch")]) == 0
+    mistakes = [
+        ["export", str(tmp_path)],
+        ["export", str(trained), "--episodes", "-1"],
+        ["export", str(trained), "--out", str(tmp_path / "full")],
+        ["export", str(trained), "--out", str(tmp_path / "torn.onnx")],
+        ["export", str(trained), "--out", "/proc/nope"],
+        ["evaluate", str(tmp_path / "torn.onnx")],
+        ["play", str(tmp_path / "torn.onnx")],
+        ["evaluate", str(exported), "--checkpoint", "best"],
+        ["play", str(exported), "--surprise"],
+        ["evaluate", str(tmp_path / "catch")],
+    ]
+    probe = (
+        "import sys\n"
+        "from atari_dqn.__main__ import run\n"
+        "from atari_dqn.config import ConfigError\n"
+        f"for argv in {mistakes!r}:\n"
+        "    try:\n"
+        "        run(argv)\n"
+        "    except ConfigError as error:\n"
+        "        assert '\\n' not in str(error)\n"
+        "        print(error)\n"
+        "print(sorted({'torch', 'labml', 'tests.stubs'} & set(sys.modules)))\n"
+    )
+    result = python("-c", probe)
+    assert result.stderr == ""
+    said = result.stdout.splitlines()
+    assert [line.replace(str(tmp_path), "").replace(str(exported), "") for line in said] == [
+        " is not a run directory: it has no config.json",
+        "--episodes is -1; it must be from 0 to 100000",
+        "--out /full holds something else than an export; name an empty or a new directory",
+        "--out /torn.onnx holds something else than an export; name an empty or a new directory",
+        "--out /proc/nope: No such file or directory",
+        "/torn.onnx is no exported policy: no ONNX file of atari_dqn (DecodeError)",
+        "/torn.onnx is no exported policy: no ONNX file of atari_dqn (DecodeError)",
+        "--checkpoint best: /policy.safetensors holds one network; only a run has several",
+        "--surprise draws from a run's saved replay; /policy.safetensors has none",
+        "/catch/policy.safetensors: trained in tests.stubs:Catch-v0, and a file is not trusted to name a module:"
+        " name the run that it was exported from; or, in a program, import tests.stubs first",
+        "[]",
+    ]
+    assert (tmp_path / "full" / "README.md").read_text() == "mine"
+
+
+def test_a_missing_checkpoint_is_named(trained: Path) -> None:
+    with pytest.raises(ConfigError, match="no checkpoint '7'"):
+        export.main([str(trained), "--checkpoint", "7"])
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "safetensors"])
+def test_a_missing_extra_is_one_line(package: str, trained: Path) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from atari_dqn import cli\n"
+        "from atari_dqn.export import main\n"
+        f"cli.run_command(lambda: main([{str(trained)!r}]))"
+    )
+    result = python("-c", program)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1
+    assert 'pip install "atari_dqn[export]"' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_actions", 18), ("first_action", 1), ("env_id", "ALE/Nonesuch-v5"), ("env_id", "Breakout-v4")],
+)
+def test_a_file_that_misstates_its_env_is_not_played(field: str, value: Any, tmp_path: Path) -> None:
+    """An action out of range hangs an Atari env for good."""
+    from atari_dqn.exported import Exported, to_safetensors
+    from tests.test_exported import NETWORKS, make
+
+    _, policy = make(*NETWORKS["atari"])
+    header = type(policy.header)(**{**vars(policy.header), field: value})
+    weights = dict(policy.weights)
+    if field == "num_actions":
+        weights |= {"advantage.weight": np.zeros((18, 256), np.float32), "advantage.bias": np.zeros(18, np.float32)}
+    (tmp_path / SAFETENSORS).write_bytes(to_safetensors(Exported(header, weights)))
+    for command in (evaluate, play):
+        with pytest.raises(ConfigError) as refused:
+            command.main([str(tmp_path)])
+        assert "\n" not in str(refused.value)
+
+
+# ---------------------------------------------------------------------- the README
+
+
+def test_the_readmes_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the directory of a run; its game is cut short, as an untrained network may never end one."""
+    (example,) = [block for block in blocks(README.read_text(), "python") if "Policy" in block]
+    torch.manual_seed(2)
+    make_run(tmp_path / "runs" / "breakout", "ALE/Breakout-v5")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gym, "make", functools.partial(gym.make, max_num_frames_per_episode=400))
+    namespace: dict[str, Any] = {}
+    exec(example, namespace)
+    assert namespace["over"]
+    assert namespace["score"] >= 0
+    assert isinstance(namespace["policy"], Policy)
