@@ -18,10 +18,12 @@ from atari_dqn.journal import replace
 from atari_dqn.system import describe_system
 
 
-def new_run_dir(config: TrainConfig) -> Path:
-    """`runs/<env>-<seed>-<time>`."""
+def new_run_dir(config: TrainConfig, seeds: int = 1) -> Path:
+    """`runs/<env>-<seed>-<time>`, or `runs/<env>-<first>to<last>-<time>` for several seeds."""
     name = config.env.env_id.split(":")[-1].removeprefix("ALE/").replace("/", "-")
-    return Path("runs") / f"{name}-{config.run.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    seed = config.run.seed
+    which = f"{seed}to{seed + seeds - 1}" if seeds > 1 else f"{seed}"
+    return Path("runs") / f"{name}-{which}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
@@ -39,6 +41,10 @@ def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
         checkpoints = run_dir / "checkpoints"
         if checkpoints.exists() and not os.access(checkpoints, os.W_OK):
             raise ConfigError(f"--run-dir {run_dir}: {checkpoints} is not writable, and training saves there")
+        if not begun and (several := seeds_in(run_dir)):
+            raise ConfigError(
+                f"--run-dir {run_dir} holds several seeds; give --seeds too, or one of them: {several[0]}"
+            )
         if not begun and run_dir.exists() and {path.name for path in run_dir.iterdir()} - {LOCK, PARTIAL}:
             raise ConfigError(f"--run-dir {run_dir} holds something else than a run; name an empty or a new one")
     except OSError as error:
@@ -49,6 +55,15 @@ def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
 def has_begun(run_dir: Path) -> bool:
     """Whether there is a run in `run_dir`, to be continued. Never raises, whatever the path."""
     return os.path.isfile(run_dir / "config.json")
+
+
+def seeds_in(run_dir: Path) -> list[Path]:
+    """The runs that `train --seeds` made in `run_dir`, by their seeds. Never raises, whatever the path."""
+    try:
+        places = [place for place in run_dir.glob("seed-*") if place.name[5:].isdecimal() and has_begun(place)]
+    except OSError:
+        return []
+    return sorted(places, key=lambda place: int(place.name[5:]))
 
 
 def _changes(config: TrainConfig, run_dir: Path) -> list[str]:
@@ -136,11 +151,17 @@ def is_training(run_dir: Path) -> bool:
 
 def threads_before(run_dir: Path) -> int | None:
     """Torch threads of the run in `run_dir` so far; None when it did not say."""
+    threads = read_system(run_dir).get("torch_threads")
+    return threads if isinstance(threads, int) else None
+
+
+def read_system(run_dir: Path) -> dict[str, Any]:
+    """What a run ran on, as it said last; empty when it did not. Never raises."""
     try:
-        threads: int | None = json.loads((run_dir / "system.json").read_text())["torch_threads"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return threads
+        facts = json.loads((run_dir / "system.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:

@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -104,23 +105,40 @@ def cgroup_memory(proc: Path = Path("/proc"), mounts: Path = Path("/sys/fs/cgrou
     `proc` is where the kernel tells of processes; `mounts` holds the one tree of cgroup v2, or version 1's `memory`
     tree, or that beside `unified`. Pages of files that the kernel gives back when asked do not count as taken.
     """
+    left = []
+    for group, second in _groups("memory", proc, mounts):
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        left.append(_left(group, *(("memory.max", "memory.current", "inactive_file") if second else names)))
+    return [number for number in left if number is not None]
+
+
+def cgroup_cores(proc: Path = Path("/proc"), mounts: Path = Path("/sys/fs/cgroup")) -> list[float]:
+    """Cores' worth of time that each control group with such a limit leaves this process; as `cgroup_memory` looks."""
+    allowed = []
+    for group, second in _groups("cpu", proc, mounts):
+        files = ("cpu.max",) if second else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        try:
+            quota, period = " ".join((group / name).read_text() for name in files).split()
+            allowed.append(int(quota) / int(period))
+        except (OSError, ValueError):  # no such group here, or no limit: "max"
+            continue
+    return [cores for cores in allowed if cores > 0]  # version 1 says -1 for none
+
+
+def _groups(controller: str, proc: Path, mounts: Path) -> Iterator[tuple[Path, bool]]:
+    """Where the limits of a `controller` may be found, and whether they are those of cgroup v2."""
     try:
         lines = (proc / "self/cgroup").read_text().splitlines()
     except OSError:
-        return []
-    left = []
+        return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        if not controllers:
-            names = ("memory.max", "memory.current", "inactive_file")
         # In a container the path may be the host's, and the container's own group lie at the root: look at all above.
-        for tree in (mounts / "memory",) if controllers else (mounts, mounts / "unified"):
+        for tree in (mounts / controller,) if controllers else (mounts, mounts / "unified"):
             group = tree / path.lstrip("/")
-            left += [_left(place, *names) for place in (group, *group.parents) if place.is_relative_to(tree)]
-    return [number for number in left if number is not None]
+            yield from ((place, not controllers) for place in (group, *group.parents) if place.is_relative_to(tree))
 
 
 def _left(group: Path, limit: str, usage: str, inactive: str) -> int | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from atari_dqn import cli, dashboard
-from atari_dqn.config import ConfigError, Derived, TrainConfig, derive, load_config
+from atari_dqn.config import ConfigError, Derived, Setting, TrainConfig, derive, load_config
 from atari_dqn.edits import Inbox, recorded_edits
 from atari_dqn.live import Edit, for_page
 from atari_dqn.runs import (
@@ -28,6 +28,7 @@ from atari_dqn.runs import (
     locked,
     new_run_dir,
     read_config,
+    seeds_in,
     threads_before,
 )
 from atari_dqn.signals import StopRequest
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from atari_dqn.envs.make import EnvSpec
+
+
+SEEDS = Setting("train so many seeds, from --seed on, each in a directory of its own in --run-dir", "runs", 1, 1000)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,7 @@ class TrainCommand(TrainConfig):
         Path | None,
         tyro.conf.arg(help="repeat the edits in another run's hparam_edits.jsonl at their env steps"),
     ] = None
+    seeds: Annotated[int, SEEDS, tyro.conf.arg(help=SEEDS.describe())] = 1
 
 
 def main(
@@ -80,19 +85,27 @@ def main(
 def _main(command: TrainCommand, stop: StopRequest) -> int:
     config = TrainConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TrainConfig)})
     config.validate()
-    run_dir = _expanded(config.run.run_dir) if config.run.run_dir else new_run_dir(config)
+    SEEDS.check("seeds", command.seeds)
+    run_dir = _expanded(config.run.run_dir) if config.run.run_dir else new_run_dir(config, command.seeds)
     check_not_training(run_dir)  # before all else: whoever starts a run twice is to hear of it at once
 
     from atari_dqn.envs.block import block_bytes, room_fault
+    from atari_dqn.envs.film import check_drawable
     from atari_dqn.envs.make import PROTOCOLS, env_spec, resolve_env_id
 
     config = config.replace(env_id=resolve_env_id(config.env.env_id))
     spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
     derived = derive(config, spec.frame_bytes, spec.stack)
+    if config.run.record_interval:
+        check_drawable(spec)
     if command.init_from is not None and not command.init_from.exists():
         raise ConfigError(f"--init-from {command.init_from} does not exist")
     labml_url = _labml_url(command)
     repeated = recorded_edits(command.replay_edits) if command.replay_edits else []
+    if command.seeds > 1:
+        from atari_dqn.seeds import train_seeds
+
+        return train_seeds(command, config, derived, run_dir, stop)
     changed = check_run_dir(config, run_dir)
     stop.check()
     console = cli.console()
@@ -263,6 +276,8 @@ def _parse(argv: Sequence[str] | None, default: TrainConfig, prog: str) -> Train
         default = load_config(given.config).replace(run_dir=None)
     elif given.run_dir is not None and has_begun(_expanded(given.run_dir)):
         default = read_config(_expanded(given.run_dir)).replace(run_dir=given.run_dir)
+    elif given.run_dir is not None and (begun := seeds_in(_expanded(given.run_dir))):
+        default = read_config(begun[0]).replace(run_dir=given.run_dir)
     sections = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
     return cli.parse(TrainCommand, argv, prog=prog, default=TrainCommand(**sections))
 

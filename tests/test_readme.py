@@ -1,0 +1,232 @@
+"""The commands of README.md and docs/recipes.md, executed; what else the pages name is there."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from atari_dqn import train
+from atari_dqn.config import TrainConfig
+from atari_dqn.runs import is_training
+from tests.faults.trainings import LIMIT
+from tests.test_bench import TINY
+
+ROOT = Path(__file__).parents[1]
+README, RECIPES = ROOT / "README.md", ROOT / "docs" / "recipes.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+
+NO_COMMANDS = ("actions = actor.act", "atari_dqn/\n")
+"""How blocks without a language begin that are none."""
+
+LEFT_OUT = {
+    "make": "it makes an environment, and .ci/run calls it",
+    "python3 -m venv": "it makes an environment",
+    ".venv/bin/python": "of the environment that the line above makes",
+    "tensorboard": "it serves until it is stopped; test_trainer.py reads what it would show",
+    "python -m atari_dqn.doctor": "test_doctor.py runs it as it is",
+    "python -m atari_dqn.train --run-dir runs/breakout --dashboard": "it fetches from npm; test_dashboard_training.py",
+}
+"""Commands that are not run here, by how they begin, and why."""
+
+STEPS = 400
+"""Env steps of a training; one that goes on goes on for as many more."""
+SHORT = (
+    "--num-workers 2 --envs-per-worker 1 --replay-capacity 1024 --learning-starts 100 --batch-size 8"
+    " --torch-threads 1 --log-interval 50 --checkpoint-interval 200 --precision fp32"
+)
+OVERRIDES = {
+    "atari_dqn.train": SHORT,
+    "experiments": "",
+    "experiments.cartpole": SHORT,
+    "atari_dqn.evaluate": "--episodes 2 --num-workers 1",
+    "atari_dqn.play": "",
+    "atari_dqn.plot": "",
+    "atari_dqn.compare": "",
+    "atari_dqn.export": "",
+    "atari_dqn.tune": "",
+    "atari_dqn.bench": TINY,
+}
+"""What makes a command short, by its module."""
+LANDING = ("atari_dqn.compare", "atari_dqn.export", "--record-interval", "--worst", "--surprise", "raw_reward")
+"""What the pages name and is to come with the commits of others; to be emptied then."""
+
+PROMISED = {
+    README: ["cartpole/plots/*.png", "cartpole/videos/*.mp4", "cartpole/evaluations.jsonl", "breakout/metrics.jsonl"],
+    RECIPES: [
+        "three-step/seed-2/config.json",
+        "live/hparam_edits.jsonl",
+        "again/metrics.jsonl",
+        "corridor/metrics.jsonl",
+    ],
+}
+"""What is to lie in runs/ when all of a page's commands have been run."""
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of the blocks that have commands; `# file.py` blocks come as such a line, too."""
+    found = []
+    for language, text in blocks(page):
+        if language == "python":
+            found.append(text)
+        elif language not in ("text", "math") and not text.startswith(NO_COMMANDS):
+            found += [line.partition("  #")[0].strip() for line in text.splitlines() if line.strip()]
+    return found
+
+
+def is_left_out(command: str) -> bool:
+    return command.startswith(tuple(LEFT_OUT)) or any(word in command for word in LANDING)
+
+
+def module_of(command: str) -> str:
+    python, option, module, *_ = [*command.split(), "", ""]
+    assert (python, option) == ("python", "-m"), (
+        f"{command!r} is no command that is known here: run it, or leave it out"
+    )
+    return module
+
+
+def check(flags: str) -> None:
+    """That they are flags of a training, and what they say together is a valid setting."""
+    command = train._parse(shlex.split(flags), TrainConfig(), "train")
+    TrainConfig(**{section: getattr(command, section) for section in vars(TrainConfig())}).validate()
+
+
+@pytest.mark.parametrize("page", [README, RECIPES], ids=lambda page: page.stem)
+def test_every_command_is_run_or_left_out_for_a_reason(page: Path) -> None:
+    for command in commands(page):
+        if not is_left_out(command) and "\n" not in command:
+            assert module_of(command) in OVERRIDES, f"nothing makes {command!r} short"
+            if module_of(command) == "atari_dqn.train" and not re.search("--(help|config) ?", command):
+                check(" ".join(command.split()[3:]))
+
+
+@pytest.mark.parametrize("start", LEFT_OUT)
+def test_what_is_left_out_is_still_named(start: str) -> None:
+    assert any(command.startswith(start) for command in [*commands(README), *commands(RECIPES)])
+
+
+def run_as_main(module: str, arguments: list[str]) -> int:
+    """The exit code of `python -m module arguments`, in this process: what it imports is imported already."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(sys, "argv", [module, *arguments])
+        warnings.simplefilter("ignore", RuntimeWarning)  # runpy says that the module is
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return int(ended.value.code or 0)
+
+
+def expanded(command: str) -> list[str]:
+    """The words of a command as a shell hands them over."""
+    printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True)
+    return printed.stdout.split("\0")[:-1]
+
+
+@contextlib.contextmanager
+def under_way(run_dir: Path) -> Iterator[None]:
+    """The training in `run_dir` goes on meanwhile, in a process of its own."""
+    command = [sys.executable, "-m", "atari_dqn.train", "--run-dir", str(run_dir), "--total-env-steps", "100000000"]
+    before = len((run_dir / "metrics.jsonl").read_text().splitlines())
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + LIMIT
+        while len((run_dir / "metrics.jsonl").read_text().splitlines()) <= before:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.communicate(timeout=LIMIT)
+
+
+def run_all(page: Path, game: str) -> None:
+    """In the working directory, one after the other; in `game` where an Atari game is named."""
+    trained: Counter[str] = Counter()
+    with contextlib.ExitStack() as tuned:
+        for command in commands(page):
+            if is_left_out(command):
+                continue
+            if "\n" in command:
+                file = command.split()[1]
+                assert file.endswith(".py"), (
+                    f"a program that is neither named by its first line nor left out: {command}"
+                )
+                Path(file).write_text(command)
+                continue
+            module, words = module_of(command), expanded(command)[3:]
+            if module == "atari_dqn.tune":
+                if len(words) > 1 and not is_training(Path(words[0])):
+                    tuned.enter_context(under_way(Path(words[0])))
+            else:
+                tuned.close()
+            words += OVERRIDES[module].split()
+            if OVERRIDES[module] == SHORT:
+                run_dir = words[words.index("--run-dir") + 1] if "--run-dir" in words else ""
+                trained[run_dir] += 1
+                words += ["--total-env-steps", str(STEPS * trained[run_dir])]
+                words += ["--seeds", "2"] if "--seeds" in words else []
+                words += ["--env-id", game] if re.search("--env-id (breakout|pong)", command) else []
+            assert run_as_main(module, words) == 0, command
+    for promise in PROMISED[page]:
+        assert list(Path("runs").glob(promise)), promise
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory for commands that think they are alone in the process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def test_the_readmes_commands_do_what_they_are_said_to(place: Path) -> None:
+    """In a game that is soon lost by whoever has learned nothing."""
+    run_all(README, "pong")
+
+
+@pytest.mark.slow
+def test_the_recipes_do_what_they_are_said_to(place: Path) -> None:
+    """In a game whose episodes are short."""
+    run_all(RECIPES, "CartPole-v1")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    for module in set(re.findall(r"python -m ([\w.]+)", text)) - {"pip", "venv", "pytest", *LANDING}:
+        if "NAME" not in module:
+            assert importlib.util.find_spec(module), module
+    for link in re.findall(r"\]\(([^)#]*)(?:#[^)]*)?\)", text):
+        assert not link or "://" in link or (page.parent / link).exists(), link
+    for folder, anchor in re.findall(r"\]\(([^)#]*)#([^)]*)\)", text):
+        headings = re.findall(r"^#+ (.*)$", ((page.parent / folder) if folder else page).read_text(), re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
+
+
+def test_flags_that_the_deviations_name_are_flags() -> None:
+    """Each by itself a valid setting, but those of `evaluate`."""
+    text = (ROOT / "docs" / "deviations.md").read_text()
+    for flags in set(re.findall(r"`(--[^`]*)`(?! of `evaluate`)", text)):
+        check(flags)
