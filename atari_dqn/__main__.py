@@ -17,10 +17,12 @@ from atari_dqn.config import ConfigError
 COMMANDS = {
     "train": "train an agent; the same command with the same --run-dir goes on",
     "tune": "change hyperparameters of a running training, or list them",
-    "evaluate": "play whole games under a named protocol and report raw scores",
-    "play": "film one game, or watch it in a window",
-    "plot": "draw the learning curves of one or several runs",
+    "evaluate": "play whole games under named protocols and print a scorecard",
+    "play": "film games, watch one in a window, or see what surprised the network",
+    "export": "write a trained network as ONNX and safetensors, with a model card",
+    "compare": "draw the learning curves of runs, and tell over seeds how they differ",
     "dashboard": "serve the labml dashboard on this machine",
+    "doctor": "is this machine ready, and which settings suit it?",
     "bench": "measure what this machine can do, and where the time goes",
 }
 

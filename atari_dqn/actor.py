@@ -22,12 +22,14 @@ class Actor:
         self.network = network
         self.num_actions = num_actions
         self._rng = np.random.default_rng(seed)
+        self.explored = np.zeros(0, dtype=np.bool_)
+        """[N]: whose last actions were drawn at random"""
 
     @torch.inference_mode()
     def act(self, obs: Tensor, epsilon: float | npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
         """`obs` [N, stack, *frame_shape] on the network's device; `epsilon` one number or one per env. Returns [N]."""
         num_envs = len(obs)
-        explore = self._rng.random(num_envs) < np.broadcast_to(epsilon, num_envs)
+        self.explored = explore = self._rng.random(num_envs) < np.broadcast_to(epsilon, num_envs)
         actions = self._rng.integers(self.num_actions, size=num_envs)
         if not explore.all():
             best = self.network(obs).argmax(1).cpu().numpy()

@@ -22,7 +22,7 @@ from atari_dqn.live import SCHEDULE, Edit, LiveValues, Request, live_settings, n
 
 NAMES = {
     "learning_rate", "epsilon", "beta", "target_update_interval", "replay_ratio", "max_grad_norm", "eval_interval",
-    "checkpoint_interval",
+    "checkpoint_interval", "record_interval",
 }  # fmt: skip
 CONFIG = TrainConfig()
 

@@ -88,7 +88,7 @@ def training(place: Path, command: list[str]) -> Iterator[Harmed]:
     try:
         yield harmed
     finally:
-        for process in [*harmed.helpers(""), harmed.process]:
+        for process in [*harmed.helpers(""), *harmed._family.values(), harmed.process]:
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 process.send_signal(signal.SIGKILL)
         harmed.process.wait()
