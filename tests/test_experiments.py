@@ -203,7 +203,7 @@ def test_a_file_says_what_it_is_and_is_no_more_than_settings(name: str) -> None:
 # ---------------------------------------------------------------------- each of them runs
 
 SHORT = {"total_env_steps": 300, "learning_starts": 150, "log_interval": 100, "eval_interval": 0, "torch_threads": 1}
-ATARI = SHORT | {"num_workers": 1, "envs_per_worker": 2, "replay_capacity": 1_024, "total_env_steps": 200}
+ATARI = SHORT | {"num_workers": 1, "envs_per_worker": 2, "replay_capacity": 1_024}
 ATARI_NAMES = [name for name in EXPERIMENTS if EXPERIMENTS[name].CONFIG.env.env_id.startswith("ALE/")]
 
 
