@@ -17,7 +17,7 @@ from atari_dqn import cli, train
 from atari_dqn.config import TrainConfig
 
 EXPECTED = "an episode of 200 after about 1,200 training steps"
-TAKES = "30 s on one core"
+TAKES = "about 1 min on one core"
 CONFIG = TrainConfig().replace(
     env_id="CartPole-v1",
     num_workers=1,

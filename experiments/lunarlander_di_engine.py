@@ -11,7 +11,8 @@ teaches a hovering lander that the world stops: here a time limit bootstraps.
 Then `python -m atari_dqn.export RUN` writes the model, as the walk-through does. Needs Box2D: extra `[box2d]`.
 
 Expected: it stops at a mean of 200 (solved). Five episodes are few, and the first five of many to reach a mark are
-lucky ones, so the network is worth less than they say. Measured: MEASURED
+lucky ones, so the network is worth less than they say. Measured, one seed so far: it stopped at env step 115,204, after
+428 games and 17,989 updates, at a mean of 230 over 5 games; 100 games then had one of 191 (95% interval 177 to 205).
 
     python -m experiments.lunarlander_di_engine
 """
@@ -22,7 +23,7 @@ from atari_dqn import cli, train
 from atari_dqn.config import TrainConfig
 
 EXPECTED = "a mean of 200 over 5 games, where it stops"
-TAKES = "5 min on two cores"
+TAKES = "about 5 min on two cores"
 CONFIG = TrainConfig().replace(
     env_id="LunarLander-v3",
     num_workers=8,

@@ -97,6 +97,8 @@ def _line(name: str, claim: Claim, one: Outcome) -> str:
 def _span(numbers: Sequence[float]) -> str:
     if not numbers:
         return "–"
+    if min(numbers) == max(numbers):
+        return f"{numbers[0]:,.0f}"
     return f"{np.median(numbers):,.0f} ({min(numbers):,.0f} to {max(numbers):,.0f})"
 
 
