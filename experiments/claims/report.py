@@ -106,16 +106,17 @@ def draw(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, file: Path) -> N
     """A panel for each experiment: score of the games of training against env steps, a colour for each seed."""
     from matplotlib.figure import Figure
 
-    rows = (len(outcomes) + 2) // 3
-    figure = Figure(figsize=(13, 3.7 * rows), layout="constrained")
-    panels = figure.subplots(rows, 3, squeeze=False).flat
+    columns = min(3, len(outcomes))
+    rows = -(-len(outcomes) // columns)
+    figure = Figure(figsize=(4.4 * columns, 3.7 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
     for (name, found), axes in zip(outcomes.items(), panels, strict=False):
         _draw_panel(axes, name, found, runs)
     for axes in panels[len(outcomes) :]:
         axes.set_axis_off()
     figure.supxlabel(
-        f"score against env steps; dots: games of training, lines: means of {SMOOTHED} of them; dashed: the claim, its"
-        f" limit upright; stars: where it was met, late or in time; diamonds: {GAMES} games afterwards",
+        f"score against env steps; dots: games of training, lines: means of {SMOOTHED} of them; circles: evaluations;\n"
+        f"dashed: the claim, its limit upright; stars: where it was met, late or in time; diamonds: {GAMES} games after it",
         fontsize="small",
         color="0.35",
     )
@@ -128,11 +129,14 @@ def _draw_panel(axes: Axes, name: str, found: Sequence[Outcome], runs: Path) -> 
         run_dir = runs / f"{name}-{one.seed}"
         games = read_rows(run_dir / "episodes.jsonl")
         steps, scores = (np.array([game[key] for game in games], dtype=float) for key in ("env_step", "return"))
-        axes.plot(steps, scores, ".", color=colour, markersize=1.5, alpha=0.25, rasterized=True)
+        axes.plot(steps, scores, ".", color=colour, markersize=2, alpha=0.3)
         if len(scores) >= SMOOTHED:
             means = np.convolve(scores, np.full(SMOOTHED, 1 / SMOOTHED), mode="valid")
             axes.plot(steps[SMOOTHED - 1 :], means, color=colour, linewidth=1.2, label=f"seed {one.seed}")
         marks = [(one.end.env_step, one.afterwards[0], "D", 5)]
+        if claim.event == "evaluation":
+            rows = [row for row in read_rows(run_dir / "evaluations.jsonl") if len(row["returns"]) != GAMES]
+            marks += [(row["env_step"], row["mean"], "o", 4) for row in rows]
         if one.event and claim.event in ("game", "evaluation"):
             marks.append((one.event.env_step, claim.score, "*", 11))
         for step, score, shape, size in marks:
