@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from atari_dqn import cli
-from atari_dqn.comparison import Run, configurations, find_runs, read_run
+from atari_dqn.comparison import Run, configurations, find_runs, names_of, read_run
 from atari_dqn.config import ConfigError, Setting, help_from_settings, settings
 from atari_dqn.status import StatusLine
 
@@ -34,7 +34,8 @@ class CompareCommand:
         float | None, Setting("tell when the mean raw score of 100 games of training reached this")
     ] = None
     out: Annotated[
-        Path | None, Setting("the PNG to write, its tables beside it (default: RUN/plots/compare.png of the first run)")
+        Path | None,
+        Setting("the PNG to write, its tables beside it (default: plots/compare.png in the first directory)"),
     ] = None
 
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
     if not command.runs:
         raise ConfigError("name at least one run directory, such as runs/Breakout-1-...")
     places = find_runs(command.runs)
-    out = command.out or places[0] / "plots" / "compare.png"
+    out = command.out or command.runs[0] / "plots" / "compare.png"
     if out.is_dir():
         raise ConfigError(f"--out {out} is a directory; name the PNG to write in it")
     if out.suffix == ".md":
@@ -55,9 +56,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
     console = cli.console()
     with StatusLine(console, "reading") as status:
         runs: list[Run] = []
-        for place in places:
+        for place, name in zip(places, names_of(places), strict=True):
             status.update(f"{len(runs)} of {len(places)} runs read")
-            runs.append(read_run(place))
+            runs.append(read_run(place, name))
         found = configurations(runs)
 
         from atari_dqn.comparison_figure import draw

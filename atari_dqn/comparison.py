@@ -101,7 +101,14 @@ def find_runs(places: Iterable[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read_run(run_dir: Path) -> Run:
+def names_of(run_dirs: Sequence[Path]) -> list[str]:
+    """A name for each: its directory's, after that of the directory around it where two have the same."""
+    paths = [path.resolve() for path in run_dirs]
+    same = len({path.name for path in paths}) < len(paths)
+    return [f"{path.parent.name}/{path.name}" if same else path.name for path in paths]
+
+
+def read_run(run_dir: Path, name: str = "") -> Run:
     """Read a run. Raises `ConfigError` when it is none, or has no score yet."""
     config = read_config(run_dir)
     metrics = [row for row in read_rows(run_dir / "metrics.jsonl") if SCORE in row]
@@ -110,7 +117,7 @@ def read_run(run_dir: Path) -> Run:
         raise ConfigError(f"{run_dir} has no score yet: no game of it is finished")
     episodes = read_rows(run_dir / "episodes.jsonl")
     edits = [edit for edit in read_edits(run_dir) if edit.taken]
-    return Run(run_dir.resolve().name, config, metrics, evaluations, episodes, edits, read_system(run_dir))
+    return Run(name or run_dir.resolve().name, config, metrics, evaluations, episodes, edits, read_system(run_dir))
 
 
 # ---------------------------------------------------------------------- configurations

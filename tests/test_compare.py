@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
 from atari_dqn import compare
-from atari_dqn.comparison import NOT_LEARNING, Configuration, configurations, find_runs, read_run, remarks
+from atari_dqn.comparison import NOT_LEARNING, Configuration, configurations, find_runs, names_of, read_run, remarks
 from atari_dqn.comparison_figure import COLOURS, draw
 from atari_dqn.comparison_scores import curve, evaluation_points, final_scores, shared_games, times_to
 from atari_dqn.comparison_tables import Table, markdown, tables
@@ -184,6 +184,13 @@ def test_a_directory_of_runs_means_the_runs_in_it_and_each_counts_once(tmp_path:
     assert find_runs([tmp_path / "all", runs[1], tmp_path / "all" / ".." / "all" / "run-1"]) == runs
     with pytest.raises(ConfigError, match="nor has a directory in it"):
         find_runs([runs[0] / "checkpoints"])
+    assert compare.main([str(tmp_path / "all")]) == 0
+    assert (tmp_path / "all" / "plots" / "compare.md").is_file()
+
+
+def test_runs_of_one_name_are_told_apart_by_where_they_lie() -> None:
+    assert names_of([Path("one/seed-1"), Path("one/seed-2")]) == ["seed-1", "seed-2"]
+    assert names_of([Path("one/seed-1"), Path("three/seed-1")]) == ["one/seed-1", "three/seed-1"]
 
 
 # ---------------------------------------------------------------------- over seeds
