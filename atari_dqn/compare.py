@@ -35,7 +35,7 @@ class CompareCommand:
     ] = None
     out: Annotated[
         Path | None,
-        Setting("the PNG to write, its tables beside it (default: plots/compare.png in the first directory)"),
+        Setting("the PNG to write, tables beside it (default: plots/compare.png in the first one)"),
     ] = None
 
 
