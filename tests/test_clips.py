@@ -251,6 +251,6 @@ def test_an_env_that_cannot_draw_itself_is_refused_before_the_run_begins(tmp_pat
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 3)])
 def test_the_process_that_films_goes_with_its_training(number: int, code: int, tmp_path: Path) -> None:
     with training(tmp_path, [*ENDLESS, "--record-interval", "300"]) as harmed:
-        harmed.until(lambda: [*(harmed.run_dir / "videos").glob(".*-clip.*")])
+        harmed.until(lambda: [*(harmed.run_dir / "videos").glob(".*-clip.mp4.partial")])
         harmed.signal(number, group=number == signal.SIGINT)
         assert harmed.end() == code

@@ -67,10 +67,11 @@ def by_hand(trainer: Trainer, slot: int) -> dict[str, Any]:
 
 
 def test_a_real_runs_surprises_are_those_of_its_saved_networks_and_replay(tmp_path: Path) -> None:
-    # Never synchronised, the target network differs from the other, and so do the actions that they prefer.
-    with started(replay_capacity=256, n_step=3, clip_rewards=False, target_update_interval=10_000) as trainer:
+    with started(replay_capacity=256, n_step=3, clip_rewards=False) as trainer:
         while trainer.learner.updates < 300:  # the ring has gone round by then
             trainer.iterate()
+        for parameter in trainer.learner.target.advantage.parameters():
+            parameter.data.neg_()  # so that the two networks prefer different actions
         assert trainer.replay.newest > 2 * trainer.replay.num_rows
         run_dir = saved(tmp_path / "run", trainer)
     policy = load_policy(run_dir)
