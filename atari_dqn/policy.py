@@ -61,14 +61,17 @@ class Policy:
 
     @property
     def env_id(self) -> str:
+        """Of the env it was trained in."""
         return self.header.env_id
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
+        """Of one observation."""
         return self.header.observation_shape
 
     @property
     def num_actions(self) -> int:
+        """Of the env it was trained in, under its protocol."""
         return self.header.num_actions
 
     @property
