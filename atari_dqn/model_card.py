@@ -81,8 +81,12 @@ def _algorithm(config: TrainConfig) -> str:
 
 
 def _conditions(header: Header, row: Row) -> str:
-    protocol = f"{row['protocol']}, " if header.env_id.startswith("ALE/") else ""
-    return f"{protocol}epsilon {row['epsilon']:g}"
+    epsilon = f"epsilon {row['epsilon']:g}"
+    if not header.env_id.startswith("ALE/"):
+        return epsilon
+    # Under another protocol than the training's a network keeps its actions.
+    others = row["full_action_space"] != PROTOCOLS[row["protocol"]].full_action_space
+    return f"{row['protocol']}{f' with {header.num_actions} actions' if others else ''}, {epsilon}"
 
 
 def _with_interval(value: float, interval: Sequence[float]) -> str:

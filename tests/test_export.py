@@ -20,9 +20,11 @@ import yaml
 from atari_dqn import Policy, cli, evaluate, export, play
 from atari_dqn.checkpoint import load_policy
 from atari_dqn.config import ConfigError
-from atari_dqn.exported import ONNX, SAFETENSORS, read_exported
+from atari_dqn.exported import ONNX, SAFETENSORS, Exported, read_exported, to_safetensors
+from atari_dqn.model_card import Facts, model_card
 from atari_dqn.runs import read_rows
 from tests.run_dirs import make_run, python
+from tests.test_exported import NETWORKS, make
 from tests.test_train_command import SHORT, run
 
 README = Path(__file__).parents[1] / "README.md"
@@ -133,6 +135,23 @@ def test_breakout_is_checked_on_frames_of_real_play(tmp_path: Path, capsys: pyte
     before = (out / ONNX).stat().st_mtime_ns
     assert export.main([str(run_dir), "--out", str(out)]) == 0, "over a former export"
     assert (out / ONNX).stat().st_mtime_ns > before
+
+
+def test_the_card_tells_under_what_conditions_a_score_was_made() -> None:
+    _, policy = make(*NETWORKS["atari"])
+    row = {"epsilon": 0.05, "episodes": 30, "mean": 39.1, "ci95": [33.3, 45.3], "median": 36.5}
+    rows = [
+        {**row, "protocol": "nature", "full_action_space": False, "human_normalized": 1.2986},
+        {**row, "protocol": "machado", "full_action_space": False, "iqm": 38.0, "iqm_ci95": [33.0, 44.0]},
+    ]
+    card = model_card(policy.header, Facts(rows, {}, ""))
+    assert "| nature, epsilon 0.05 | 30 | 39.10 (33.30 to 45.30) |  | 36.5 | 1.299 |" in card
+    assert "| machado with 4 actions, epsilon 0.05 | 30 | 39.10 (33.30 to 45.30) | 38.00 (33.00 to 44.00) |" in card
+    metrics = front_matter(card)["model-index"][0]["results"][0]["metrics"]
+    assert [metric["name"] for metric in metrics] == [
+        "mean score, nature, epsilon 0.05",
+        "mean score, machado with 4 actions, epsilon 0.05",
+    ]
 
 
 def test_a_file_that_computes_something_else_is_not_handed_over(trained: Path) -> None:
@@ -250,9 +269,6 @@ def test_a_missing_extra_is_one_line(package: str, trained: Path) -> None:
 )
 def test_a_file_that_misstates_its_env_is_not_played(field: str, value: Any, tmp_path: Path) -> None:
     """An action out of range hangs an Atari env for good."""
-    from atari_dqn.exported import Exported, to_safetensors
-    from tests.test_exported import NETWORKS, make
-
     _, policy = make(*NETWORKS["atari"])
     header = type(policy.header)(**{**vars(policy.header), field: value})
     weights = dict(policy.weights)

@@ -311,6 +311,18 @@ def test_an_onnx_policy_needs_no_torch(cartpole: Path) -> None:
     assert imports(program, "gymnasium", "labml") == ["gymnasium"]
 
 
+def test_nothing_but_gymnasium_and_policy_is_needed_for_a_game(breakout: Path) -> None:
+    program = (
+        "import gymnasium as gym\n"
+        "from atari_dqn import Policy\n"
+        f"policy = Policy.load({str(breakout / 'export' / ONNX)!r})\n"
+        "env = policy.wrap(gym.make('ALE/Breakout-v5', frameskip=1))\n"
+        "observation, _ = env.reset(seed=0)\n"
+        "env.step(policy.act(observation))"
+    )
+    assert imports(program, "ale_py", "torch") == ["ale_py"]
+
+
 def test_the_package_itself_stays_light_for_workers() -> None:
     assert imports("import atari_dqn.envs.worker", "torch", "onnx", "safetensors", "atari_dqn.policy") == []
     assert imports("import atari_dqn", "gymnasium", "numpy", "tyro") == []
