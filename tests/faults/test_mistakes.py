@@ -109,6 +109,7 @@ STRUCTURAL = {
     "dueling": None,
     "head": "two_stream",
     "mlp_hidden": "64",
+    "activation": "silu",
     "optimizer": "adamw",
 }
 
