@@ -11,7 +11,7 @@ teaches a hovering lander that the world stops: here a time limit bootstraps.
 Then `python -m atari_dqn.export RUN` writes the model, as the walk-through does. Needs Box2D: extra `[box2d]`.
 
 Expected: it stops at a mean of 200 (solved). Five episodes are few, and the first five of many to reach a mark are
-lucky ones, so the network is worth less than they say. Measured, one seed so far: it stopped at env step 115,204, after
+lucky ones, so the network is worth less than they say. Measured: one seed so far, it stopped at env step 115,204, after
 428 games and 17,989 updates, at a mean of 230 over 5 games; 100 games then had one of 191 (95% interval 177 to 205).
 
     python -m experiments.lunarlander_di_engine
