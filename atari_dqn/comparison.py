@@ -29,7 +29,7 @@ NOT_LEARNING = frozenset(
         *("seed", "run_dir", "device", "torch_threads", "cuda_graph"),
         *("num_workers", "envs_per_worker", "worker_deadline", "worker_restarts"),  # their product counts: num_envs
         *("log_interval", "checkpoint_interval", "checkpoint_minutes", "keep_checkpoints"),
-        *("eval_interval", "eval_episodes", "eval_epsilon", "stop_score"),
+        *("eval_interval", "eval_episodes", "eval_epsilon", "stop_score", "record_interval"),
     }
 )
 """Settings in which the runs of one configuration may differ."""
