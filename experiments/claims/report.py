@@ -116,7 +116,7 @@ def draw(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, file: Path) -> N
         axes.set_axis_off()
     figure.supxlabel(
         f"score against env steps; dots: games of training, lines: means of {SMOOTHED} of them; circles: evaluations;\n"
-        f"dashed: the claim, its limit upright; stars: where it was met, late or in time; diamonds: {GAMES} after it",
+        f"dashed: the claim, its limit upright; stars: when met, late or not; diamonds: {GAMES} games afterwards",
         fontsize="small",
         color="0.35",
     )
