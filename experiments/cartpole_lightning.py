@@ -6,9 +6,9 @@ line over the 1,000 steps after those; no double Q, no dueling, rewards as they 
 episodes go on to 500, to see how far it goes; the article's CartPole-v0 stops, and scores at most, 200. It also takes
 that stop for the pole's fall and bootstraps from nothing there: here a time limit bootstraps.
 
-Expected: an episode reward of 200 after about 1,200 training steps, which is env step 2,200. Measured: all
-five seeds get there, after 1,389 training steps (median; 1,097 to 1,878), and all of them to games of 500; at the
-end, env step 20,000, 100 games have a mean of 294 (median; 183 to 500): it swings, and does not settle.
+Expected: an episode reward of 200 after about 1,200 training steps, which is env step 2,200. Measured: all five seeds
+get there, after 1,389 training steps (median; 1,097 to 1,878), and all of them to games of 500; at the end, env step
+20,000, 100 games have a mean of 294 (median; 183 to 500): it swings, and does not settle.
 
     python -m experiments.cartpole_lightning
 """
