@@ -8,7 +8,6 @@ request to stop on to them.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import shlex
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from atari_dqn import cli
 from atari_dqn.config import ConfigError, Derived, TrainConfig, flag, settings
+from atari_dqn.processes import hang_up_after_parent
 from atari_dqn.runs import check_not_training, check_run_dir, has_begun, locked, read_config
 from atari_dqn.signals import StopRequest
 from atari_dqn.system import available_memory, check_memory, cores
@@ -67,7 +67,6 @@ class Run:
 
     def start(self) -> None:
         """In a session of its own, so that a terminal's Ctrl-C reaches it once, from us; it stops if we are killed."""
-        set_death_signal = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda option, number: None
         try:
             file = self.log.open("a")
         except OSError as error:
@@ -79,7 +78,7 @@ class Run:
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
-                preexec_fn=lambda: set_death_signal(1, signal.SIGTERM),  # PR_SET_PDEATHSIG
+                preexec_fn=hang_up_after_parent(),
             )
 
     def look(self) -> None:

@@ -19,6 +19,7 @@ from typing import Annotated
 
 from atari_dqn import cli
 from atari_dqn.config import ConfigError, Setting, TrainConfig, flag, help_from_settings, settings, updates_at
+from atari_dqn.processes import hang_up_after_parent
 from atari_dqn.runs import has_begun, read_config, read_rows
 from atari_dqn.signals import StopRequest
 from atari_dqn.system import cores
@@ -172,7 +173,11 @@ class Runs:
                     return
                 # In a session of its own: a terminal's Ctrl-C would reach it too, and two of them end it at once.
                 process = subprocess.Popen(
-                    [sys.executable, "-m", *arguments], stdout=output, stderr=output, start_new_session=True
+                    [sys.executable, "-m", *arguments],
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    preexec_fn=hang_up_after_parent(),
                 )
                 self._alive[job] = process
             code = process.wait()

@@ -217,7 +217,7 @@ def test_frames_cross_in_their_own_dtype(env_id: str, dtype: type, shape: tuple[
         assert (frames.dtype, frames.shape) == (dtype, (2, *shape))
         assert frames.flags.c_contiguous
         assert frames.nbytes == 2 * pool.spec.frame_bytes == 2 * math.prod(shape) * np.dtype(dtype).itemsize
-        assert block_bytes(2, shape, frames.dtype) <= frames.nbytes + 9 * 64
+        assert block_bytes(2, shape, frames.dtype) <= frames.nbytes + 10 * 64
 
 
 def test_colours_arrive_unharmed() -> None:
