@@ -20,7 +20,7 @@ Found = Iterator[tuple[str, str, str]]
 """Level, text and remedy of each finding of one check."""
 
 SOURCE = Path(__file__).resolve().parent.parent
-IMPORTED = {"ale-py": "ale_py", "opencv-python": "cv2"}
+IMPORTED = {"ale-py": "ale_py", "opencv-python": "cv2", "pillow": "PIL"}
 """Names by which libraries are imported, where they are others."""
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 """Each brings the same `cv2`, and two of them overwrite each other's files."""
