@@ -151,10 +151,11 @@ def test_score_and_lives_are_those_of_the_picture_and_a_life_is_lost_on_the_tick
 
 def test_a_score_is_raw_where_an_env_shapes_its_rewards_and_begins_anew_with_each_game() -> None:
     spec = env_spec("DrawnLives-v0", NATURE, 4)
-    env = FilmedEnv(spec, NATURE, lambda picture: None)
+    seen: list[float] = []
+    env = FilmedEnv(spec, NATURE, lambda picture: seen.append(env.score))
     for seed in (1, 2):
         env.reset(seed)
-        assert (env.score, env.lives) == (0.0, 5)
+        assert (env.score, env.lives, seen[-1]) == (0.0, 5, 0.0), "the first picture is none of the former game's"
         env.step(0)
         assert env.score == 7.0
     env.close()

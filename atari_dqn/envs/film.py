@@ -112,6 +112,7 @@ class _Shown(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         result = self.env.reset(seed=seed, options=options)
+        self.score = 0.0
         self._look(result[1])
         # As AtariVectorEnv draws them; AtariPreprocessing's own would be 1 to noop_max.
         for _ in range(int(self.unwrapped.np_random.integers(max(1, self._noop_max)))):
