@@ -162,7 +162,7 @@ def configurations(runs: Sequence[Run]) -> list[Configuration]:
 def _learning(run: Run) -> dict[str, Any]:
     settings = {name: value for name, value in run.config.to_dict().items() if name not in NOT_LEARNING}
     del settings["env_id"]
-    edits = [f"{edit.name} {edit.new} at {edit.env_step:,}" for edit in run.edits]
+    edits = [f"{edit.name} {edit.new} at {edit.env_step:,}" for edit in run.edits if edit.name not in NOT_LEARNING]
     return {"num_envs": run.config.num_envs, **settings, "live edits": edits}
 
 

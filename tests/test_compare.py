@@ -126,9 +126,11 @@ def test_a_run_that_was_only_evaluated_is_drawn_too(tmp_path: Path, capsys: pyte
 def test_runs_that_differ_in_seed_place_and_workers_are_one_configuration(tmp_path: Path) -> None:
     runs = seeds(tmp_path, "run", [1.0, 2.0], num_workers=8, envs_per_worker=2)
     runs += [make_run(tmp_path / "other", "CartPole-v1", seed=9, num_workers=2, envs_per_worker=8, log_interval=7)]
-    log(runs[-1], {500: 3.0})
+    runs += [make_run(tmp_path / "filmed", "CartPole-v1", seed=10, record_interval=1000)]
+    for run_dir in runs[-2:]:
+        log(run_dir, {500: 3.0})
     (found,) = read(runs)
-    assert [run.config.run.seed for run in found.runs] == [1, 2, 9]
+    assert [run.config.run.seed for run in found.runs] == [1, 2, 9, 10]
     assert (found.letter, found.settings) == ("", {})
     lines = " ".join(remarks([found]))
     assert "num_workers differs too (8, 2), which does not change what is learned." in lines
@@ -158,8 +160,12 @@ def test_each_setting_in_which_configurations_differ_is_named(tmp_path: Path) ->
 
 def test_a_run_tuned_by_hand_is_another_configuration(tmp_path: Path) -> None:
     runs = seeds(tmp_path, "run", [1.0, 2.0])
-    edit = {"time": 0, "update": 9, "env_step": 600, "name": "learning_rate", "old": 1e-4, "new": 5e-5}
-    (runs[1] / "hparam_edits.jsonl").write_text(json.dumps({**edit, "source": "tune", "taken": True}) + "\n")
+    edit = {"time": 0, "update": 9, "env_step": 600, "source": "tune", "taken": True}
+    rate = {**edit, "name": "learning_rate", "old": 1e-4, "new": 5e-5}
+    # Which does not change what is learned.
+    interval = {**edit, "name": "eval_interval", "old": 0, "new": 1000}
+    (runs[0] / "hparam_edits.jsonl").write_text(json.dumps(interval) + "\n")
+    (runs[1] / "hparam_edits.jsonl").write_text(json.dumps(interval) + "\n" + json.dumps(rate) + "\n")
     first, second = read(runs)
     assert first.settings == {"live edits": "none"}
     assert second.settings == {"live edits": "learning_rate 5e-05 at 600"}
