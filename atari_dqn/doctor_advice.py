@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Callable
 
 import numpy as np
 
@@ -142,7 +143,7 @@ def advise() -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _measured(tick: object) -> Machine:
+def _measured(tick: Callable[[], None]) -> Machine:
     """This machine, with the figures of one turn each of workers, learner and loop."""
     import torch
 
@@ -165,7 +166,7 @@ def _measured(tick: object) -> Machine:
     )
     set_up_torch(config)
     trainer = Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
-    bench = Bench(trainer, tick)  # type: ignore[arg-type]
+    bench = Bench(trainer, tick)
     try:
         bench.prepare()
         workers, learner, loop = (take(TURN_SECONDS) for take in (bench.workers_alone, bench.learner_alone, bench.loop))

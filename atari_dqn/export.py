@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from atari_dqn import cli
 from atari_dqn.config import ConfigError, Setting, help_from_settings, settings
 from atari_dqn.exported import ONNX, SAFETENSORS, Exported, extra, to_onnx, to_safetensors
 from atari_dqn.journal import replace
-from atari_dqn.runs import read_config, read_rows
+from atari_dqn.runs import read_config, read_rows, read_system
 from atari_dqn.system import git_revision
 
 if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds
@@ -81,7 +80,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     contents = {SAFETENSORS: to_safetensors(policy), ONNX: to_onnx(policy)}
     comparison = compare(Policy(policy.header, torch_q(trained)), *as_read(contents))
     evaluations = [row for row in read_rows(command.run / "evaluations.jsonl") if row["env_step"] == trained.env_step]
-    contents[CARD] = model_card(policy.header, Facts(evaluations, _system(command.run), comparison)).encode()
+    contents[CARD] = model_card(policy.header, Facts(evaluations, read_system(command.run), comparison)).encode()
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file, content in contents.items():
@@ -168,15 +167,6 @@ def compare(network: Policy, safetensors: Policy, onnx: Policy) -> str:
         f" {difference:.1e} (tolerance {bound:.1e}); the best action is the same in {same.sum()} of them, and in all"
         f" {clear.sum()} where it leads by more than twice the tolerance."
     )
-
-
-def _system(run_dir: Path) -> dict[str, Any]:
-    """The run's `system.json`; empty where it cannot be read."""
-    try:
-        facts = json.loads((run_dir / "system.json").read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 if __name__ == "__main__":
