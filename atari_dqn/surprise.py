@@ -89,7 +89,8 @@ def contact_sheet(run_dir: Path, which: str, console: Console) -> Path:
     notes = [
         f"{policy.spec.env_id} · what surprised the network of {policy.env_step:,} env steps most",
         f"The highest priorities among {replay.fill:,} transitions, at most one in {near} steps of an env. Left: the"
-        " newest frame; right: where the target bootstraps from. TD error = target − Q, by the saved networks.",
+        " newest frame; right: that at the end of its return, so many steps later. TD error = target − Q, by the saved"
+        " networks.",
     ]
     names = action_names(policy.spec, PROTOCOLS[policy.config.env.protocol])
     file = run_dir / "plots" / f"{policy.env_step}-surprise.png"
