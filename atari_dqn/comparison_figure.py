@@ -96,8 +96,8 @@ def _draw_game(axes: Axes, env_id: str, coloured: Sequence[tuple[Configuration, 
     axes.set_ylabel("episode return (raw score)")
     axes.set_xlim(left=0)
     _tidy(axes)
-    axes.xaxis.set_major_formatter(_count)
-    axes.yaxis.set_major_formatter(_count)
+    axes.xaxis.set_major_formatter(thousands)
+    axes.yaxis.set_major_formatter(thousands)
     if threshold is not None:
         axes.axhline(threshold, color="0.3", linestyle=(0, (6, 3)), linewidth=1)
         _name_line(axes, f"threshold {threshold:g}", threshold)
@@ -105,7 +105,7 @@ def _draw_game(axes: Axes, env_id: str, coloured: Sequence[tuple[Configuration, 
     if env_id.startswith("ALE/"):
         frames = axes.secondary_xaxis("top", functions=(_to_frames, _to_steps))
         frames.set_xlabel(f"frames ({FRAMES_PER_STEP} to an env step)")
-        frames.xaxis.set_major_formatter(_count)
+        frames.xaxis.set_major_formatter(thousands)
 
 
 def _draw_evaluations(axes: Axes, each: Configuration, env_id: str, colour: str, aside: float) -> None:
@@ -209,7 +209,7 @@ def _to_steps(frames: Any) -> Any:
     return frames / FRAMES_PER_STEP
 
 
-def _count(value: float, position: float | None = None) -> str:
+def thousands(value: float, position: float | None = None) -> str:
     """`2500000` -> `2.5M`."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

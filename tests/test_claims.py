@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from atari_dqn import cli
 from atari_dqn.config import ConfigError
 from experiments.__main__ import all_experiments
+from experiments.claims import report
 from experiments.claims.__main__ import main
 from experiments.claims.measure import CLAIMS, GAMES, Claim, Moment, Outcome, finished, measure
 from experiments.claims.report import factor, table, write
@@ -139,6 +141,13 @@ def test_the_results_name_each_run_failures_too(tmp_path: Path) -> None:
     assert found["factor"] == 4.0
     assert found["processor"]
     assert (tmp_path / "out" / "claims.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_seed_is_drawn_however_many(tmp_path: Path) -> None:
+    name, axes = "cartpole_lightning", Figure().subplots()
+    runs = [made(tmp_path / f"{name}-{seed}", name, [9.0] * 20, seed=seed) for seed in range(1, 12)]
+    report._draw_panel(axes, name, [measure(run_dir, CLAIMS[name]) for run_dir in runs], tmp_path)
+    assert axes.get_legend_handles_labels()[1] == [f"seed {seed}" for seed in range(1, 12)]
 
 
 def test_no_factor_without_both() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from atari_dqn.comparison_figure import COLOURS, thousands
 from atari_dqn.journal import replace
 from atari_dqn.runs import read_rows
 from atari_dqn.system import describe_system
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COMMAND = "python -m experiments.claims"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Distinct also to the colour-blind (Okabe & Ito 2008)."""
 SMOOTHED = 20
 """Games in a mean of the picture's lines."""
 
@@ -125,7 +125,7 @@ def draw(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, file: Path) -> N
 
 def _draw_panel(axes: Axes, name: str, found: Sequence[Outcome], runs: Path) -> None:
     claim = CLAIMS[name]
-    for colour, one in zip(COLOURS, found, strict=False):
+    for colour, one in zip(itertools.cycle(COLOURS), found, strict=False):
         run_dir = runs / f"{name}-{one.seed}"
         games = read_rows(run_dir / "episodes.jsonl")
         steps, scores = (np.array([game[key] for game in games], dtype=float) for key in ("env_step", "return"))
@@ -150,11 +150,6 @@ def _draw_panel(axes: Axes, name: str, found: Sequence[Outcome], runs: Path) -> 
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_formatter(_count)
+    axes.xaxis.set_major_formatter(thousands)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize="x-small", loc="best")
-
-
-def _count(value: float, position: Any = None) -> str:
-    """`250000` -> `250k`."""
-    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
