@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from rich import box
 from rich.console import Group
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from atari_dqn.comparison import Configuration, Run, remarks
 from atari_dqn.comparison_scores import (
@@ -60,13 +61,13 @@ def _lean(table: Table, found: Sequence[Configuration]) -> Table:
 
 
 def terminal(table: Table) -> Group:
-    shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    shown = RichTable(box=box.SIMPLE_HEAD)
     for index, name in enumerate(table.header):
         left = index == 0 or name in ("configuration", "protocol")
         shown.add_column(name, justify="left" if left else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*row)
-    return Group(shown, *table.notes, "")
+    return Group(Text(table.title, style="bold"), shown, *table.notes, "")  # a table's own is wrapped at its width
 
 
 def markdown(made: Sequence[Table], picture: str) -> str:

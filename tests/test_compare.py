@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
+from rich.console import Console
 
 from atari_dqn import compare
 from atari_dqn.comparison import NOT_LEARNING, Configuration, configurations, find_runs, names_of, read_run, remarks
 from atari_dqn.comparison_figure import COLOURS, draw
 from atari_dqn.comparison_scores import curve, evaluation_points, final_scores, shared_games, times_to
-from atari_dqn.comparison_tables import Table, markdown, tables
+from atari_dqn.comparison_tables import Table, markdown, tables, terminal
 from atari_dqn.config import ConfigError, TrainConfig, settings
 from atari_dqn.intervals import estimate, improvement, interval, iqm
 from tests.run_dirs import log, make_run, make_settings
@@ -362,6 +364,13 @@ def test_picture_and_tables_are_written_beside_each_other(tmp_path: Path, capsys
         assert f"## {title}" in written
     with pytest.raises(ConfigError, match="cannot be written"):
         compare.main([str(runs[0]), "--out", str(tmp_path / "curve.xyz")])
+
+
+def test_a_title_wider_than_its_table_stays_in_one_line() -> None:
+    console = Console(width=80, file=io.StringIO())
+    console.print(terminal(Table("Runs of one configuration", ["", "runs"], [["seeds", "1"]], [])))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines()[0].rstrip() == "Runs of one configuration"
 
 
 def test_markdown_rows_have_as_many_cells_as_the_header() -> None:
