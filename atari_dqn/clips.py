@@ -31,6 +31,7 @@ from atari_dqn.config import TrainConfig
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec
 from atari_dqn.network import make_network, take_weights
 from atari_dqn.processes import end_with_parent, quiet_spawn
+from atari_dqn.scores import with_human
 
 if TYPE_CHECKING:  # the training itself draws nothing
     from atari_dqn.drawing import Picture
@@ -48,6 +49,7 @@ GIF_HEIGHT, GIF_RATE = 240, 20
 class Clip:
     """One that is made."""
 
+    env_id: str
     env_step: int
     file: Path
     megabytes: float
@@ -62,7 +64,8 @@ class Clip:
     def __str__(self) -> str:
         count = len(self.scores)
         games = f"{count} whole games of mean score" if count > 1 else "a whole game of score"
-        played = f"{games} {np.mean(self.scores):.4g}" if count else f"score {self.score:g} in {SECONDS} s"
+        score = with_human(self.env_id, round(float(np.mean(self.scores)), 2) if count else self.score)
+        played = f"{games} {score}" if count else f"score {score} in {SECONDS} s"
         return f"{self.file}, {self.megabytes:.1f} MB, {played}"
 
 
@@ -201,6 +204,7 @@ def _make(order: Order) -> Clip:
                 scores.append(env.score)
     height, width, _ = gif[0].shape
     return Clip(
+        env_id=spec.env_id,
         env_step=order.env_step,
         file=order.file,
         megabytes=order.file.stat().st_size / 1e6,

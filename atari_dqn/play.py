@@ -160,7 +160,8 @@ def _scout(policy: TrainedNetwork, protocol: Protocol, command: PlayCommand, con
                     f"  ETA {'after the first game' if left is None else duration(left)}"
                 )
             games.append(Game(seed, score, env_steps))
-            console.print(f"seed {seed}: score {score:g} after {env_steps:,} env steps", highlight=False)
+            shown = with_human(policy.spec.env_id, score)
+            console.print(f"seed {seed}: score {shown} after {env_steps:,} env steps", highlight=False)
     return games
 
 

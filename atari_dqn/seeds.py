@@ -229,8 +229,8 @@ def _line(runs: list[Run], beside: int) -> str:
         if not row or run.state == "waiting":
             return f"seed {run.seed} {run.state if run.state != 'running' else 'starting'}"
         share = f"{row['env_step'] / run.total:.0%}" if run.state == "running" else run.state
-        score = f" score {row['charts/episodic_return']:.2f}" if "charts/episodic_return" in row else ""
-        return f"seed {run.seed} {share}{score}"
+        score = _score(row)
+        return f"seed {run.seed} {share}{score and f' score {score}'}"
 
     return "  ".join([*map(one, runs), f"ETA {_eta(runs, beside)}"])
 
@@ -245,16 +245,21 @@ def _table(runs: list[Run], beside: int) -> Table:
         table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
     for run in runs:
         row = run.row()
-        score = row.get("charts/episodic_return")
         table.add_row(
             str(run.seed),
             "starting" if run.state == "running" and not row else run.state,
             f"{row.get('env_step', 0):,}",
-            ProgressBar(total=run.total, completed=row.get("env_step", 0), width=20),
+            ProgressBar(total=run.total, completed=row.get("env_step", 0), width=8),
             f"{row['charts/SPS']:,.0f}" if run.state == "running" and row else "",
-            "" if score is None else f"{score:.2f}",
+            _score(row),
         )
     return table
+
+
+def _score(row: dict[str, Any]) -> str:
+    """Of the last games; empty before the first has ended."""
+    score, human = (row.get(f"charts/{name}") for name in ("episodic_return", "human_normalized"))
+    return "" if score is None else f"{score:.2f}" + ("" if human is None else f" (human {human:.2f})")
 
 
 def _eta(runs: list[Run], beside: int) -> str:

@@ -171,6 +171,7 @@ def test_the_table_fits_a_terminal_and_tells_how_far_all_are(tmp_path: Path) -> 
     for made, steps in zip(runs, (10_000_000, 2_500_000), strict=False):
         made.run_dir.mkdir()
         row = {"env_step": steps, "charts/SPS": 250.0, "charts/episodic_return": 123.456}
+        row |= {"charts/human_normalized": 4.228} if made is runs[0] else {}
         (made.run_dir / "metrics.jsonl").write_text(f'{{"env_step": 1}}\n{json.dumps(row)}\n{{"env_st')
     for made, code in ((runs[0], 0), (runs[1], None)):
         made.command = ["sleep", "100"]
@@ -185,7 +186,7 @@ def test_the_table_fits_a_terminal_and_tells_how_far_all_are(tmp_path: Path) -> 
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert "…" not in text
-    assert all(word in text for word in ("done", "running", "waiting", "2,500,000", "250", "123.46"))
+    assert all(word in text for word in ("done", "running", "waiting", "2,500,000", "250", "123.46 (human 4.23)"))
     assert "ETA of all: 19h26m" in text, "17.5 million steps at 250 a second"
     line = seeds._line(runs, beside=2)
-    assert line == "seed 1 done score 123.46  seed 2 25% score 123.46  seed 10 waiting  ETA 9h43m"
+    assert line == ("seed 1 done score 123.46 (human 4.23)  seed 2 25% score 123.46  seed 10 waiting  ETA 9h43m")
