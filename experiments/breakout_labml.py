@@ -7,7 +7,9 @@ over the steps, one per 4, instead of 8 after 32; the unit here is the env step:
 
 Done otherwise, because it is unsound there: a lost life ends the *game* (nothing beyond the first life is ever played,
 and the score is one life's), the last two frames are maximised after resizing, rewards are not clipped
-(`--no-clip-rewards` has that back), every worker starts alike without no-ops.
+(`--no-clip-rewards` has that back), every worker starts alike without no-ops. For other reasons: convolutions are in
+bf16 where the hardware has it (`--precision fp32` is the source's), and play before the first update, at env step
+16,384 when the replay is full, is wholly random, where the source's epsilon has come down to 0.98 by then.
 
 Expected: the source publishes no score. By games rather than lives, a replay of 2^14 holds 8 minutes of play and
 forgets the rest: less than `experiments.breakout`. Measured: the speed alone, 214 env steps/s on two cores
