@@ -11,7 +11,7 @@ and the score is one life's), the last two frames are maximised after resizing, 
 bf16 where the hardware has it (`--precision fp32` is the source's), and play before the first update, at env step
 16,384 when the replay is full, is wholly random, where the source's epsilon has come down to 0.98 by then.
 
-Expected: the source publishes no score. By games rather than lives, a replay of 2^14 holds 8 minutes of play and
+Expected: the source publishes no score. By games rather than lives, a replay of 2^14 holds 18 minutes of play and
 forgets the rest: less than `experiments.breakout`. Measured: the speed alone, 214 env steps/s on two cores
 (`python -m benchmarks.peers`, where labml's own code does 85).
 
