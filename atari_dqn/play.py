@@ -176,7 +176,7 @@ def _film(
 ) -> int:
     """Film the game of `seed`, `before` as it was played already. Returns the exit code.
 
-    Raises `CommandFailed` when it comes out otherwise now.
+    Raises `CommandFailed` when it comes out otherwise now, or cannot be written.
     """
     from atari_dqn.envs.film import FilmedEnv
     from atari_dqn.monitor import duration
@@ -218,6 +218,8 @@ def _film(
                     break
     except KeyboardInterrupt:
         ending = "interrupted"
+    except OSError as error:
+        raise cli.CommandFailed(f"{file} cannot be written: {error.strerror or error}") from None
     shown = with_human(policy.spec.env_id, score)
     console.print(f"{ending}: score {shown} after {env_steps:,} env steps", highlight=False, soft_wrap=True)
     film = f"{video.pictures / env.fps:.1f} s of film, {env.fps} pictures a second"

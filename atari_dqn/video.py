@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -40,7 +41,10 @@ def enlarge(picture: Picture) -> Picture:
 
 
 class VideoFile:
-    """Encodes RGB pictures as H.264 while they come. The file takes its name when it is whole and closed."""
+    """Encodes RGB pictures as H.264 while they come. The file takes its name when it is whole and closed.
+
+    Raises `OSError` when it cannot be written; then nothing of it is left.
+    """
 
     def __init__(self, file: Path, fps: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -77,14 +81,23 @@ class VideoFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Whatever ends it: what has been filmed so far is kept, and playable.
-        if self._stream is not None:
-            self._container.mux(self._stream.encode())
-        self._container.close()
-        if self.pictures:
-            self._partial.replace(self.file)
-        else:
-            self._partial.unlink(missing_ok=True)
+        # Whatever ends it, but a disk: what has been filmed so far is kept, and playable.
+        kept = self.pictures > 0 and not isinstance(error, av.FFmpegError)
+        try:
+            if kept and self._stream is not None:  # asked once more after it failed, it crashes the process
+                self._container.mux(self._stream.encode())
+            self._container.close()
+            if kept:
+                self._partial.replace(self.file)
+        except OSError:
+            kept = False
+            with contextlib.suppress(OSError):
+                self._container.close()
+            if error is None:
+                raise
+        finally:
+            if not kept:
+                self._partial.unlink(missing_ok=True)
 
 
 def check_display() -> None:

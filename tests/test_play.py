@@ -9,12 +9,13 @@ import av
 import pytest
 import torch
 
-from atari_dqn import evaluate, play
+from atari_dqn import cli, evaluate, play
 from atari_dqn.checkpoint import TrainedNetwork
+from atari_dqn.cli import CommandFailed
 from atari_dqn.config import TrainConfig
 from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.make import PROTOCOLS, env_spec
-from tests.run_dirs import make_run
+from tests.run_dirs import make_run, python
 
 
 def frames_of(file: Path) -> int:
@@ -72,3 +73,20 @@ def test_the_network_sees_stacked_frames_oldest_first_and_the_score_is_raw() -> 
     assert (first == first[:, :1]).all(), "a game's first frame is repeated"
     for before, after in itertools.pairwise(seen):
         assert torch.equal(after[:, :3], before[:, 1:])
+
+def test_a_video_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    """An encoder that is asked once more after its disk was full crashes the process."""
+    blocked = make_run(tmp_path / "blocked", "CartPole-v1")
+    (blocked / "videos").write_text("no directory")
+    with pytest.raises(CommandFailed, match=r"videos/5000-nature-seed0\.mp4 cannot be written: File exists"):
+        play.main([str(blocked)])
+    full = make_run(tmp_path / "full", "CartPole-v1")
+    limited = (
+        "import resource, signal; from atari_dqn import cli, play; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        " resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20)); cli.run_command(play.main)"
+    )
+    result = python("-c", limited, str(full), "--epsilon", "1")
+    assert result.returncode == cli.FAILED, result.stderr
+    assert result.stderr.endswith("5000-nature-seed0.mp4 cannot be written: File too large\n")
+    assert "Traceback" not in result.stderr
+    assert not list((full / "videos").iterdir())
