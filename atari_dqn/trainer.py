@@ -260,7 +260,7 @@ class Trainer:
         if snapshot is not None:
             self.env_steps = snapshot.counters["env_steps"]
             self.episodes.load(snapshot.counters["episodes"])
-            self.evaluated = snapshot.counters["evaluated"]
+            self.evaluated = snapshot.counters.get("evaluated")  # a checkpoint of an older version has none
             self.clock.before = snapshot.counters["time"]
             self.actor.load(snapshot.counters["actor"])
             self.learner.load(snapshot.learner)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from atari_dqn.checkpoint import CheckpointStore
+from atari_dqn.checkpoint import CheckpointStore, Snapshot
 from atari_dqn.config import TrainConfig, updates_at
 from atari_dqn.envs.make import PROTOCOLS, env_spec
 from atari_dqn.envs.pool import WorkerError
@@ -310,6 +310,21 @@ def test_a_run_is_done_when_its_score_is_reached_and_stays_so(judge: dict[str, A
     assert (done, again.env_steps) == (True, trainer.env_steps)
     done, higher = trained(tmp_path / "run", **game, **judge, stop_score=35.1, total_env_steps=1_000)
     assert (done, higher.env_steps) == (True, 1_000)
+
+
+def test_a_checkpoint_of_a_version_without_scores_to_stop_at_is_continued(tmp_path: Path) -> None:
+    class Older(CheckpointStore):
+        def save(self, env_step: int, snapshot: Snapshot, score: float | None) -> Path:
+            del snapshot.counters["evaluated"]
+            return super().save(env_step, snapshot, score)
+
+    store = Older(tmp_path)
+    with started() as trainer:
+        trainer.iterate()
+        trainer.save(store)
+    resumed = make_trainer()
+    assert resumed.resume(store) == []
+    assert (resumed.env_steps, resumed.evaluated) == (trainer.env_steps, None)
 
 
 def test_each_finished_game_is_a_line_and_a_resume_repeats_none(tmp_path: Path) -> None:
