@@ -280,8 +280,11 @@ def _end(runs: list[Run], run_dir: Path, console: Console) -> int:
         console.print(f"seed {run.seed} {run.state}{steps}{reason}", highlight=False, soft_wrap=True)
     failed = [str(run.seed) for run in runs if run.state == "failed"]
     if any(run.state in ("stopped", "waiting") for run in runs):
+        # What goes on takes its settings from a run that has begun.
+        begun = any(has_begun(run.run_dir) for run in runs)
+        how = f"give --run-dir {shlex.quote(str(run_dir))} --seed {runs[0].seed} --seeds {len(runs)}"
         console.print(
-            f"stopped, state saved; to go on, give --run-dir {shlex.quote(str(run_dir))} --seeds {len(runs)}",
+            f"stopped, state saved; to go on, {how}" if begun else "stopped, nothing done yet; the same command begins",
             highlight=False,
             soft_wrap=True,
         )

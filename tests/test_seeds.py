@@ -42,7 +42,7 @@ def test_a_stop_reaches_all_and_the_same_command_goes_on_with_all(tmp_path: Path
     said = harmed.said
     assert "seeds 1 to 2" in said
     assert "seed 1 stopped at env step" in said
-    assert "to go on, give --run-dir run --seeds 2" in said
+    assert "to go on, give --run-dir run --seed 1 --seeds 2" in said
     assert "Traceback" not in said + (harmed.run_dir / "output-1.txt").read_text()
     assert "state saved" in (harmed.run_dir / "output-1.txt").read_text()
     stopped_at = int(rows(harmed.run_dir / "seed-1")[-1]["env_step"])
@@ -88,6 +88,21 @@ def test_a_seed_that_fails_is_named_and_the_others_go_on(
     said = capsys.readouterr().out
     assert "seed 1 failed at env step 0: error: run/seed-1/metrics.jsonl cannot be written" in said
     assert "seed 2 done at env step" in said
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_stop_promises_no_more_than_there_is(begun: bool, tmp_path: Path) -> None:
+    """Settings are taken from a run that has begun, perhaps not the first: without one, defaults would train on."""
+    runs = [seeds.Run(seed, tmp_path / f"seed-{seed}", [], 100) for seed in (3, 4)]
+    if begun:
+        runs[1].run_dir.mkdir()
+        (runs[1].run_dir / "config.json").write_text(json.dumps(TrainConfig().to_dict()))
+    console = Console(width=200, file=io.StringIO())
+    assert seeds._end(runs, tmp_path, console) == cli.INTERRUPTED
+    assert isinstance(console.file, io.StringIO)
+    last = console.file.getvalue().splitlines()[-1]
+    saved = f"stopped, state saved; to go on, give --run-dir {tmp_path} --seed 3 --seeds 2"
+    assert last == (saved if begun else "stopped, nothing done yet; the same command begins")
 
 
 def test_a_disk_that_takes_no_output_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,10 @@ def main(
     modules = all_experiments()
     asked = [(seed, name) for seed in command.seeds for name in command.only or CLAIMS]
     there = [
-        (int(path.name.rpartition("-")[2]), name) for name in CLAIMS for path in command.runs.glob(f"{name}-*[0-9]")
+        (int(seed), name)
+        for name in CLAIMS
+        for path in command.runs.glob(f"{name}-*")
+        if (seed := path.name.removeprefix(f"{name}-")).isdecimal()
     ]
     jobs = {
         (seed, name): Job(name, seed, command.runs / f"{name}-{seed}", modules[name].CONFIG)
