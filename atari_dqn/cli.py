@@ -6,6 +6,7 @@ with the state saved. Nothing here imports torch, so that bad input is answered 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -44,6 +45,11 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
     except CommandFailed as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(FAILED)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

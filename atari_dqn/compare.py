@@ -6,6 +6,7 @@ The tables are printed and lie beside the picture as Markdown.
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ import tyro
 from atari_dqn import cli
 from atari_dqn.comparison import Run, configurations, find_runs, names_of, read_run
 from atari_dqn.config import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.journal import replace
 from atari_dqn.status import StatusLine
 
 
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
     out = command.out or command.runs[0] / "plots" / "compare.png"
     if out.is_dir():
         raise ConfigError(f"--out {out} is a directory; name the PNG to write in it")
+    if out.exists() and not out.is_file():
+        raise ConfigError(f"--out {out} is no regular file; name a PNG to write")
     if out.suffix == ".md":
         raise ConfigError(f"--out {out}: name the picture, such as {out.with_suffix('.png')}; the tables go beside it")
 
@@ -71,8 +75,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
     beside = out.with_suffix(".md")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=150)
-        beside.write_text(markdown(made, picture=out.name))
+        # In memory first: on a full disk matplotlib leaves half a picture, and may not say so.
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=150, format=out.suffix[1:] or "png")
+        replace(out, picture.getvalue())
+        replace(beside, markdown(made, picture=out.name).encode())
     except (OSError, ValueError) as error:
         raise ConfigError(f"--out {out} cannot be written: {error}") from None
     for table in made:

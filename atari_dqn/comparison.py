@@ -20,7 +20,7 @@ from atari_dqn.config import ConfigError, TrainConfig
 from atari_dqn.edits import read_edits
 from atari_dqn.intervals import Array
 from atari_dqn.live import Edit
-from atari_dqn.runs import has_begun, read_config, read_rows, read_system
+from atari_dqn.runs import EVALUATION, has_begun, is_number, read_config, read_rows, read_system
 from atari_dqn.scores import WINDOW
 
 SCORE, GAMES = "charts/episodic_return", "charts/episodes"
@@ -111,11 +111,11 @@ def names_of(run_dirs: Sequence[Path]) -> list[str]:
 def read_run(run_dir: Path, name: str = "") -> Run:
     """Read a run. Raises `ConfigError` when it is none, or has no score yet."""
     config = read_config(run_dir)
-    metrics = [row for row in read_rows(run_dir / "metrics.jsonl") if SCORE in row]
-    evaluations = read_rows(run_dir / "evaluations.jsonl")
+    metrics = read_rows(run_dir / "metrics.jsonl", {SCORE: is_number}, having=SCORE)
+    evaluations = read_rows(run_dir / "evaluations.jsonl", EVALUATION)
     if not metrics and not evaluations:
         raise ConfigError(f"{run_dir} has no score yet: no game of it is finished")
-    episodes = read_rows(run_dir / "episodes.jsonl")
+    episodes = read_rows(run_dir / "episodes.jsonl", {"return": is_number})
     edits = [edit for edit in read_edits(run_dir) if edit.taken]
     return Run(name or run_dir.resolve().name, config, metrics, evaluations, episodes, edits, read_system(run_dir))
 

@@ -90,7 +90,7 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
         "--runs", type=Path, default=Path("runs"), help="where runs will be kept (default: %(default)s)"
     )
     command = parser.parse_args(argv)
-    if command.runs.exists() and not command.runs.is_dir():
+    if os.path.exists(command.runs) and not os.path.isdir(command.runs):  # of any length
         parser.error(f"--runs {command.runs} is a file; name a directory")
     return command
 

@@ -142,7 +142,7 @@ def check_shared_memory(runs: Path) -> Found:
 
 def check_disk(runs: Path) -> Found:
     """Room for runs, and how fast they are written."""
-    place = next(path for path in (runs, *runs.absolute().parents) if path.exists())
+    place = next(path for path in (runs, *runs.absolute().parents) if os.path.exists(path))
     try:
         with tempfile.TemporaryFile(dir=place) as file:
             content = os.urandom(WRITTEN)  # zeros might be compressed

@@ -18,7 +18,7 @@ from atari_dqn import cli
 from atari_dqn.config import ConfigError, Setting, help_from_settings, settings
 from atari_dqn.exported import ONNX, SAFETENSORS, Exported, extra, to_onnx, to_safetensors
 from atari_dqn.journal import replace
-from atari_dqn.runs import read_config, read_rows, read_system
+from atari_dqn.runs import EVALUATION, is_number, read_config, read_rows, read_system
 from atari_dqn.system import git_revision
 
 if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds
@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # the real imports wait until the input is known to be right:
 CARD = "README.md"
 COMPARED = 256
 """Observations of real play on which the two files are compared."""
+SCORES = {**EVALUATION, "episodes": is_number, "median": is_number}
+"""What the card tells of an evaluation."""
 EXPLORED = 0.1
 """Share of random actions in that play, so that it does not run in one groove."""
 TOLERANCE = 1e-4
@@ -58,6 +60,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     for name, setting in settings(ExportCommand).items():
         setting.check(name, getattr(command, name))
     read_config(command.run)
+    file = command.run / "evaluations.jsonl"
+    read_rows(file, SCORES)
     for package in ("onnx", "onnxruntime", "safetensors"):
         extra(package)
     if command.out is not None:
@@ -79,16 +83,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     out = command.out or command.run / "export" / f"{name}-{trained.env_step}"
     contents = {SAFETENSORS: to_safetensors(policy), ONNX: to_onnx(policy)}
     comparison = compare(Policy(policy.header, torch_q(trained)), *as_read(contents))
-    evaluations = [row for row in read_rows(command.run / "evaluations.jsonl") if row["env_step"] == trained.env_step]
+    evaluations = [row for row in read_rows(file, SCORES) if row["env_step"] == trained.env_step]
     contents[CARD] = model_card(policy.header, Facts(evaluations, read_system(command.run), comparison)).encode()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for file, content in contents.items():
-            replace(out / file, content)
+        for name, content in contents.items():
+            replace(out / name, content)
     except OSError as error:
         raise cli.CommandFailed(f"{error.filename or out} cannot be written: {error.strerror}") from None
-    for file, content in contents.items():
-        console.print(f"{out / file}  {len(content):,} bytes", highlight=False, soft_wrap=True)
+    for name, content in contents.items():
+        console.print(f"{out / name}  {len(content):,} bytes", highlight=False, soft_wrap=True)
     console.print(comparison, highlight=False, soft_wrap=True)
     if not evaluations:
         console.print(

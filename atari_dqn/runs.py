@@ -9,12 +9,13 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from atari_dqn.config import COLUMNS, ConfigError, TrainConfig, flag, load_config, settings
 from atari_dqn.journal import replace
+from atari_dqn.live import shown
 from atari_dqn.system import describe_system
 
 
@@ -182,8 +183,30 @@ def read_config(run_dir: Path) -> TrainConfig:
     return load_config(run_dir / "config.json")
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl` or `evaluations.jsonl`; none when the file is absent. A torn last row is left out."""
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def is_interval(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
+
+
+Fields = Mapping[str, Callable[[Any], bool]]
+"""What a row must have: a name, and whether a value is of its kind."""
+EVALUATION: Fields = {
+    "protocol": lambda value: isinstance(value, str),
+    "epsilon": is_number,
+    "mean": is_number,
+    "ci95": is_interval,
+}
+
+
+def read_rows(file: Path, fields: Fields | None = None, having: str = "env_step") -> list[dict[str, Any]]:
+    """The rows of one of a run's `.jsonl` files, those `having` something; none when the file is absent. A torn last
+    row is left out.
+
+    Raises `ConfigError` for a row that is none: without an env step or one of the `fields`, as a hand may leave it.
+    """
     if not file.is_file():
         return []
     try:
@@ -202,5 +225,15 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
             break
         if not isinstance(row, dict) or "env_step" not in row:
             raise ConfigError(f"{file}, line {number}, is no row: it has no env_step")
+        if having not in row:
+            continue
+        for name, fits in ({"env_step": _is_count} | dict(fields or {})).items():
+            if name not in row or not fits(row[name]):
+                there = f"its {name} is {shown(row[name])}" if name in row else f"it has no {name}"
+                raise ConfigError(f"{file}, line {number}, is no row: {there}")
         rows.append(row)
     return rows
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**63

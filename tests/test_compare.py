@@ -21,7 +21,7 @@ from atari_dqn.comparison_scores import curve, evaluation_points, final_scores, 
 from atari_dqn.comparison_tables import Table, markdown, tables, terminal
 from atari_dqn.config import ConfigError, TrainConfig, settings
 from atari_dqn.intervals import estimate, improvement, interval, iqm
-from tests.run_dirs import log, make_run, make_settings
+from tests.run_dirs import log, make_run, make_settings, python
 
 
 def seeds(tmp_path: Path, name: str, ends: list[float], env_id: str = "CartPole-v1", **changes: Any) -> list[Path]:
@@ -385,3 +385,55 @@ def test_a_broken_line_in_the_middle_of_a_log_is_named(tmp_path: Path) -> None:
     (run_dir / "metrics.jsonl").write_text('{"env_step": 1}\n{"env_\n{"env_step": 3}\n')
     with pytest.raises(ConfigError, match=r"metrics.jsonl, line 2, is not JSON"):
         compare.main([str(run_dir)])
+
+
+def test_films_and_their_edits_set_no_configurations_apart(tmp_path: Path) -> None:
+    runs = seeds(tmp_path, "plain", [10.0]) + seeds(tmp_path, "filmed", [20.0], record_interval=1000)
+    edit = {"env_step": 600, "update": 1, "name": "record_interval", "old": 1000, "new": 500, "taken": True}
+    row = {**edit, "id": "a", "time": 1.0, "source": "file", "reason": ""}
+    (runs[1] / "hparam_edits.jsonl").write_text(json.dumps(row) + "\n")
+    assert [edit.name for edit in read_run(runs[1]).edits] == ["record_interval"]
+    assert len(read(runs)) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "fault"),
+    [
+        ("metrics", {"env_step": 5, "charts/episodic_return": None}, "its charts/episodic_return is None"),
+        ("metrics", {"env_step": "five", "charts/episodic_return": 1.0}, "its env_step is five"),
+        ("metrics", {"env_step": 10**30, "charts/episodic_return": 1.0}, "its env_step is a number of 31 digits"),
+        ("episodes", {"env_step": 5}, "it has no return"),
+        ("evaluations", {"env_step": 5, "protocol": "nature", "epsilon": 0.0, "mean": 1.0}, "it has no ci95"),
+        ("evaluations", {"env_step": 5, "protocol": "nature", "epsilon": 0.0, "mean": 1.0, "ci95": [1]}, "its ci95 is"),
+    ],
+)
+def test_a_row_that_was_edited_is_named(file: str, row: dict[str, Any], fault: str, tmp_path: Path) -> None:
+    (run_dir,) = seeds(tmp_path, "run", [10.0])
+    (run_dir / f"{file}.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ConfigError, match=f"{file}.jsonl, line 1, is no row: {fault}"):
+        compare.main([str(run_dir)])
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_former_one(tmp_path: Path) -> None:
+    (run_dir,) = seeds(tmp_path, "run", [10.0])
+    with pytest.raises(ConfigError, match="/dev/full is no regular file"):
+        compare.main([str(run_dir), "--out", "/dev/full"])
+    assert not Path("/dev/full.md").exists()
+    out = tmp_path / "picture.png"
+    out.write_bytes(b"former")
+    limited = (
+        "import resource, signal; from atari_dqn import cli, compare; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        " resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20)); cli.run_command(compare.main)"
+    )
+    result = python("-c", limited, str(run_dir), "--out", str(out))
+    assert (result.returncode, out.read_bytes()) == (2, b"former"), result.stderr
+    assert "cannot be written" in result.stderr.splitlines()[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["picture.png", "run-1"]
+
+
+def test_a_name_that_no_file_can_have_is_one_line() -> None:
+    for command in ("compare", "play", "evaluate"):
+        result = python("-m", f"atari_dqn.{command}", "x" * 5000)
+        assert (result.returncode, result.stdout) == (2, ""), result.stderr
+        assert result.stderr.endswith("x: File name too long\n")
+        assert len(result.stderr.splitlines()) == 1

@@ -74,6 +74,7 @@ def test_the_network_sees_stacked_frames_oldest_first_and_the_score_is_raw() -> 
     for before, after in itertools.pairwise(seen):
         assert torch.equal(after[:, :3], before[:, 1:])
 
+
 def test_a_video_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     """An encoder that is asked once more after its disk was full crashes the process."""
     blocked = make_run(tmp_path / "blocked", "CartPole-v1")
