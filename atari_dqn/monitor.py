@@ -149,7 +149,7 @@ class Terminal:
 
     def eta(self) -> str:
         pace = self.steps_per_second()
-        return duration((self._total - self._env_steps) / pace) if pace else "..."
+        return duration(max(0, self._total - self._env_steps) / pace) if pace else "..."
 
     def _facts(self) -> list[tuple[str, str]]:
         def shown(name: str, form: str) -> str:

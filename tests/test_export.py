@@ -115,7 +115,8 @@ def test_the_cards_examples_run_as_they_stand(exported: Path, tmp_path: Path) ->
 def test_breakout_is_checked_on_frames_of_real_play(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(2)
     run_dir = make_run(tmp_path / "run", "ALE/Breakout-v5", protocol="machado")
-    (run_dir / "evaluations.jsonl").write_text('{"env_step": 4999}\n')  # another network's
+    row = {"protocol": "machado", "epsilon": 0.0, "mean": 1.0, "ci95": [1, 1], "episodes": 1, "median": 1}
+    (run_dir / "evaluations.jsonl").write_text(json.dumps({"env_step": 4999, **row}) + "\n")  # another network's
     out = tmp_path / "deep" / "out"
     assert export.main([str(run_dir), "--out", str(out)]) == 0
     shown = capsys.readouterr().out
@@ -296,3 +297,11 @@ def test_the_readmes_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pyte
     assert namespace["over"]
     assert namespace["score"] >= 0
     assert isinstance(namespace["policy"], Policy)
+
+
+def test_an_evaluation_that_was_edited_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    (run_dir / "evaluations.jsonl").write_text('{"env_step": 5000, "mean": 7}\n')
+    with pytest.raises(ConfigError, match=r"evaluations\.jsonl, line 1, is no row: it has no protocol"):
+        export.main([str(run_dir)])
+    assert not (run_dir / "export").exists()

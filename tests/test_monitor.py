@@ -83,3 +83,11 @@ def test_nothing_is_drawn_before_it_is_time() -> None:
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_what_is_over_takes_no_more_time() -> None:
+    """The last tick of several envs may pass the end, and a clip may be waited for behind it."""
+    view = Terminal(Console(file=io.StringIO()), "Breakout", 10, 0)
+    view.tick(5)
+    view.tick(1_000_000)
+    assert view.eta() == "0s"
