@@ -74,7 +74,8 @@ class Run:
 
         Fewer games than 100 tell too little to count. Told by the game where the run kept its games, else by the row.
         """
-        if self.episodes:
+        # An older version kept no games, so that a run begun by it has none of its first ones.
+        if self.episodes and self.episodes[0].get("episode", 1) == 1:
             returns = np.array([row["return"] for row in self.episodes])
             sums = np.cumsum(np.insert(returns, 0, 0.0))
             means = (sums[WINDOW:] - sums[:-WINDOW]) / WINDOW

@@ -437,3 +437,11 @@ def test_a_name_that_no_file_can_have_is_one_line() -> None:
         assert (result.returncode, result.stdout) == (2, ""), result.stderr
         assert result.stderr.endswith("x: File name too long\n")
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_games_kept_from_the_middle_of_a_run_on_tell_nothing_of_its_beginning(tmp_path: Path) -> None:
+    """A run that an older version began kept none of its first games."""
+    (run_dir,) = seeds(tmp_path, "run", [10.0])
+    games = [{"env_step": 4000 + n, "episode": 700 + n, "return": 9.0, "time": 50.0} for n in range(150)]
+    (run_dir / "episodes.jsonl").write_text("".join(json.dumps(game) + "\n" for game in games))
+    assert read_run(run_dir).reached(5.0) == (2500, 25.0, 500)
