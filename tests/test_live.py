@@ -248,7 +248,7 @@ def test_undo_takes_back_edit_after_edit() -> None:
         (json.dumps(dataclasses.asdict(edit("beta", [], 1))), "must be a number, or schedule"),
         (json.dumps(dataclasses.asdict(edit("seed", 0, 7))), "seed cannot be changed"),
         *(
-            (json.dumps(dataclasses.asdict(edit("beta", 0, 1)) | {name: wrong}), f"is no edit: its {name} is ")
+            (json.dumps(dataclasses.asdict(edit("beta", 0, 1)) | {name: wrong}), f"is no (edit|row): its {name} is ")
             for name, wrong in (
                 ("env_step", "8"),
                 ("env_step", 8.5),
