@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from atari_dqn import monitor
 from atari_dqn.__main__ import run
 from atari_dqn.runs import read_rows
 from atari_dqn.scores import human_normalized
@@ -30,6 +31,8 @@ def test_human_normalised_scores_stand_wherever_a_score_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
+    for pause in ("FIRST_LINE_SECONDS", "LINE_SECONDS"):  # so short a run would end before its first line
+        monkeypatch.setattr(monitor, pause, 0.0)
     run_dir = tmp_path / "run"
     flags = [word for pair in SHORT.items() for word in pair]
     assert run(["train", *flags, "--run-dir", str(run_dir)]) == 0
