@@ -234,11 +234,11 @@ class Monitor:
         """Show a film of the training in TensorBoard."""
         self._tensorboard.show(clip)
 
-    def keep_episodes(self, env_step: int, seconds: Callable[[], float], ended: Sequence[Episode]) -> None:
-        """A line of `episodes.jsonl` for each game that `ended` at `env_step`, `seconds()` into the training."""
+    def keep_episodes(self, env_step: int, seconds: float, ended: Sequence[Episode]) -> None:
+        """A line of `episodes.jsonl` for each game that `ended` at `env_step`, `seconds` into the training."""
         for game in ended:
             row = {"env_step": env_step, "episode": game.episode, "env": game.env, "return": game.raw_return}
-            self._episodes.write(line({**row, "length": game.length, "time": round(seconds(), 3)}))
+            self._episodes.write(line({**row, "length": game.length, "time": round(seconds, 3)}))
 
     def alarm(self, message: str) -> None:
         """Show `message` at all times, until it is called again; an empty one ends the alarm."""

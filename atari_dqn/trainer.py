@@ -171,10 +171,12 @@ class Trainer:
         run = self.config.run
         if self.env_steps >= run.total_env_steps:
             return True
+        if run.stop_score is None:
+            return False
         score = self.evaluated
         if not run.eval_interval and len(self.episodes.returns) == WINDOW:
             score = float(np.mean(self.episodes.returns))
-        return run.stop_score is not None and score is not None and score >= run.stop_score
+        return score is not None and score >= run.stop_score
 
     def updates_due(self) -> int:
         """Updates to be made now, by integer arithmetic since the rate was set: at the start, or by a resume."""

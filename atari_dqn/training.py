@@ -101,8 +101,9 @@ class Training:
                 now = trainer.env_steps
                 monitor.tick(now)
                 self._tell_troubles()
-                monitor.keep_episodes(now, trainer.clock.elapsed, trainer.ended)
-                trainer.ended.clear()
+                if trainer.ended:
+                    monitor.keep_episodes(now, trainer.clock.elapsed(), trainer.ended)
+                    trainer.ended.clear()
                 # Before the logs, evaluations and checkpoints of the same env step.
                 self._edit([*desk.asked(now, learner.updates), *monitor.asked()])
                 run = trainer.config.run
