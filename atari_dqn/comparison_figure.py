@@ -18,6 +18,7 @@ from matplotlib.transforms import ScaledTranslation
 from atari_dqn.comparison import Configuration
 from atari_dqn.comparison_scores import curve, evaluation_points, shared_games
 from atari_dqn.comparison_tables import normalised
+from atari_dqn.envs.ids import is_atari
 from atari_dqn.intervals import estimate, interval, profile
 from atari_dqn.live import Edit
 from atari_dqn.scores import references
@@ -102,7 +103,7 @@ def _draw_game(axes: Axes, env_id: str, coloured: Sequence[tuple[Configuration, 
         axes.axhline(threshold, color="0.3", linestyle=(0, (6, 3)), linewidth=1)
         _name_line(axes, f"threshold {threshold:g}", threshold)
     _draw_references(axes, env_id)
-    if env_id.startswith("ALE/"):
+    if is_atari(env_id):
         frames = axes.secondary_xaxis("top", functions=(_to_frames, _to_steps))
         frames.set_xlabel(f"frames ({FRAMES_PER_STEP} to an env step)")
         frames.xaxis.set_major_formatter(thousands)

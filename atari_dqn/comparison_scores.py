@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.comparison import Configuration, Run
+from atari_dqn.envs.ids import is_atari
 from atari_dqn.intervals import Array, Statistic, estimate, interval, iqm, median
 from atari_dqn.scores import human_normalized
 
@@ -120,7 +121,7 @@ def evaluation_points(runs: Sequence[Run]) -> list[Point]:
     """
     found: list[Point] = []
     rows = [
-        ((row["protocol"] if run.env_id.startswith("ALE/") else "", row["epsilon"]), row["env_step"], index, row)
+        ((row["protocol"] if is_atari(run.env_id) else "", row["epsilon"]), row["env_step"], index, row)
         for index, run in enumerate(runs)
         for row in run.evaluations
     ]

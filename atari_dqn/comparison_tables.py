@@ -22,6 +22,7 @@ from atari_dqn.comparison_scores import (
     shared_games,
     times_to,
 )
+from atari_dqn.envs.ids import is_atari
 from atari_dqn.intervals import RESAMPLES, Array, improvement, iqm, mean, median, optimality_gap
 from atari_dqn.scores import WINDOW, human_normalized, short
 
@@ -226,7 +227,7 @@ def _games(found: Sequence[Configuration]) -> list[str]:
 
 def _short(env_id: str) -> str:
     """`ALE/Pong-v5` -> `Pong`; the ids of other envs as they are."""
-    return env_id.removeprefix("ALE/").removesuffix("-v5") if env_id.startswith("ALE/") else env_id
+    return env_id.removeprefix("ALE/").removesuffix("-v5") if is_atari(env_id) else env_id
 
 
 def _some(names: Sequence[str]) -> str:

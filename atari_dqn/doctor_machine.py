@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from atari_dqn.doctor_libraries import FAULT, OK, WARNING, Found, first_line, pip
+from atari_dqn.envs.ids import is_atari
 
 GIGABYTE = 1e9
 LEAST_DISK, SLOW_DISK = 5 * GIGABYTE, 30e6
@@ -29,7 +30,7 @@ def check_games(runs: Path) -> Found:
 
     from atari_dqn.envs.make import PROTOCOLS, env_spec, make_vector_env
 
-    games = {spec.kwargs["game"] for env_id, spec in gymnasium.registry.items() if env_id.startswith("ALE/")}
+    games = {spec.kwargs["game"] for env_id, spec in gymnasium.registry.items() if is_atari(env_id)}
     missing = sorted(game for game in games if not (path := roms.get_rom_path(game)) or not path.is_file())
     if missing or not games:
         what = f"{len(missing)} of {len(games)} ROMs are missing, {missing[0]} first" if missing else "no game is known"

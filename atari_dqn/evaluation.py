@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from atari_dqn.actor import Actor
+from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.make import EnvSpec, Protocol
 from atari_dqn.envs.pool import StepResult, WorkerPool
 from atari_dqn.intervals import Statistic, estimate, interval, iqm, mean
@@ -70,7 +71,7 @@ class Evaluation:
     @property
     def conditions(self) -> str:
         """`, nature, epsilon 0.01`; a protocol says nothing of an env that is no Atari game."""
-        protocol = f", {self.protocol.name}" if self.env_id.startswith("ALE/") else ""
+        protocol = f", {self.protocol.name}" if is_atari(self.env_id) else ""
         return f"{protocol}, epsilon {self.epsilon:g}"
 
     def summary(self) -> str:

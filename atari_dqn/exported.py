@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.config import ConfigError, TrainConfig, from_dict
+from atari_dqn.envs.ids import is_atari
 from atari_dqn.live import shown
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Header:
         stack, *frame_shape = shape if self.kind == "pixels" else (1, math.prod(shape))
         return EnvSpec(
             env_id=self.env_id,
-            is_atari=self.env_id.startswith("ALE/"),
+            is_atari=is_atari(self.env_id),
             kind=self.kind,
             frame_shape=tuple(frame_shape),
             frame_dtype=self.dtype,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from atari_dqn.config import TrainConfig
+from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.make import PROTOCOLS, Protocol
 from atari_dqn.exported import ONNX, SAFETENSORS, Header
 
@@ -31,7 +32,7 @@ class Facts:
 
 def model_card(header: Header, facts: Facts) -> str:
     """The whole file."""
-    atari = header.env_id.startswith("ALE/")
+    atari = is_atari(header.env_id)
     frames = f" ({4 * header.env_step:,} frames)" if atari else ""
     return "\n".join(
         [
@@ -55,7 +56,7 @@ def _front_matter(header: Header, evaluations: Sequence[Row]) -> list[str]:
     env, name = json.dumps(header.env_id), json.dumps(f"dqn-{header.env_id.removeprefix('ALE/').replace(':', '-')}")
     lines = ["---", "library_name: atari_dqn", "pipeline_tag: reinforcement-learning", "tags:"]
     tags = ["reinforcement-learning", "deep-reinforcement-learning", "dqn", "gymnasium", "onnx", "safetensors"]
-    lines += [f"- {tag}" for tag in [*tags, *(["atari"] if header.env_id.startswith("ALE/") else []), env]]
+    lines += [f"- {tag}" for tag in [*tags, *(["atari"] if is_atari(header.env_id) else []), env]]
     if not evaluations:
         return [*lines, "---"]
     task = ["  - task:", "      type: reinforcement-learning", "      name: reinforcement-learning"]
@@ -82,7 +83,7 @@ def _algorithm(config: TrainConfig) -> str:
 
 def _conditions(header: Header, row: Row) -> str:
     epsilon = f"epsilon {row['epsilon']:g}"
-    if not header.env_id.startswith("ALE/"):
+    if not is_atari(header.env_id):
         return epsilon
     # Under another protocol than the training's a network keeps its actions.
     others = row["full_action_space"] != PROTOCOLS[row["protocol"]].full_action_space

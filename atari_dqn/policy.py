@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from atari_dqn.envs.ids import is_atari
 from atari_dqn.exported import Header
 from atari_dqn.source import check_module, header_of, read_source
 
@@ -35,7 +36,7 @@ class Policy:
         self, header: Header, q: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]], seed: int | None = None
     ) -> None:
         """For `load`: `q` maps observations [B, *observation_shape] to Q values [B, num_actions]."""
-        if header.env_id.startswith("ALE/"):
+        if is_atari(header.env_id):
             import ale_py  # noqa: F401  # tells gymnasium of its games, for the `gym.make` of who wraps one
         self.header = header
         self._q, self._rng = q, np.random.default_rng(seed)

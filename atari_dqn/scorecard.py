@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
+from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.make import Protocol
 from atari_dqn.evaluation import Evaluation, Progress
 from atari_dqn.intervals import RESAMPLES
@@ -60,7 +61,7 @@ def scorecard(what: str, results: Sequence[Evaluation], trained: Protocol, num_a
     `trained` is the protocol of the training, whose `num_actions` the network keeps.
     """
     first = results[0]
-    atari, normalised = first.env_id.startswith("ALE/"), first.human_normalized is not None
+    atari, normalised = is_atari(first.env_id), first.human_normalized is not None
     table = Table(title=f"{what}: {len(first.returns)} games a row", box=box.SIMPLE_HEAD, collapse_padding=True)
     table.add_column("epsilon", style="bold")
     for name in ("mean\n95% interval", "IQM\n95% interval", "median\nrange"):

@@ -6,6 +6,8 @@ random actions, 1 like a professional human tester.
 
 from __future__ import annotations
 
+from atari_dqn.envs.ids import is_atari
+
 WINDOW = 100
 """Games in a mean score of training: the field's convention."""
 
@@ -74,7 +76,7 @@ RANDOM_AND_HUMAN: dict[str, tuple[float, float]] = {
 
 def references(env_id: str) -> tuple[float, float] | None:
     """(random, human) raw scores of `ALE/<game>-v5`; None for any other env, or a game outside the usual 57."""
-    if not (env_id.startswith("ALE/") and env_id.endswith("-v5")):
+    if not (is_atari(env_id) and env_id.endswith("-v5")):
         return None
     return RANDOM_AND_HUMAN.get(env_id.removeprefix("ALE/").removesuffix("-v5"))
 

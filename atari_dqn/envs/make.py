@@ -19,6 +19,7 @@ from gymnasium.spaces import Box, Discrete
 from atari_dqn.config import ConfigError
 from atari_dqn.envs.atari import AtariGames
 from atari_dqn.envs.block import StepResult
+from atari_dqn.envs.ids import is_atari
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ def resolve_env_id(name: str) -> str:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:  # a user's module may fail in any way
             raise ConfigError(f"--env-id {name}: cannot import {module} ({type(error).__name__}: {error})") from error
-    games = {_plain(env_id): env_id for env_id in gym.registry if env_id.startswith("ALE/")}
+    games = {_plain(env_id): env_id for env_id in gym.registry if is_atari(env_id)}
     words = re.fullmatch(r"(?P<game>.+?)(?P<old>-ram|NoFrameskip|Deterministic)*(?P<version>-v\d+)?", bare)
     game = games.get(_plain(words["game"])) if words else None
     if words and game:
@@ -123,7 +124,7 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
     are. Any other Box: float32 vectors, flattened, not stacked.
     Raises `ConfigError` when the env cannot be made, its observations are no Box or its actions not Discrete.
     """
-    if env_id.startswith("ALE/"):
+    if is_atari(env_id):
         return EnvSpec(
             env_id=env_id,
             is_atari=True,
