@@ -52,3 +52,24 @@ def log(
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def refusals(mistakes: list[list[str]], without: set[str]) -> list[str]:
+    """The one line that each mistaken command is refused with, in a process of their own; then which of the modules
+    `without` they have loaded, as a list.
+    """
+    program = (
+        "import sys\n"
+        "from atari_dqn.__main__ import run\n"
+        "from atari_dqn.config import ConfigError\n"
+        f"for argv in {mistakes!r}:\n"
+        "    try:\n"
+        "        run(argv)\n"
+        "    except ConfigError as error:\n"
+        "        assert '\\n' not in str(error)\n"
+        "        print(error)\n"
+        f"print(sorted({without!r} & set(sys.modules)))\n"
+    )
+    result = python("-c", program)
+    assert result.stderr == ""
+    return result.stdout.splitlines()

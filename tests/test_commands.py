@@ -10,7 +10,7 @@ import pytest
 from atari_dqn import evaluate, play
 from atari_dqn.__main__ import COMMANDS, run
 from atari_dqn.config import ConfigError
-from tests.run_dirs import log, make_run, python
+from tests.run_dirs import log, make_run, python, refusals
 
 
 def test_help_lists_every_command_and_each_exists(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,21 +59,8 @@ def test_a_mistake_is_found_before_torch_is_imported(tmp_path: Path) -> None:
         ["compare", str(tmp_path / "scored"), "--out", str(tmp_path / "it.md")],
         ["compare"],
     ]
-    probe = (
-        "import sys\n"
-        "from atari_dqn.__main__ import run\n"
-        "from atari_dqn.config import ConfigError\n"
-        f"for argv in {mistakes!r}:\n"
-        "    try:\n"
-        "        run(argv)\n"
-        "    except ConfigError as error:\n"
-        "        assert '\\n' not in str(error)\n"
-        "        print(error)\n"
-        "print(sorted({'torch', 'gymnasium', 'labml'} & set(sys.modules)))\n"
-    )
-    result = python("-c", probe)
-    assert result.stderr == ""
-    assert result.stdout.splitlines() == [
+    said = refusals(mistakes, without={"torch", "gymnasium", "labml"})
+    assert said == [
         f"{tmp_path} is not a run directory: it has no config.json",
         "--episodes is 0; it must be from 1 to 100000",
         "--epsilon is 1.5; it must be from 0 to 1",

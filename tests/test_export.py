@@ -23,7 +23,7 @@ from atari_dqn.config import ConfigError
 from atari_dqn.exported import ONNX, SAFETENSORS, Exported, read_exported, to_safetensors
 from atari_dqn.model_card import Facts, model_card
 from atari_dqn.runs import read_rows
-from tests.run_dirs import make_run, python
+from tests.run_dirs import make_run, python, refusals
 from tests.test_exported import NETWORKS, make
 from tests.test_train_command import SHORT, run
 
@@ -213,21 +213,7 @@ def test_a_mistake_is_one_line_before_torch_is_imported(trained: Path, exported:
         ["play", str(exported), "--surprise"],
         ["evaluate", str(tmp_path / "catch")],
     ]
-    probe = (
-        "import sys\n"
-        "from atari_dqn.__main__ import run\n"
-        "from atari_dqn.config import ConfigError\n"
-        f"for argv in {mistakes!r}:\n"
-        "    try:\n"
-        "        run(argv)\n"
-        "    except ConfigError as error:\n"
-        "        assert '\\n' not in str(error)\n"
-        "        print(error)\n"
-        "print(sorted({'torch', 'labml', 'tests.stubs'} & set(sys.modules)))\n"
-    )
-    result = python("-c", probe)
-    assert result.stderr == ""
-    said = result.stdout.splitlines()
+    said = refusals(mistakes, without={"torch", "labml", "tests.stubs"})
     assert [line.replace(str(tmp_path), "").replace(str(exported), "") for line in said] == [
         " is not a run directory: it has no config.json",
         "--episodes is -1; it must be from 0 to 100000",
