@@ -18,6 +18,7 @@ from gymnasium.wrappers import AtariPreprocessing
 
 from atari_dqn.config import ConfigError
 from atari_dqn.envs.make import EnvSpec, Protocol
+from atari_dqn.envs.single import make_emulator
 
 Frame = npt.NDArray[Any]
 Picture = npt.NDArray[np.uint8]
@@ -48,15 +49,7 @@ class FilmedEnv:
         check_drawable(spec)
         self.spec = spec
         if spec.is_atari:
-            emulator = gym.make(
-                spec.env_id,
-                frameskip=1,
-                obs_type="grayscale",
-                repeat_action_probability=protocol.repeat_action_probability,
-                full_action_space=protocol.full_action_space,
-                max_num_frames_per_episode=protocol.max_episode_frames,
-                render_mode="rgb_array",
-            )
+            emulator = make_emulator(spec, protocol, render_mode="rgb_array")
             self._shown = _Shown(emulator, show, protocol.noop_max)
             self._env: gym.Env[Any, Any] = AtariPreprocessing(self._shown, noop_max=0, frame_skip=4, screen_size=84)
             self.fps, self.pictures_per_step = ATARI_FPS, 4

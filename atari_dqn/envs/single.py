@@ -31,6 +31,11 @@ def make_env(spec: EnvSpec, protocol: Protocol, **kwargs: Any) -> AnyEnv:
     """The game of `spec` under `protocol`, no-op starts included; `kwargs` go to `gym.make`, before ours."""
     if not spec.is_atari:
         return as_trained(gym.make(spec.env_id, **kwargs), spec)
+    return as_trained(_NoOpStart(make_emulator(spec, protocol, **kwargs), protocol.noop_max), spec)
+
+
+def make_emulator(spec: EnvSpec, protocol: Protocol, **kwargs: Any) -> AnyEnv:
+    """The bare game of `spec`, one grey frame a step, no no-ops; `kwargs` go to `gym.make`, before ours."""
     ours: dict[str, Any] = {
         "frameskip": 1,
         "obs_type": "grayscale",
@@ -38,8 +43,7 @@ def make_env(spec: EnvSpec, protocol: Protocol, **kwargs: Any) -> AnyEnv:
         "full_action_space": protocol.full_action_space,
         "max_num_frames_per_episode": protocol.max_episode_frames,
     }
-    emulator = gym.make(spec.env_id, **{**ours, **kwargs})
-    return as_trained(_NoOpStart(emulator, protocol.noop_max), spec)
+    return gym.make(spec.env_id, **{**ours, **kwargs})
 
 
 def as_trained(env: AnyEnv, spec: EnvSpec) -> AnyEnv:
