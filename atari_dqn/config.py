@@ -10,6 +10,7 @@ This file must stay importable without torch, gymnasium or ale_py: bad input is 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -588,7 +589,7 @@ def derive(config: TrainConfig, frame_bytes: int, stack: int) -> Derived:
     rows = config.replay.replay_capacity // config.num_envs
     slots = rows * config.num_envs
     replay_bytes = round(slots * (frame_bytes + RING_BYTES) + config.replay.replay_capacity * TREE_BYTES)
-    ratio = Fraction(str(config.learner.replay_ratio))
+    ratio = _exactly(config.learner.replay_ratio)
     per_update = Fraction(config.learner.batch_size) / ratio if ratio else Fraction(0)
     total = config.run.total_env_steps
     return Derived(
@@ -598,7 +599,7 @@ def derive(config: TrainConfig, frame_bytes: int, stack: int) -> Derived:
         bytes_per_transition=replay_bytes / slots,
         replay_bytes=replay_bytes,
         env_steps_per_update=per_update,
-        total_updates=updates_at(config.learner, total),
+        total_updates=updates_at(config.learner, total - config.num_envs),  # none follows the last tick
         target_sync_env_steps=per_update * config.learner.target_update_interval,
         epsilon_knots=()
         if config.exploration.epsilon_decay
@@ -610,7 +611,14 @@ def derive(config: TrainConfig, frame_bytes: int, stack: int) -> Derived:
 def updates_at(learner: LearnerConfig, env_steps: int) -> int:
     """Updates that are due after `env_steps`: integer arithmetic, so no drift, and no burst when learning starts."""
     learning = max(0, env_steps - learner.learning_starts)
-    return math.floor(learning * Fraction(str(learner.replay_ratio)) / learner.batch_size)
+    ratio = _exactly(learner.replay_ratio)
+    return learning * ratio.numerator // (ratio.denominator * learner.batch_size)
+
+
+@functools.cache  # asked at every tick, and as long as a small network's move
+def _exactly(ratio: float) -> Fraction:
+    """0.1 is a tenth here, as it was written."""
+    return Fraction(str(ratio))
 
 
 def _knots(values: tuple[float, ...], at: tuple[float, ...], total: int) -> tuple[tuple[float, float], ...]:

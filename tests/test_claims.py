@@ -52,7 +52,7 @@ def evaluation(env_step: int, mean: float, games: int) -> dict[str, Any]:
 def test_a_game_of_training_meets_a_claim_of_episodes(tmp_path: Path) -> None:
     run_dir = made(tmp_path / "run", "cartpole_pytorch_tutorial", [9.0, 499.0, 500.0, 500.0], seed=7, after=120.0)
     outcome = measure(run_dir, CLAIMS["cartpole_pytorch_tutorial"])
-    assert outcome.event == Moment(env_step=300, episode=3, update=300 - 128, seconds=3.0)
+    assert outcome.event == Moment(env_step=300, episode=3, update=299 - 128, seconds=3.0)
     assert (outcome.met, outcome.seed, outcome.highest) == (True, 7, 500.0)
     assert outcome.end == Moment(400, 4, 40, 4.0)
     assert outcome.last_games == (9 + 499 + 500 + 500) / 4
@@ -69,12 +69,12 @@ def test_a_claim_met_too_late_is_not_met_and_its_means_stop_at_the_limit(tmp_pat
 
 
 def test_updates_are_counted_from_where_learning_starts(tmp_path: Path) -> None:
-    """The article counts training steps; the 1,000 that fill its replay are none."""
+    """The article counts training steps; the 1,000 that fill its replay are none, nor is that of the game's end."""
     claim = CLAIMS["cartpole_lightning"]
     for steps, met in ((25, True), (26, False)):
         outcome = measure(made(tmp_path / str(steps), "cartpole_lightning", [9.0] * (steps - 1) + [200.0]), claim)
         assert outcome.event is not None
-        assert (outcome.event.update, outcome.met) == (100 * steps - 1_000, met)
+        assert (outcome.event.update, outcome.met) == (100 * steps - 1 - 1_000, met)
 
 
 def test_what_never_happens_is_not_met(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_evaluation_of_five_games_meets_lunarlanders_and_the_hundred_afterwar
         tmp_path / "run", "lunarlander_di_engine", [-90.0] * 6, evaluated={200: 199.0, 400: 201.0}, after=150.0
     )
     outcome = measure(run_dir, claim)
-    assert outcome.event == Moment(env_step=400, episode=4, update=(400 - 64) * 10 // 64, seconds=4.0)
+    assert outcome.event == Moment(env_step=400, episode=4, update=(400 - 8 - 64) * 10 // 64, seconds=4.0)
     assert outcome.met
     assert outcome.afterwards[0] == 150.0
     never = made(tmp_path / "never", "lunarlander_di_engine", [-90.0] * 6, evaluated={200: 199.0}, after=250.0)

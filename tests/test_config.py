@@ -141,7 +141,7 @@ def test_units_do_not_change_with_the_number_of_workers(workers: int) -> None:
     assert derived.beta_knots == ((0, 0.4), (10_000_000, 1.0))
     assert derived.env_steps_per_update == 4
     assert derived.target_sync_env_steps == 8_000
-    assert derived.total_updates == (10_000_000 - 20_000) // 4
+    assert derived.total_updates == (10_000_000 - derived.num_envs - 20_000) // 4
     assert derived.bytes_per_transition < 7_200
 
 

@@ -34,6 +34,7 @@ PLAIN: dict[str, Any] = {
 """What the CartPole sources have in common: one env, and none of the additions to DQN."""
 NOTE: dict[str, Any] = PLAIN | {
     "env_id": "experiments.shaped_cartpole:CartPoleShaped-v0",
+    "envs_per_worker": 32,  # ours
     "mlp_hidden": [32, 32],
     "activation": "silu",
     "optimizer": "adamw",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from atari_dqn.config import LearnerConfig, updates_at
+from atari_dqn.config import TrainConfig, updates_at
 from atari_dqn.runs import read_config, read_rows
 
 GAMES = 100
@@ -91,12 +91,12 @@ def measure(run_dir: Path, claim: Claim) -> Outcome:
     if claim.event == "end":
         event = ended
     elif claim.event == "game":
-        event = next((_moment(game, games, config.learner) for game in games if game["return"] >= claim.score), None)
+        event = next((_moment(game, games, config) for game in games if game["return"] >= claim.score), None)
     elif claim.event == "evaluation":
         rows = [row for row in evaluations if len(row["returns"]) != GAMES and row["mean"] >= claim.score]
         # Its own row says how long it took; when it was is told by the row of metrics written then.
         times = {row["env_step"]: row for row in read_rows(run_dir / "metrics.jsonl")}
-        event = _moment(times[rows[0]["env_step"]], games, config.learner) if rows else None
+        event = _moment(times[rows[0]["env_step"]], games, config) if rows else None
     elif after["mean"] >= claim.score:
         event = ended
     counted = games[: int(claim.limit[1])] if claim.limit and claim.limit[0] == "episode" else games
@@ -126,6 +126,8 @@ def _afterwards(run_dir: Path) -> dict[str, Any] | None:
     return rows[-1] if rows else None
 
 
-def _moment(row: dict[str, Any], games: Sequence[dict[str, Any]], learner: LearnerConfig) -> Moment:
+def _moment(row: dict[str, Any], games: Sequence[dict[str, Any]], config: TrainConfig) -> Moment:
     done = sum(game["env_step"] <= row["env_step"] for game in games)
-    return Moment(row["env_step"], done, updates_at(learner, row["env_step"]), row["time"])
+    # The updates that a tick's own env steps bring come after it.
+    updates = updates_at(config.learner, row["env_step"] - config.num_envs)
+    return Moment(row["env_step"], done, updates, row["time"])
