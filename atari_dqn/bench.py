@@ -21,7 +21,8 @@ import tyro
 
 from atari_dqn import cli
 from atari_dqn.bench_report import diagnose, tables
-from atari_dqn.config import ConfigError, Setting, TrainConfig, derive, settings
+from atari_dqn.config import ConfigError, Setting, TrainConfig, settings
+from atari_dqn.derived import derive
 from atari_dqn.system import check_memory, describe_system, set_up_torch
 
 SECONDS = Setting("length of each measurement", "seconds", 0, 3600, low_open=True)

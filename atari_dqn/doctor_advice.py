@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from atari_dqn.config import TrainConfig, derive
+from atari_dqn.config import TrainConfig
+from atari_dqn.derived import derive
 from atari_dqn.seeds import RUN_BYTES
 
 GAME = "breakout"

@@ -111,7 +111,8 @@ def check_cores(runs: Path) -> Found:
 
 def check_memory(runs: Path) -> Found:
     """What is free, against the default replay."""
-    from atari_dqn.config import TrainConfig, derive
+    from atari_dqn.config import TrainConfig
+    from atari_dqn.derived import derive
     from atari_dqn.seeds import RUN_BYTES
     from atari_dqn.system import available_memory
 

@@ -63,7 +63,7 @@ def scorecard(what: str, results: Sequence[Evaluation], trained: Protocol, num_a
     first = results[0]
     atari, normalised = is_atari(first.env_id), first.human_normalized is not None
     table = Table(title=f"{what}: {len(first.returns)} games a row", box=box.SIMPLE_HEAD, collapse_padding=True)
-    table.add_column("epsilon", style="bold")
+    table.add_column("epsilon\nprotocol" if atari else "epsilon", style="bold")
     for name in ("mean\n95% interval", "IQM\n95% interval", "median\nrange"):
         table.add_column(name, justify="right")
     if normalised:

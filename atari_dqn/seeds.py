@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atari_dqn import cli
-from atari_dqn.config import ConfigError, Derived, TrainConfig, flag, settings
+from atari_dqn.config import ConfigError, TrainConfig, flag, settings
+from atari_dqn.derived import Derived
 from atari_dqn.processes import hang_up_after_parent
 from atari_dqn.runs import check_not_training, check_run_dir, has_begun, locked, read_config
 from atari_dqn.signals import StopRequest
@@ -50,6 +51,8 @@ class Run:
     """env steps"""
     process: subprocess.Popen[bytes] | None = None
     code: int | None = None
+    said_before: int = 0
+    """bytes in its log that an earlier attempt has left"""
 
     @property
     def log(self) -> Path:
@@ -71,6 +74,7 @@ class Run:
             file = self.log.open("a")
         except OSError as error:
             raise cli.CommandFailed(f"{self.log} cannot be written: {error.strerror}") from None
+        self.said_before = file.tell()
         with file:
             self.process = subprocess.Popen(
                 self.command,
@@ -101,7 +105,7 @@ class Run:
 
     def reason(self) -> str:
         """Why it failed: the last line it said."""
-        said = self.log.read_text(errors="replace").strip()
+        said = self.log.read_bytes()[self.said_before :].decode(errors="replace").strip()
         return said.splitlines()[-1].strip() if said else f"exit code {self.code}"
 
 

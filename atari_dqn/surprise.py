@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.cli import CommandFailed
-from atari_dqn.config import ConfigError, TrainConfig, derive
+from atari_dqn.config import ConfigError, TrainConfig
+from atari_dqn.derived import derive
 from atari_dqn.journal import replace
 
 if TYPE_CHECKING:  # they take seconds

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from atari_dqn import cli, dashboard
-from atari_dqn.config import ConfigError, Derived, Setting, TrainConfig, derive, load_config
+from atari_dqn.config import ConfigError, Setting, TrainConfig, load_config
+from atari_dqn.derived import Derived, derive
 from atari_dqn.edits import Inbox, recorded_edits
 from atari_dqn.live import Edit, for_page
 from atari_dqn.runs import (

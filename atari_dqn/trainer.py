@@ -24,8 +24,9 @@ from atari_dqn.actor import Actor
 from atari_dqn.checkpoint import CheckpointStore, load_weights
 from atari_dqn.checkpoint_files import Snapshot
 from atari_dqn.clock import Clock
-from atari_dqn.config import ConfigError, Derived, TrainConfig, derive, updates_at
+from atari_dqn.config import ConfigError, TrainConfig
 from atari_dqn.cuda_graph import CapturedLearner, CapturedNetwork
+from atari_dqn.derived import Derived, derive, updates_at
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec
 from atari_dqn.envs.pool import StepResult, WorkerPool
 from atari_dqn.episodes import WINDOW, Episode, EpisodeStatistics

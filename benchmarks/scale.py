@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from atari_dqn.cli import BAD_INPUT
-from atari_dqn.config import TrainConfig, derive
+from atari_dqn.config import TrainConfig
+from atari_dqn.derived import derive
 from atari_dqn.system import available_memory, cores, describe_system
 from benchmarks.seats import Seat
 

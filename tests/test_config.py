@@ -12,16 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atari_dqn.config import (
-    ConfigError,
-    LearnerConfig,
-    TrainConfig,
-    derive,
-    from_dict,
-    load_config,
-    settings,
-    updates_at,
-)
+from atari_dqn.config import ConfigError, LearnerConfig, TrainConfig, from_dict, load_config, settings
+from atari_dqn.derived import derive, updates_at
 from atari_dqn.schedules import Exponential, Piecewise
 
 

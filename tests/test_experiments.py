@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from atari_dqn import train
-from atari_dqn.config import ConfigError, TrainConfig, derive
+from atari_dqn.config import ConfigError, TrainConfig
+from atari_dqn.derived import derive
 from atari_dqn.envs.make import PROTOCOLS, env_spec
 from experiments.__main__ import all_experiments
 from experiments.shaped_cartpole import SIZES, shaped_reward

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from atari_dqn import cli, seeds, train
-from atari_dqn.config import ConfigError, Derived, TrainConfig, derive
+from atari_dqn.config import ConfigError, TrainConfig
+from atari_dqn.derived import Derived, derive
 from tests.faults.trainings import LIMIT, Harmed, training
 from tests.test_train_command import SHORT, TRAIN, rows, run
 
@@ -88,6 +90,17 @@ def test_a_seed_that_fails_is_named_and_the_others_go_on(
     said = capsys.readouterr().out
     assert "seed 1 failed at env step 0: error: run/seed-1/metrics.jsonl cannot be written" in said
     assert "seed 2 done at env step" in said
+
+
+def test_the_reason_of_a_failure_is_no_earlier_attempts(tmp_path: Path) -> None:
+    """One that is killed says nothing."""
+    run = seeds.Run(1, tmp_path / "seed-1", [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], 100)
+    run.log.write_text("error: something of yesterday\n")
+    run.start()
+    assert run.process is not None
+    run.process.wait()
+    run.look()
+    assert (run.state, run.reason()) == ("failed", "exit code -9")
 
 
 @pytest.mark.parametrize("begun", [True, False])

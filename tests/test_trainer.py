@@ -17,7 +17,8 @@ import torch
 from rich.console import Console
 
 from atari_dqn.checkpoint import CheckpointStore, Snapshot
-from atari_dqn.config import TrainConfig, updates_at
+from atari_dqn.config import TrainConfig
+from atari_dqn.derived import updates_at
 from atari_dqn.envs.make import PROTOCOLS, env_spec
 from atari_dqn.envs.pool import WorkerError
 from atari_dqn.evaluation import evaluate

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from atari_dqn.checkpoint import CheckpointStore
-from atari_dqn.config import updates_at
+from atari_dqn.derived import updates_at
 from atari_dqn.edits import RECORD, Inbox, present_values, read_edits, recorded_edits
 from atari_dqn.live import SCHEDULE, Edit, Request, new_request
 from atari_dqn.monitor import Monitor

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import os
 import subprocess
 import sys
 import threading
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Annotated
 
 from atari_dqn import cli
-from atari_dqn.config import ConfigError, Setting, TrainConfig, flag, help_from_settings, settings, updates_at
+from atari_dqn.config import ConfigError, Setting, TrainConfig, flag, help_from_settings, settings
+from atari_dqn.derived import updates_at
 from atari_dqn.processes import hang_up_after_parent
 from atari_dqn.runs import has_begun, read_config, read_rows
 from atari_dqn.signals import StopRequest
@@ -168,6 +170,7 @@ class Runs:
 
     def _run_one(self, job: Job) -> None:
         train = [f"experiments.{job.name}", "--seed", str(job.seed), "--run-dir", str(job.run_dir), *self._flags]
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # evaluations beside each other crawl with a thread per core
         games = ["--epsilon", "0", "--episodes", str(GAMES), "--num-workers", "2"]
         log = job.run_dir.with_suffix(".log")
         for arguments in ([*train, "--torch-threads", "1"], ["atari_dqn.evaluate", str(job.run_dir), *games]):
@@ -179,6 +182,7 @@ class Runs:
                     [sys.executable, "-m", *arguments],
                     stdout=output,
                     stderr=output,
+                    env=one_thread,
                     start_new_session=True,
                     preexec_fn=hang_up_after_parent(),
                 )

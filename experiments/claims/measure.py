@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from atari_dqn.config import TrainConfig, updates_at
+from atari_dqn.config import TrainConfig
+from atari_dqn.derived import updates_at
 from atari_dqn.runs import read_config, read_rows
 
 GAMES = 100
