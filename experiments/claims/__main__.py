@@ -170,7 +170,8 @@ class Runs:
 
     def _run_one(self, job: Job) -> None:
         train = [f"experiments.{job.name}", "--seed", str(job.seed), "--run-dir", str(job.run_dir), *self._flags]
-        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # evaluations beside each other crawl with a thread per core
+        # Evaluations beside each other crawl with a thread for each core.
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
         games = ["--epsilon", "0", "--episodes", str(GAMES), "--num-workers", "2"]
         log = job.run_dir.with_suffix(".log")
         for arguments in ([*train, "--torch-threads", "1"], ["atari_dqn.evaluate", str(job.run_dir), *games]):
