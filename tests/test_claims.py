@@ -20,7 +20,7 @@ from experiments.__main__ import all_experiments
 from experiments.claims import report
 from experiments.claims.__main__ import main
 from experiments.claims.measure import CLAIMS, GAMES, Claim, Moment, Outcome, finished, measure
-from experiments.claims.report import factor, table, write
+from experiments.claims.report import factors, table, write
 
 ROOT = Path(__file__).parents[1]
 
@@ -139,7 +139,7 @@ def test_the_results_name_each_run_failures_too(tmp_path: Path) -> None:
     assert "takes 4 times as long" in "\n".join(lines)
     found = json.loads((tmp_path / "out" / "claims.json").read_text())
     assert set(found["experiments"]) == {"cartpole_lightning", "cartpole_no_replay", "cartpole_replay"}
-    assert found["factor"] == 4.0
+    assert found["factors"] == {"run": 4.0}
     assert found["processor"]
     assert (tmp_path / "out" / "claims.png").read_bytes().startswith(b"\x89PNG")
 
@@ -152,8 +152,34 @@ def test_every_seed_is_drawn_however_many(tmp_path: Path) -> None:
 
 
 def test_no_factor_without_both() -> None:
-    assert factor({}) is None
+    assert factors({}) == {}
     assert "times as long" not in table({})
+
+
+def test_a_game_is_mastered_when_twenty_games_in_a_row_have_the_mark_as_their_mean(tmp_path: Path) -> None:
+    """The 20 that end with game 45: 11 of 450 and 9 of 500 have one of 472.5, one more of 500 makes it 475."""
+    scores = [100.0] * 25 + [450.0] * 11 + [500.0] * 20
+    found = measure(made(tmp_path / "a", "cartpole_replay", scores), CLAIMS["cartpole_replay"])
+    assert found.mastered is not None
+    assert (found.mastered.episode, found.mastered.seconds) == (46, 46.0)
+    almost = measure(made(tmp_path / "b", "cartpole_replay", scores[:45]), CLAIMS["cartpole_replay"])
+    assert almost.mastered is None
+    other = made(tmp_path / "c", "lunarlander_di_engine", scores)
+    assert measure(other, CLAIMS["lunarlander_di_engine"]).mastered is None
+
+
+def test_the_factor_of_mastery_is_of_the_seeds_that_mastered_it(tmp_path: Path) -> None:
+    good, bad = [500.0] * 20, [9.0] * 20
+    outcomes = {
+        name: [
+            measure(made(tmp_path / f"{name}-{seed}", name, scores, seed=seed), CLAIMS[name])
+            for seed, scores in enumerate(games, start=1)
+        ]
+        for name, games in {"cartpole_no_replay": [[9.0] * 40 + good, bad], "cartpole_replay": [good, good]}.items()
+    }
+    # At game 59 one of the twenty is still of 9, and their mean 475.45.
+    assert factors(outcomes)["mastered"] == 59 / 20
+    assert "it takes 2.95 times as long (cartpole_no_replay: 59 s, in 1 of 2 seeds and" in table(outcomes)
 
 
 def test_every_claim_is_of_an_experiment_and_every_small_experiment_has_one() -> None:

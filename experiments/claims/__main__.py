@@ -1,8 +1,9 @@
 """`python -m experiments.claims`: the CartPole and LunarLander experiments in, each with five seeds; what they did
 beside what their sources claim out, as a table, a picture and `claims.json`.
 
-Each run is `python -m experiments.NAME` itself, then an evaluation of 100 games; as many at a time as there are cores.
-A run that is finished is not run again, one that was cut goes on.
+Each run is `python -m experiments.NAME` itself, then an evaluation of 100 games; as many at a time as there are cores,
+but first, and one by one, those whose claim is one of seconds. A run that is finished is not run again, one that was
+cut goes on.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class ClaimsCommand:
     out: Annotated[Path, Setting("where the results go: those of all finished runs there")] = Path(
         "experiments/results/claims"
     )
-    at_once: Annotated[int, Setting("runs beside each other, a thread each; 0: one per core", "runs", 0, 1024)] = 0
+    at_once: Annotated[
+        int,
+        Setting("runs beside each other, but for claims of seconds; 0: one per core", "runs", 0, 1024),
+    ] = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +117,16 @@ def main(
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{directory} cannot be written: {error.strerror}") from None
-    failed = Runs([jobs[key] for key in dict.fromkeys(asked)], flags).run(command.at_once or cores())
+    # A run that is to take so many seconds is run alone.
+    timed: list[Job] = []
+    others: list[Job] = []
+    for key in dict.fromkeys(asked):
+        limit = CLAIMS[jobs[key].name].limit
+        (timed if limit and limit[0] == "seconds" else others).append(jobs[key])
+    failed = []
+    for group, at_once in ((timed, 1), (others, command.at_once or cores())):
+        if group:
+            failed += Runs(group, flags).run(at_once)
     outcomes = {
         name: [measure(job.run_dir, claim) for job in jobs.values() if job.name == name and finished(job.run_dir)]
         for name, claim in CLAIMS.items()

@@ -19,6 +19,8 @@ GAMES = 100
 """Games of the evaluation after a run: the field's number for a mean score."""
 WINDOW = 100
 """Games of training in a mean."""
+MASTERED = 475.0, 20
+"""CartPole-v1 is, when so many games of training in a row have this mean, which is gymnasium's mark for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Outcome:
     seed: int
     event: Moment | None
     """when that happened which the claim is about; None: never"""
+    mastered: Moment | None
+    """when the games of training first were as in `MASTERED`; None: never, or another game"""
     met: bool
     """and in time"""
     end: Moment
@@ -104,6 +108,7 @@ def measure(run_dir: Path, claim: Claim) -> Outcome:
     return Outcome(
         seed=config.run.seed,
         event=event,
+        mastered=_mastered(games, config),
         met=event is not None and (claim.limit is None or getattr(event, claim.limit[0]) <= claim.limit[1]),
         end=ended,
         highest=max(game["return"] for game in games),
@@ -120,6 +125,15 @@ def limit_step(claim: Claim, run_dir: Path) -> float | None:
         return learner.learning_starts + limit * learner.batch_size / learner.replay_ratio
     games = read_rows(run_dir / "episodes.jsonl")
     return float(games[int(limit) - 1]["env_step"]) if kind == "episode" and len(games) >= limit else None
+
+
+def _mastered(games: Sequence[dict[str, Any]], config: TrainConfig) -> Moment | None:
+    mark, count = MASTERED
+    if "CartPole" not in config.env.env_id or len(games) < count:
+        return None
+    means = np.convolve([game["return"] for game in games], np.full(count, 1 / count), mode="valid")
+    first = int(np.argmax(means >= mark))
+    return _moment(games[first + count - 1], games, config) if means[first] >= mark else None
 
 
 def _afterwards(run_dir: Path) -> dict[str, Any] | None:

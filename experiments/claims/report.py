@@ -15,7 +15,7 @@ from atari_dqn.comparison_figure import COLOURS, thousands
 from atari_dqn.journal import replace
 from atari_dqn.runs import read_rows
 from atari_dqn.system import describe_system
-from experiments.claims.measure import CLAIMS, GAMES, WINDOW, Claim, Outcome, limit_step
+from experiments.claims.measure import CLAIMS, GAMES, MASTERED, WINDOW, Claim, Outcome, limit_step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def write(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, out: Path) -> l
     facts = {
         "command": COMMAND,
         **describe_system(),
-        "factor": factor(shown),
+        "factors": factors(shown),
         "experiments": {
             name: {"claim": dataclasses.asdict(CLAIMS[name]), "outcomes": [dataclasses.asdict(one) for one in found]}
             for name, found in shown.items()
@@ -43,11 +43,19 @@ def write(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, out: Path) -> l
     return [out / f"claims.{kind}" for kind in ("json", "md", "png")]
 
 
-def factor(outcomes: Mapping[str, Sequence[Outcome]]) -> float | None:
-    """How many times as long a run without replay takes as one with: of the mean seconds of both."""
-    both = [outcomes.get(name) for name in ("cartpole_no_replay", "cartpole_replay")]
-    without, with_replay = [np.mean([one.end.seconds for one in found]) if found else 0.0 for found in both]
-    return round(float(without / with_replay), 2) if without and with_replay else None
+def factors(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, float]:
+    """How many times as many seconds runs without replay take as those with, medians of both: to their end (`run`), and
+    until they have mastered the game (`mastered`). A factor that one side lacks is absent."""
+    both = [outcomes.get(name, ()) for name in ("cartpole_no_replay", "cartpole_replay")]
+    seconds = {
+        "run": [[one.end.seconds for one in found] for found in both],
+        "mastered": [[one.mastered.seconds for one in found if one.mastered] for found in both],
+    }
+    return {
+        name: round(float(np.median(without) / np.median(with_replay)), 2)
+        for name, (without, with_replay) in seconds.items()
+        if without and with_replay
+    }
 
 
 def table(outcomes: Mapping[str, Sequence[Outcome]]) -> str:
@@ -62,9 +70,20 @@ def table(outcomes: Mapping[str, Sequence[Outcome]]) -> str:
         met = f"{sum(one.met for one in found)} of {len(found)}"
         afterwards = _span([one.afterwards[0] for one in found])
         lines.append(f"| {name} | {CLAIMS[name].says} | {met} | {' | '.join(spans)} | {afterwards} |")
-    times = factor(outcomes)
-    if times:
-        lines += ["", f"Without replay a run takes {times:g} times as long as with it (claimed: 12)."]
+    times = factors(outcomes)
+    if "run" in times:
+        lines += ["", f"Without replay a run takes {times['run']:g} times as long as with it (claimed: 12)."]
+    if "mastered" in times:
+        mark, count = MASTERED
+        both = " and ".join(
+            f"{name}: {_span([one.mastered.seconds for one in outcomes[name] if one.mastered])} s, in"
+            f" {sum(one.mastered is not None for one in outcomes[name])} of {len(outcomes[name])} seeds"
+            for name in ("cartpole_no_replay", "cartpole_replay")
+        )
+        lines[-1] += (
+            f" Until {count} games of training in a row first have a mean of {mark:g} it takes {times['mastered']:g}"
+            f" times as long ({both})."
+        )
     lines += [
         "",
         f"Median (lowest to highest) of the seeds in which it happened at all, in time or not. The {GAMES} games are"
