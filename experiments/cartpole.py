@@ -3,7 +3,8 @@
 Settings: ours. Every 5,000 env steps 20 games without exploration; the run ends when their mean is 475, gymnasium's own
 mark, since a network that goes on learning here may well get worse again.
 
-Expected: it ends before its 120,000 env steps, and 100 fresh games have a mean of 475 or more. Measured: not yet.
+Expected: it ends before its 120,000 env steps, and 100 fresh games have a mean of 475 or more. Measured: so it is with
+all five seeds, which end at env step 60,007 (median; 50,002 to 90,004); the means are 497 (median; 484 to 500).
 
     python -m experiments.cartpole
 """

@@ -6,7 +6,8 @@ follows by 0.005 after every update; no double Q, no dueling, rewards as they ar
 episodes, this after 150,000 env steps, which is as many if their mean length is 250. The 128 steps
 before the first update are random here. It treats the time limit as one should, and bootstraps there.
 
-Expected: an episode of 500 steps within 600 episodes. Measured: not yet.
+Expected: an episode of 500 steps within 600 episodes. Measured: three of five seeds have one by then (308, 356 and 466
+episodes), the others after 656 and 1,401; at the end all five play 100 games of 500 out of 100.
 
     python -m experiments.cartpole_pytorch_tutorial
 """

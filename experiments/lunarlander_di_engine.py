@@ -11,8 +11,8 @@ teaches a hovering lander that the world stops: here a time limit bootstraps.
 Then `python -m atari_dqn.export RUN` writes the model, as the walk-through does. Needs Box2D: extra `[box2d]`.
 
 Expected: it stops at a mean of 200 (solved). Five episodes are few, and the first five of many to reach a mark are
-lucky ones, so the network is worth less than they say. Measured: one seed so far, it stopped at env step 115,204, after
-428 games and 17,989 updates, at a mean of 230 over 5 games; 100 games then had one of 191 (95% interval 177 to 205).
+lucky ones, so the network is worth less than they say. Measured: all five seeds stop, at env step 128,000 (median;
+89,606 to 128,007), after 440 games and 19,988 updates; 100 games then have a mean of 195 (median; 138 to 210).
 
     python -m experiments.lunarlander_di_engine
 """
