@@ -1,7 +1,7 @@
 """Every setting of a run, once: its meaning, unit, hard bounds, default and source.
 
 Flows in: a command line, a former run's `config.json`, or an experiment file. Flows out: one frozen `TrainConfig`
-whose sections are handed to the rooms that need them, and `Derived`, the counts that follow from it.
+whose sections are handed to the rooms that need them; what follows from it is derived.py's.
 The same `Setting` metadata writes `--help`, checks values, guards a resume (`structural` ones) and says what may be
 changed while a run is on (`live` ones).
 This file must stay importable without torch, gymnasium or ale_py: bad input is refused before any of them loads.

@@ -164,13 +164,14 @@ def by_turns(
 def calls_per_second(work: Callable[[], object], seconds: float, device: torch.device) -> float:
     """The GPU's own work included: it is waited for at both ends."""
     _wait(device)
-    start, calls = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
+    start, calls, spent = time.perf_counter(), 0, 0.0
+    while not calls or spent < seconds:
         for _ in range(10):
             work()
         calls += 10
         _wait(device)  # now and then, or thousands of launches would queue
-    return calls / (time.perf_counter() - start)
+        spent = time.perf_counter() - start
+    return calls / spent
 
 
 def _wait(device: torch.device) -> None:

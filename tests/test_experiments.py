@@ -234,7 +234,8 @@ def test_each_one_starts_and_learns_with_any_setting_overridden(
 
 def test_one_runs_as_a_command_and_scores_the_games_own_reward(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    command = [sys.executable, "-m", "experiments.cartpole_replay", "--run-dir", str(run_dir), *flags(SHORT)]
+    command = [sys.executable, "-m", "experiments.cartpole_replay", "--run-dir", str(run_dir)]
+    command += flags(SHORT | {"total_env_steps": 1_600})
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert "Overriding" not in result.stderr

@@ -131,9 +131,9 @@ def _mastered(games: Sequence[dict[str, Any]], config: TrainConfig) -> Moment | 
     mark, count = MASTERED
     if "CartPole" not in config.env.env_id or len(games) < count:
         return None
-    means = np.convolve([game["return"] for game in games], np.full(count, 1 / count), mode="valid")
-    first = int(np.argmax(means >= mark))
-    return _moment(games[first + count - 1], games, config) if means[first] >= mark else None
+    sums = np.convolve([game["return"] for game in games], np.ones(count), mode="valid")
+    first = int(np.argmax(sums >= mark * count))
+    return _moment(games[first + count - 1], games, config) if sums[first] >= mark * count else None
 
 
 def _afterwards(run_dir: Path) -> dict[str, Any] | None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 COMMAND = "python -m experiments.claims"
 SMOOTHED = 20
 """Games in a mean of the picture's lines."""
+DRAWN = 500
+"""Games of a seed that are drawn as dots; of more, every second, every third..."""
 
 
 def write(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, out: Path) -> list[Path]:
@@ -31,6 +33,7 @@ def write(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, out: Path) -> l
     facts = {
         "command": COMMAND,
         **describe_system(),
+        "trained": _revisions(shown, runs),
         "factors": factors(shown),
         "experiments": {
             name: {"claim": dataclasses.asdict(CLAIMS[name]), "outcomes": [dataclasses.asdict(one) for one in found]}
@@ -41,6 +44,12 @@ def write(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, out: Path) -> l
     replace(out / "claims.md", table(shown).encode())
     draw(shown, runs, out / "claims.png")
     return [out / f"claims.{kind}" for kind in ("json", "md", "png")]
+
+
+def _revisions(outcomes: Mapping[str, Sequence[Outcome]], runs: Path) -> list[str]:
+    """Of the program that each run was trained by, which may be older than what writes the report."""
+    files = [runs / f"{name}-{one.seed}" / "system.json" for name, found in outcomes.items() for one in found]
+    return sorted({str(json.loads(file.read_text()).get("git_revision")) for file in files if file.exists()})
 
 
 def factors(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, float]:
@@ -128,14 +137,18 @@ def draw(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, file: Path) -> N
     columns = min(3, len(outcomes))
     rows = -(-len(outcomes) // columns)
     figure = Figure(figsize=(4.4 * columns, 3.7 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for (name, found), axes in zip(outcomes.items(), panels, strict=False):
         _draw_panel(axes, name, found, runs)
     for axes in panels[len(outcomes) :]:
         axes.set_axis_off()
+    seeds, names = max((axes.get_legend_handles_labels() for axes in panels), key=lambda found: len(found[1]))
+    if names:
+        figure.legend(seeds, names, loc="outside upper center", ncols=len(names), frameon=False, fontsize="small")
     figure.supxlabel(
-        f"score against env steps; dots: games of training, lines: means of {SMOOTHED} of them; circles: evaluations;\n"
-        f"dashed: the claim, its limit upright; stars: when met, late or not; diamonds: {GAMES} games afterwards",
+        f"score against env steps; dots: games of training ({DRAWN:,} of a seed at most), lines: means of {SMOOTHED} of"
+        " them; circles: evaluations;\ndashed: the claim, upright where a limit of games or updates is reached; stars:"
+        f" when met, late or not; diamonds: {GAMES} games afterwards",
         fontsize="small",
         color="0.35",
     )
@@ -148,7 +161,8 @@ def _draw_panel(axes: Axes, name: str, found: Sequence[Outcome], runs: Path) -> 
         run_dir = runs / f"{name}-{one.seed}"
         games = read_rows(run_dir / "episodes.jsonl")
         steps, scores = (np.array([game[key] for game in games], dtype=float) for key in ("env_step", "return"))
-        axes.plot(steps, scores, ".", color=colour, markersize=2, alpha=0.3)
+        dots = slice(None, None, -(-len(scores) // DRAWN) or None)
+        axes.plot(steps[dots], scores[dots], ".", color=colour, markersize=2, alpha=0.3)
         if len(scores) >= SMOOTHED:
             means = np.convolve(scores, np.full(SMOOTHED, 1 / SMOOTHED), mode="valid")
             axes.plot(steps[SMOOTHED - 1 :], means, color=colour, linewidth=1.2, label=f"seed {one.seed}")
@@ -165,10 +179,8 @@ def _draw_panel(axes: Axes, name: str, found: Sequence[Outcome], runs: Path) -> 
     if claim.score:
         axes.axhline(claim.score, color="0.3", linestyle="--", linewidth=1)
     met = sum(one.met for one in found)
-    axes.set_title(f"{name}\n{claim.says}: {met} of {len(found)}", loc="left", fontsize="medium")
+    axes.set_title(f"{name}\n{claim.says}: met by {met} of {len(found)}", loc="left", fontsize="medium")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_formatter(thousands)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize="x-small", loc="best")
