@@ -4,10 +4,13 @@ Source: a note on DQN with and without experience replay. Settings: MLP 32-32 wi
 by (0.5, 1.0, 0.21, 0.5); AdamW with amsgrad, 3e-4; Huber loss; gradient *values* clipped at 1; gamma 0.95; a shaped
 reward (see shaped_cartpole.py; scores are the game's own); epsilon 1 to 0 in a straight line over the run; 5,000
 epochs, each 128 fresh steps and one update with them; no double Q, no dueling. There is no target network: one that is
-copied after every update is, at the next, the network itself. A time limit bootstraps. Ours: the 128 steps are four of
-each of 32 envs (the note's of one: `--envs-per-worker 1`).
+copied after every update is, at the next, the network itself. A time limit bootstraps. Ours: the 128 steps are about
+four of each of 32 envs (the note's of one: `--envs-per-worker 1`). Where games end, batches overlap or leave some out,
+5% of all steps; and the first 128 are not learned from.
 
-Expected: a pole that stays up, after 3 minutes; `cartpole_replay` is the other half. Measured: not yet.
+Expected: a pole that stays up, after 3 minutes; `cartpole_replay` is the other half. Measured, five seeds: it ends
+after 44 s (median; 43 to 57). After 33 s (31 to 41) of it, all five have 20 games in a row with a mean of 475; then,
+without exploration or a target network, four of them lose it: 100 games at the end have a mean of 191 (75 to 500).
 
     python -m experiments.cartpole_no_replay
 """
@@ -17,8 +20,8 @@ from __future__ import annotations
 from atari_dqn import cli, train
 from atari_dqn.config import TrainConfig
 
-EXPECTED = "learns in 3 min what cartpole_replay learns in 15 s"
-TAKES = "about 7 min on one core"
+EXPECTED = "a pole that stays up; then mostly lost again (191, 75 to 500)"
+TAKES = "45 s on two cores"
 CONFIG = TrainConfig().replace(
     env_id="experiments.shaped_cartpole:CartPoleShaped-v0",
     num_workers=1,

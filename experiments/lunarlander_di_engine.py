@@ -12,7 +12,8 @@ Then `python -m atari_dqn.export RUN` writes the model, as the walk-through does
 
 Expected: it stops at a mean of 200 (solved). Five episodes are few, and the first five of many to reach a mark are
 lucky ones, so the network is worth less than they say. Measured: all five seeds stop, at env step 128,000 (median;
-89,606 to 128,007), after 440 games and 19,988 updates; 100 games then have a mean of 195 (median; 138 to 210).
+89,606 to 128,007), after 440 games and 19,988 updates (medians); 100 games then have a mean of 195 (median; 138 to
+210), of 200 or more with two of the five.
 
     python -m experiments.lunarlander_di_engine
 """

@@ -37,6 +37,7 @@ LEFT_OUT = {
     ".venv/bin/python": "of the environment that the line above makes",
     "tensorboard": "it serves until it is stopped; test_trainer.py reads what it would show",
     "import gymnasium as gym\n\nfrom atari_dqn import Policy": "test_export.py runs it",
+    "python -m experiments.claims": "it takes an hour; test_claims.py runs it, shortened",
     "python -m atari_dqn.doctor": "test_doctor.py runs it as it is",
     "python -m atari_dqn.train --run-dir runs/breakout --dashboard": "it fetches from npm; test_dashboard_training.py",
 }
