@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -151,6 +152,16 @@ def test_every_seed_is_drawn_however_many(tmp_path: Path) -> None:
     assert axes.get_legend_handles_labels()[1] == [f"seed {seed}" for seed in range(1, 12)]
 
 
+def test_no_more_games_are_drawn_than_can_be_told_apart(tmp_path: Path) -> None:
+    name, axes = "cartpole_lightning", Figure().subplots()
+    for seed, games in ((1, report.DRAWN), (2, report.DRAWN + 1), (3, 19)):
+        made(tmp_path / f"{name}-{seed}", name, [9.0] * games, seed=seed)
+    found = [measure(tmp_path / f"{name}-{seed}", CLAIMS[name]) for seed in (1, 2, 3)]
+    report._draw_panel(axes, name, found, tmp_path)
+    dots = [len(np.asarray(line.get_xdata())) for line in axes.get_lines() if line.get_marker() == "."]
+    assert dots == [report.DRAWN, (report.DRAWN + 2) // 2, 19]
+
+
 def test_no_factor_without_both() -> None:
     assert factors({}) == {}
     assert "times as long" not in table({})
@@ -164,6 +175,8 @@ def test_a_game_is_mastered_when_twenty_games_in_a_row_have_the_mark_as_their_me
     assert (found.mastered.episode, found.mastered.seconds) == (46, 46.0)
     almost = measure(made(tmp_path / "b", "cartpole_replay", scores[:45]), CLAIMS["cartpole_replay"])
     assert almost.mastered is None
+    exactly = [493.0] * 18 + [313.0] * 2  # twentieths of these add up to less than 475
+    assert measure(made(tmp_path / "d", "cartpole_replay", exactly), CLAIMS["cartpole_replay"]).mastered is not None
     other = made(tmp_path / "c", "lunarlander_di_engine", scores)
     assert measure(other, CLAIMS["lunarlander_di_engine"]).mastered is None
 
@@ -214,6 +227,16 @@ def test_the_command_runs_what_is_not_finished_and_only_that(
     assert main([*arguments, *places], SHORT) == 0
     assert log.read_text() == before
     assert (tmp_path / "out" / "claims.md").exists()
+
+
+def test_what_is_claimed_in_seconds_is_run_alone(tmp_path: Path) -> None:
+    """First, and to the end of its evaluation, though two might go at once."""
+    runs, names = tmp_path / "runs", ("cartpole_lightning", "cartpole_replay")
+    places = ["--runs", str(runs), "--out", str(tmp_path / "out"), "--at-once", "2"]
+    assert main(["--only", *names, "--seeds", "3", *places], SHORT) == 0
+    other, alone = (runs / f"{name}-3" for name in names)
+    began = (other / "config.json").stat().st_mtime_ns
+    assert (alone / "evaluations.jsonl").stat().st_mtime_ns < began
 
 
 def test_a_run_that_fails_is_named_with_its_log(tmp_path: Path) -> None:

@@ -248,17 +248,17 @@ def test_undo_takes_back_edit_after_edit() -> None:
         (json.dumps(dataclasses.asdict(edit("beta", [], 1))), "must be a number, or schedule"),
         (json.dumps(dataclasses.asdict(edit("seed", 0, 7))), "seed cannot be changed"),
         *(
-            (json.dumps(dataclasses.asdict(edit("beta", 0, 1)) | {name: wrong}), f"is no (edit|row): its {name} is ")
-            for name, wrong in (
-                ("env_step", "8"),
-                ("env_step", 8.5),
-                ("update", None),
-                ("name", []),
-                ("taken", 1),
-                ("source", {}),
-                ("time", "now"),
-                ("time", 1e300),
-                ("time", float("nan")),
+            (json.dumps(dataclasses.asdict(edit("beta", 0, 1)) | {name: wrong}), f"is no {what}: its {name} is ")
+            for what, name, wrong in (
+                ("row", "env_step", "8"),
+                ("row", "env_step", 8.5),
+                ("edit", "update", None),
+                ("edit", "name", []),
+                ("edit", "taken", 1),
+                ("edit", "source", {}),
+                ("edit", "time", "now"),
+                ("edit", "time", 1e300),
+                ("edit", "time", float("nan")),
             )
         ),
         ("\udcff", "is not text"),

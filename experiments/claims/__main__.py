@@ -117,14 +117,10 @@ def main(
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{directory} cannot be written: {error.strerror}") from None
-    # A run that is to take so many seconds is run alone.
-    timed: list[Job] = []
-    others: list[Job] = []
-    for key in dict.fromkeys(asked):
-        limit = CLAIMS[jobs[key].name].limit
-        (timed if limit and limit[0] == "seconds" else others).append(jobs[key])
+    wanted = [jobs[key] for key in dict.fromkeys(asked)]
     failed = []
-    for group, at_once in ((timed, 1), (others, command.at_once or cores())):
+    for timed, at_once in ((True, 1), (False, command.at_once or cores())):
+        group = [job for job in wanted if CLAIMS[job.name].is_timed == timed]
         if group:
             failed += Runs(group, flags).run(at_once)
     outcomes = {

@@ -36,6 +36,11 @@ class Claim:
     limit: tuple[Literal["episode", "update", "seconds"], float] | None = None
     """until when; None: at any time"""
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether seconds decide, so that no other run may share the machine."""
+        return self.limit is not None and self.limit[0] == "seconds"
+
 
 CLAIMS: dict[str, Claim] = {
     "cartpole_pytorch_tutorial": Claim("an episode of 500 within 600 episodes", "game", 500, ("episode", 600)),

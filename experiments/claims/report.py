@@ -161,8 +161,8 @@ def _draw_panel(axes: Axes, name: str, found: Sequence[Outcome], runs: Path) -> 
         run_dir = runs / f"{name}-{one.seed}"
         games = read_rows(run_dir / "episodes.jsonl")
         steps, scores = (np.array([game[key] for game in games], dtype=float) for key in ("env_step", "return"))
-        dots = slice(None, None, -(-len(scores) // DRAWN) or None)
-        axes.plot(steps[dots], scores[dots], ".", color=colour, markersize=2, alpha=0.3)
+        every = -(-len(scores) // DRAWN)
+        axes.plot(steps[::every], scores[::every], ".", color=colour, markersize=2, alpha=0.3)
         if len(scores) >= SMOOTHED:
             means = np.convolve(scores, np.full(SMOOTHED, 1 / SMOOTHED), mode="valid")
             axes.plot(steps[SMOOTHED - 1 :], means, color=colour, linewidth=1.2, label=f"seed {one.seed}")
