@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from atari_dqn.config import ConfigError
+from atari_dqn.config import ConfigError, TrainConfig
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers.contestants.cleanrl import Replay
 from benchmarks.peers.goals import goals, standing
@@ -83,6 +83,23 @@ def test_the_ratio_at_the_peers_precision_is_told_and_binds_nobody() -> None:
     assert (told["figure"], told["at_least"], told["at_most"]) == (pytest.approx(1.5), None, None)
     assert told["holds"]
     assert name not in [one["goal"] for one in goals(standings(ours=[300], sb3=[100]), WORK)]
+
+
+@pytest.mark.parametrize(("peer", "is_plain"), [("sb3", True), ("cleanrl", True), ("pfrl", False), ("labml", False)])
+def test_the_ratio_of_plain_dqn_to_plain_dqn_is_told_and_binds_nobody(peer: str, is_plain: bool) -> None:
+    found = goals(standings(**{"ours": [300.0], "ours-plain": [450.0], peer: [100.0]}), WORK)
+    told = [one for one in found if one["goal"] == f"env steps/s, ours-plain / {peer}"]
+    assert [(one["figure"], one["at_least"], one["at_most"], one["holds"]) for one in told] == [
+        (pytest.approx(4.5), None, None, True)
+    ] * is_plain
+
+
+def test_what_ours_is_said_to_have_is_what_it_is_set_to() -> None:
+    for name, who in CONTESTANTS.items():
+        if who.is_ours:
+            config = TrainConfig().replace(**json.loads(who.arguments[0]))
+            has = (config.replay.replay == "prioritized", config.learner.double_q, config.network.dueling)
+            assert has == (who.prioritized, who.double, who.dueling), name
 
 
 def test_memory_is_compared_with_each_page_counted_once() -> None:
@@ -211,9 +228,10 @@ def test_pages_shared_after_a_fork_count_once(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- contestants that need no peer installed
 
 
-@pytest.mark.parametrize("name", ["cleanrl", "ours"])
+@pytest.mark.parametrize("name", ["cleanrl", "ours", "ours-plain"])
 def test_a_contestant_of_our_own_trains(name: str, tmp_path: Path) -> None:
-    with Seat([sys.executable, "-m", CONTESTANTS[name].module], WORK, tmp_path / "log") as seat:
+    who = CONTESTANTS[name]
+    with Seat([sys.executable, "-m", who.module], WORK, tmp_path / "log", who.arguments) as seat:
         seat.prepare(unwatched)
         env_steps = updates = 0
         while updates < 20:  # however slow the machine is

@@ -11,7 +11,7 @@ from benchmarks.peers.memory import Memory
 from benchmarks.peers.seats import Turn
 from benchmarks.peers.work import CONTESTANTS, Work
 
-OURS, SAME_PRECISION = "ours", "ours-fp32"
+OURS, SAME_PRECISION, PLAIN = "ours", "ours-fp32", "ours-plain"
 SLACK = 0.05
 """By which the env steps for one update may differ from the work's; what ends within a turn counts for the next."""
 
@@ -38,8 +38,8 @@ def standing(name: str, turns: Sequence[Turn], peak: Memory, versions: Mapping[s
 def goals(standings: Mapping[str, Mapping[str, Any]], work: Work) -> list[dict[str, Any]]:
     """Each with its name, figure, bound and whether it holds.
 
-    Speed: ours over the peer's, formed within each round, the median of the rounds; in the peers' precision it is told
-    and has no bound. Memory: ours over the peer's.
+    Speed: ours over the peer's, formed within each round, the median of the rounds; in the peers' precision, and
+    of plain DQN to plain DQN, it is told and has no bound. Memory: ours over the peer's.
     """
     found = []
     for name, peer in standings.items():
@@ -53,9 +53,11 @@ def goals(standings: Mapping[str, Mapping[str, Any]], work: Work) -> list[dict[s
         if at_least is None:
             continue
         found.append(_goal(f"env steps/s, ours / {name}", _ratio(ours, peer), at_least, None))
-        if SAME_PRECISION in standings:
-            ratio = _ratio(standings[SAME_PRECISION], peer)
-            found.append(_goal(f"env steps/s, {SAME_PRECISION} / {name}", ratio, None, None))
+        also = (SAME_PRECISION, PLAIN) if CONTESTANTS[name].is_plain else (SAME_PRECISION,)
+        for other in also:
+            if other in standings:
+                ratio = _ratio(standings[other], peer)
+                found.append(_goal(f"env steps/s, {other} / {name}", ratio, None, None))
         found.append(_goal(f"memory, ours / {name}", ours["peak_memory_bytes"] / peer["peak_memory_bytes"], None, 1.0))
     return found
 

@@ -5,6 +5,7 @@ contestant's process. Nothing but the standard library is imported here, for eve
 from __future__ import annotations
 
 import dataclasses
+import json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +57,34 @@ class Contestant:
     def is_ours(self) -> bool:
         return self.package == "atari-dqn"
 
+    @property
+    def is_plain(self) -> bool:
+        return not (self.prioritized or self.double or self.dueling)
+
 
 SAME_ALGORITHM, PLAIN_DQN = 2.5, 2.0
 """The goals against those that do the work of prioritized double DQN, and against those that do less."""
 
 HERE = "benchmarks.peers.contestants"
+
+
+def _ours(title: str, **settings: str | bool) -> Contestant:
+    """With these of the trainer's settings, which say what its algorithm has."""
+    return Contestant(
+        title,
+        "atari-dqn",
+        f"{HERE}.ours",
+        prioritized=settings.get("replay") != "uniform",
+        double=settings.get("double_q", True) is True,
+        dueling=settings.get("dueling", True) is True,
+        arguments=(json.dumps(settings),),
+    )
+
+
 CONTESTANTS = {
-    "ours": Contestant("atari_dqn", "atari-dqn", f"{HERE}.ours", True, True, True),
-    "ours-fp32": Contestant("atari_dqn fp32", "atari-dqn", f"{HERE}.ours", True, True, True, arguments=("fp32",)),
+    "ours": _ours("atari_dqn"),
+    "ours-fp32": _ours("atari_dqn fp32", precision="fp32"),
+    "ours-plain": _ours("atari_dqn", replay="uniform", double_q=False, dueling=False),
     "labml": Contestant("labml-nn", "labml-nn", f"{HERE}.labml", True, True, True, SAME_ALGORITHM),
     "pfrl": Contestant("PFRL", "pfrl", f"{HERE}.pfrl", True, True, False, SAME_ALGORITHM),
     "tianshou": Contestant("Tianshou", "tianshou", f"{HERE}.tianshou", True, True, False, SAME_ALGORITHM),

@@ -1,7 +1,8 @@
-"""Ours: the real loop of `atari_dqn.trainer`, one env in each of 8 workers, its default algorithm and network."""
+"""Ours: the real loop of `atari_dqn.trainer`, one env in each of 8 workers; its defaults but for the settings given."""
 
 from __future__ import annotations
 
+import json
 import sys
 
 import torch
@@ -14,7 +15,7 @@ from benchmarks.peers.turns import Turns
 
 
 def main() -> None:
-    precision = sys.argv[2] if len(sys.argv) > 2 else "auto"
+    settings = json.loads(sys.argv[2])
     with Turns("atari-dqn") as turns:
         work = turns.work
         torch.set_num_threads(work.torch_threads)
@@ -30,7 +31,7 @@ def main() -> None:
             learning_rate=work.learning_rate,
             seed=work.seed,
             device="cpu",
-            precision=precision,
+            **settings,
         )
         trainer = Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
         trainer.epsilon = Piecewise(((0, work.epsilon),))
