@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -230,13 +231,21 @@ def test_the_command_runs_what_is_not_finished_and_only_that(
 
 
 def test_what_is_claimed_in_seconds_is_run_alone(tmp_path: Path) -> None:
-    """First, and to the end of its evaluation, though two might go at once."""
-    runs, names = tmp_path / "runs", ("cartpole_lightning", "cartpole_replay")
-    places = ["--runs", str(runs), "--out", str(tmp_path / "out"), "--at-once", "2"]
+    """First, and each to the end of its evaluation, though three might go at once."""
+    runs, names = tmp_path / "runs", ("cartpole_lightning", "cartpole_replay", "cartpole_no_replay")
+    places = ["--runs", str(runs), "--out", str(tmp_path / "out"), "--at-once", "3"]
     assert main(["--only", *names, "--seeds", "3", *places], SHORT) == 0
-    other, alone = (runs / f"{name}-3" for name in names)
-    began = (other / "config.json").stat().st_mtime_ns
-    assert (alone / "evaluations.jsonl").stat().st_mtime_ns < began
+    other, *alone = (runs / f"{name}-3" for name in names)
+    for before, after in itertools.pairwise((*alone, other)):
+        began = (after / "config.json").stat().st_mtime_ns
+        assert (before / "evaluations.jsonl").stat().st_mtime_ns < began
+
+
+def test_a_log_that_cannot_be_written_fails_its_run(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "cartpole_replay-1.log").mkdir(parents=True)
+    places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    with pytest.raises(cli.CommandFailed, match=r"cartpole_replay with seed 1 cannot be run: .*Is a directory"):
+        main(["--only", "cartpole_replay", "--seeds", "1", *places], SHORT)
 
 
 def test_a_run_that_fails_is_named_with_its_log(tmp_path: Path) -> None:

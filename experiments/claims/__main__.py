@@ -118,11 +118,7 @@ def main(
         except OSError as error:
             raise ConfigError(f"{directory} cannot be written: {error.strerror}") from None
     wanted = [jobs[key] for key in dict.fromkeys(asked)]
-    failed = []
-    for timed, at_once in ((True, 1), (False, command.at_once or cores())):
-        group = [job for job in wanted if CLAIMS[job.name].is_timed == timed]
-        if group:
-            failed += Runs(group, flags).run(at_once)
+    failed = Runs(wanted, command.at_once or cores(), flags).run()
     outcomes = {
         name: [measure(job.run_dir, claim) for job in jobs.values() if job.name == name and finished(job.run_dir)]
         for name, claim in CLAIMS.items()
@@ -138,46 +134,70 @@ def main(
 
 
 class Runs:
-    """The jobs that are not finished, some at a time, in processes of their own."""
+    """The jobs that are not finished, in processes of their own: the timed ones one by one, then some at a time."""
 
-    def __init__(self, jobs: Sequence[Job], flags: Sequence[str]) -> None:
-        self._jobs = [job for job in jobs if not finished(job.run_dir)]
+    def __init__(self, jobs: Sequence[Job], at_once: int, flags: Sequence[str]) -> None:
+        unfinished = [job for job in jobs if not finished(job.run_dir)]
+        self._turns = [
+            (beside, [job for job in unfinished if CLAIMS[job.name].is_timed == timed])
+            for timed, beside in ((True, 1), (False, at_once))
+        ]
+        self._cost = {job: job.work / beside for beside, turn in self._turns for job in turn}
+        """in time of the whole"""
+        self._left = set(unfinished)
         self._flags = flags
         self._failed: list[str] = []
         self._alive: dict[Job, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
         self._stopped = False
 
-    def run(self, at_once: int) -> list[str]:
+    def run(self) -> list[str]:
         """Returns a line for each that failed. An interrupt stops those under way, with their state saved."""
         from atari_dqn.status import StatusLine
 
-        began, before = time.monotonic(), {job: job.share_done() for job in self._jobs}
-        pool = concurrent.futures.ThreadPoolExecutor(at_once)
-        with StatusLine(cli.console(), f"{len(self._jobs)} runs") as status, StopRequest() as stop:
+        began, before = time.monotonic(), {job: job.share_done() for job in self._cost}
+        pools = []
+        with StatusLine(cli.console(), f"{len(self._cost)} runs") as status, StopRequest() as stop:
             try:
-                waiting = {pool.submit(self._run_one, job): job for job in self._jobs}
-                while left := [job for future, job in waiting.items() if not future.done()]:
-                    shares = {job: job.share_done() if job in self._alive else before[job] for job in left}
-                    to_do = sum(job.work * (1 - share) for job, share in shares.items())
-                    done = sum(job.work * (shares.get(job, 1.0) - before[job]) for job in self._jobs)
-                    status.update(
-                        self._progress(len(left), (time.monotonic() - began) * to_do / done if done else None)
-                    )
-                    with stop.breaking():
-                        concurrent.futures.wait(waiting, LOOK_SECONDS, concurrent.futures.ALL_COMPLETED)
+                for beside, turn in self._turns:
+                    pools.append(pool := concurrent.futures.ThreadPoolExecutor(beside))
+                    waiting = [pool.submit(self._see_through, job) for job in turn]
+                    while not all(future.done() for future in waiting):
+                        status.update(self._progress(before, time.monotonic() - began))
+                        with stop.breaking():
+                            concurrent.futures.wait(waiting, LOOK_SECONDS)
             finally:
                 self._stop()
-                pool.shutdown(cancel_futures=True)
+                for pool in pools:
+                    pool.shutdown(cancel_futures=True)
         return self._failed
 
-    def _progress(self, left: int, seconds: float | None) -> str:
+    def _progress(self, before: dict[Job, float], seconds: float) -> str:
+        """After `seconds`; `before` has the shares that were done then."""
         from atari_dqn.monitor import duration
 
-        eta = "..." if seconds is None else duration(seconds)
-        return f"{len(self._jobs) - left} of {len(self._jobs)} runs finished, {len(self._failed)} failed  ETA {eta}"
+        with self._lock:
+            left, alive = list(self._left), set(self._alive)
+        shares = {job: job.share_done() if job in alive else before[job] for job in left}
+        to_do = sum(self._cost[job] * (1 - share) for job, share in shares.items())
+        done = sum(cost * (shares.get(job, 1.0) - before[job]) for job, cost in self._cost.items())
+        eta = duration(seconds * to_do / done) if done else "..."
+        total = len(self._cost)
+        return f"{total - len(left)} of {total} runs finished, {len(self._failed)} failed  ETA {eta}"
 
-    def _run_one(self, job: Job) -> None:
+    def _see_through(self, job: Job) -> None:
+        reason = None
+        try:
+            reason = self._run_one(job)
+        except OSError as error:
+            reason = f"cannot be run: {error}"
+        with self._lock:
+            self._left.discard(job)
+            if reason and not self._stopped:
+                self._failed.append(f"{job.name} with seed {job.seed} {reason}")
+
+    def _run_one(self, job: Job) -> str | None:
+        """Why it failed; None when it did not, or was stopped."""
         train = [f"experiments.{job.name}", "--seed", str(job.seed), "--run-dir", str(job.run_dir), *self._flags]
         # Evaluations beside each other crawl with a thread for each core.
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -186,7 +206,7 @@ class Runs:
         for arguments in ([*train, "--torch-threads", "1"], ["atari_dqn.evaluate", str(job.run_dir), *games]):
             with self._lock, log.open("ab") as output:
                 if self._stopped:
-                    return
+                    return None
                 # In a session of its own: a terminal's Ctrl-C would reach it too, and two of them end it at once.
                 process = subprocess.Popen(
                     [sys.executable, "-m", *arguments],
@@ -201,9 +221,8 @@ class Runs:
             with self._lock:
                 del self._alive[job]
             if code:
-                if not self._stopped:
-                    self._failed.append(f"{job.name} with seed {job.seed} ended with exit code {code}: see {log}")
-                return
+                return f"ended with exit code {code}: see {log}"
+        return None
 
     def _stop(self) -> None:
         with self._lock:
