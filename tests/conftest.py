@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+
+hypothesis.settings.register_profile("any_machine", deadline=None)  # no test judges speed
+hypothesis.settings.load_profile("any_machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

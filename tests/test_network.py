@@ -49,7 +49,7 @@ def test_equals_the_plain_network() -> None:
     assert sum(p.numel() for p in network.parameters()) == sum(p.numel() for p in plain.parameters())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     height=st.integers(36, 70),
     width=st.integers(36, 70),

@@ -75,7 +75,7 @@ class NaiveReplay:
         return found
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     num_envs=st.integers(1, 3),
     stack=st.integers(1, 5),

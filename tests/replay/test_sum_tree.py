@@ -71,7 +71,7 @@ def test_find_is_exact_where_the_sums_are(size: int) -> None:
         np.testing.assert_array_equal(found, np.searchsorted(prefix, mass, side="right"))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data(), exponent=st.integers(0, 8))
 def test_a_leaf_of_priority_zero_is_never_found(data: st.DataObject, exponent: int) -> None:
     """At 0, at the total and on each side of every boundary between leaves, at scales that differ by 10^24."""
