@@ -95,8 +95,9 @@ class Recorder:
         self._clean_up()  # what a killed training left
 
     @property
-    def busy(self) -> bool:
-        return self._order is not None
+    def env_step(self) -> int | None:
+        """Of the clip that is being made; None while there is none."""
+        return None if self._order is None else self._order.env_step
 
     def begin(self, env_step: int, network: torch.nn.Module) -> str:
         """Let a clip of `network` as it is now be made. Returns why it cannot be, or nothing."""
@@ -105,7 +106,9 @@ class Recorder:
         weights = self._directory / f".{env_step}-clip.weights"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            torch.save({name: tensor.cpu() for name, tensor in network.state_dict().items()}, weights)
+            saved = io.BytesIO()  # on a full disk torch.save does not say that it is full
+            torch.save({name: tensor.cpu() for name, tensor in network.state_dict().items()}, saved)
+            weights.write_bytes(saved.getbuffer())
             file = self._directory / f"{env_step}-clip.mp4"
             order = Order(file, weights, self._config, self._spec, env_step, SECONDS, self._seed)
             self._answer, theirs = multiprocessing.Pipe(duplex=False)
@@ -114,7 +117,7 @@ class Recorder:
             )
             with theirs, quiet_spawn():
                 self._process.start()
-        except (OSError, RuntimeError) as error:  # torch's own word for a full disk is a RuntimeError
+        except (OSError, RuntimeError) as error:
             self._clean_up()
             return _reason(error)
         self._order, self._give_up = order, time.monotonic() + DEADLINE
@@ -233,4 +236,6 @@ def _encode(pictures: list[Picture], seconds: float) -> bytes:
 
 def _reason(error: Exception) -> str:
     """One line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -169,9 +169,14 @@ class LiveValues:
         return overruled
 
     def _says_of(self, live: LiveSetting) -> Any:
-        """What the config says of a setting, JSON-ready; of epsilon only that there is a ladder, if there is one."""
+        """What the config says of a setting, JSON-ready: of a scheduled one all that its schedule is made of; of
+        epsilon only that there is a ladder, if there is one."""
         flat = self._config.to_dict()
-        return "ladder" if live.name == "epsilon" and flat["epsilon_ladder"] else flat[live.field]
+        if live.name == "epsilon" and flat["epsilon_ladder"]:
+            return "ladder"
+        if live.scheduled:
+            return {name: value for name, value in flat.items() if name.startswith(f"{live.name}_")}
+        return flat[live.field]
 
 
 def from_page(name: str, value: Any) -> Request:

@@ -16,6 +16,7 @@ from atari_dqn import cli
 from atari_dqn.config import ConfigError, Setting, help_from_settings, settings
 from atari_dqn.game import play
 from atari_dqn.scores import with_human
+from atari_dqn.signals import StopRequest
 from atari_dqn.source import playable_source
 
 if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds
@@ -36,7 +37,7 @@ class PlayCommand:
 
     Writes RUN/videos/<env step>-<protocol>-seed<seed>.mp4: every picture of the game, also those the network does not
     see, in colour and at its natural speed (Atari: 60 a second), and beside it what the network makes of it. Ctrl-C
-    ends the video early and keeps it.
+    ends the video early and keeps it; so does SIGTERM.
     """
 
     run: Annotated[
@@ -200,7 +201,13 @@ def _film(
     file, ending, score, env_steps = command.run / "videos" / name, "game over", 0.0, 0
     began = time.monotonic()
     try:
-        with contextlib.closing(env), VideoFile(file, env.fps) as video, StatusLine(console, "filming") as status:
+        with (
+            StopRequest() as stop,
+            contextlib.closing(env),
+            VideoFile(file, env.fps) as video,
+            StatusLine(console, "filming") as status,
+            stop.breaking(),
+        ):
             screens.append(video)
             if command.window:
                 window = Window(policy.spec.env_id, env.fps)

@@ -305,17 +305,17 @@ class Training:
 
     def _show_clip(self, seconds: float = 0.0) -> None:
         """Say and keep what has become of the clip that is being made, if by now, or within `seconds`, it is known."""
-        made = self._recorder.poll(seconds)
+        env_step, made = self._recorder.env_step, self._recorder.poll(seconds)
         if isinstance(made, Clip):
             self.monitor.keep_clip(made)
             self.monitor.say(f"clip at env step {made.env_step:,}: {made}")
         elif made is not None:
-            self.monitor.say(f"no clip: {made}")
+            self.monitor.say(f"no clip at env step {env_step:,}: {made}")
 
     def _await_clip(self) -> None:
         """At the end of a run; a stop gives it up."""
         self._recorder.hurry()
-        while self._recorder.busy and not self.should_stop():
+        while self._recorder.env_step is not None and not self.should_stop():
             self.monitor.tick(self.trainer.env_steps, f"finishing the clip, for {LAST_DEADLINE:g} s at most")
             self._show_clip(seconds=0.25)
 

@@ -161,12 +161,12 @@ def test_the_network_filmed_is_the_one_of_that_moment_and_one_clip_is_made_at_a_
         parameter.data.neg_()  # as training on changes it
     torch.save(network.state_dict(), tmp_path / "weights")
     later = clips._make(Order(tmp_path / "x.mp4", tmp_path / "weights", of._config, of._spec, 300, 1, of._seed))
-    if of.busy:
+    if of.env_step is not None:
         assert of.begin(400, network) == "that of 300 is still being made"
     clip = made(of)
     assert isinstance(clip, Clip)
     assert clip.gif == there.gif != later.gif
-    assert not of.busy
+    assert of.env_step is None
     assert [path.name for path in (tmp_path / "videos").iterdir()] == ["300-clip.mp4"], "nothing else is left"
 
 
@@ -194,7 +194,7 @@ def test_whatever_goes_wrong_with_a_clip_is_a_line(
     assert isinstance(answer, str)
     assert answer.startswith(reason)
     assert "\n" not in answer
-    assert not of.busy
+    assert of.env_step is None
     assert not [path for path in (tmp_path / "videos").iterdir() if path.name.startswith(".")]
 
 
@@ -206,7 +206,16 @@ def test_a_training_goes_on_where_no_clip_can_be_written_at_the_interval_asked_f
     assert done
     lines = [line for line in told.splitlines() if line.startswith("no clip at env step")]
     assert len(lines) == 2
-    assert all("FileExistsError" in line for line in lines)
+    assert all(line.endswith(f"File exists: {tmp_path / 'videos'}") for line in lines)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_said_to_be_full(tmp_path: Path) -> None:
+    of, network = recorder(tmp_path, "CartPole-v1")
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / ".300-clip.weights").symlink_to("/dev/full")
+    assert of.begin(300, network) == "No space left on device"
+    assert list((tmp_path / "videos").iterdir()) == []
 
 
 def test_a_stop_gives_up_the_clip_that_is_being_made(tmp_path: Path) -> None:
@@ -227,7 +236,7 @@ def test_the_end_of_a_run_does_not_wait_for_good_when_a_clip_hangs_and_is_hurrie
     began = time.monotonic()
     done, told = trained(make_trainer(**settings), tmp_path)
     assert done
-    assert "no clip: it takes too long" in told
+    assert "no clip at env step 96: it takes too long" in told
     assert time.monotonic() - began < clips.DEADLINE / 10
 
 

@@ -163,6 +163,24 @@ def test_a_ladder_of_epsilons_asked_for_at_a_resume_overrules_a_number_asked_for
         assert overruled == [Request("epsilon", SCHEDULE, "command line")]
 
 
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("epsilon", {"epsilon_decay": 6_000.0}),
+        ("epsilon", {"epsilon_at": (0.0, 0.2)}),
+        ("epsilon", {"epsilon_values": (1.0, 0.2)}),
+        ("beta", {"beta_at": (0.0, 0.5)}),
+    ],
+)
+def test_any_part_of_a_schedule_given_at_a_resume_overrules_a_number(name: str, changed: dict[str, Any]) -> None:
+    config = CONFIG.replace(epsilon_values=(1.0, 0.05), epsilon_at=(0.0, 0.1), epsilon_decay=3_000.0)
+    live = values(config)
+    live.decide(Request(name, 0.3, "tune"), 8, 0)
+    stored = json.loads(json.dumps(live.state()))
+    assert values(config.replace(total_env_steps=2 * config.run.total_env_steps)).load(stored) == []
+    assert values(config.replace(**changed)).load(stored) == [Request(name, SCHEDULE, "command line")]
+
+
 def test_the_inbox_hands_over_what_was_asked_in_order_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [new_request("learning_rate", value) for value in (1e-4, 2e-4, -1)]
     Inbox(tmp_path).put(new_request("epsilon", 0.5))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import av
@@ -40,6 +44,26 @@ def test_play_films_cartpole(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", "CartPole-v1")
     assert play.main([str(run_dir)]) == 0
     assert frames_of(run_dir / "videos" / "5000-nature-seed0.mp4") > 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_film_that_is_stopped_is_kept_as_far_as_it_is(number: signal.Signals, tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "ALE/Pong-v5")
+    command = [sys.executable, "-m", "atari_dqn.play", str(run_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as films:
+        partial = run_dir / "videos" / ".5000-nature-seed0.mp4.partial"
+        deadline = time.monotonic() + 120
+        while not (partial.exists() and partial.stat().st_size):
+            assert films.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        films.send_signal(number)
+        said, _ = films.communicate(timeout=60)
+    assert films.returncode == cli.INTERRUPTED
+    assert said.splitlines()[-2].startswith("interrupted: score ")
+    (file,) = (run_dir / "videos").iterdir()
+    assert file.name == "5000-nature-seed0.mp4"
+    assert frames_of(file) > 8
 
 
 def test_one_thread_looks_at_one_observation(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ class Runs:
             (beside, [job for job in unfinished if CLAIMS[job.name].is_timed == timed])
             for timed, beside in ((True, 1), (False, at_once))
         ]
-        self._cost = {job: job.work / beside for beside, turn in self._turns for job in turn}
+        self._cost = {job: job.work / min(beside, len(turn), cores()) for beside, turn in self._turns for job in turn}
         """in time of the whole"""
         self._left = set(unfinished)
         self._flags = flags
@@ -160,6 +160,7 @@ class Runs:
         with StatusLine(cli.console(), f"{len(self._cost)} runs") as status, StopRequest() as stop:
             try:
                 for beside, turn in self._turns:
+                    stop.check()
                     pools.append(pool := concurrent.futures.ThreadPoolExecutor(beside))
                     waiting = [pool.submit(self._see_through, job) for job in turn]
                     while not all(future.done() for future in waiting):
@@ -183,13 +184,13 @@ class Runs:
         done = sum(cost * (shares.get(job, 1.0) - before[job]) for job, cost in self._cost.items())
         eta = duration(seconds * to_do / done) if done else "..."
         total = len(self._cost)
-        return f"{total - len(left)} of {total} runs finished, {len(self._failed)} failed  ETA {eta}"
+        return f"{total - len(left)} of {total} runs ended, {len(self._failed)} failed  ETA {eta}"
 
     def _see_through(self, job: Job) -> None:
         reason = None
         try:
             reason = self._run_one(job)
-        except OSError as error:
+        except Exception as error:  # which nobody would read in a thread
             reason = f"cannot be run: {error}"
         with self._lock:
             self._left.discard(job)
