@@ -21,6 +21,12 @@ def _stubs_can_be_imported() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _same_weights_whatever_ran_before() -> None:
+    """Of networks that are made here and now; a training draws its own from its seed."""
+    torch.manual_seed(1)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Small tensors are quicker on one; and a busy machine's second core may not be there."""
