@@ -117,7 +117,7 @@ class Recorder:
             )
             with theirs, quiet_spawn():
                 self._process.start()
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:  # the latter of a GPU that cannot hand its weights over
             self._clean_up()
             return _reason(error)
         self._order, self._give_up = order, time.monotonic() + DEADLINE

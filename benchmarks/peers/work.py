@@ -75,8 +75,8 @@ def _ours(title: str, **settings: str | bool) -> Contestant:
         "atari-dqn",
         f"{HERE}.ours",
         prioritized=settings.get("replay") != "uniform",
-        double=settings.get("double_q", True) is True,
-        dueling=settings.get("dueling", True) is True,
+        double=settings.get("double_q") is not False,
+        dueling=settings.get("dueling") is not False,
         arguments=(json.dumps(settings),),
     )
 
