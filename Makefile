@@ -11,7 +11,7 @@ train: $(VENV)/installed
 	$(RUN) -m atari_dqn.train $(ARGS)
 
 test: lint
-	$(RUN) -m pytest -m "not slow" $(ARGS)
+	$(RUN) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

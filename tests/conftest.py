@@ -22,15 +22,9 @@ def _stubs_can_be_imported() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _same_weights_whatever_ran_before() -> None:
-    """Of networks that are made here and now; a training draws its own from its seed."""
+def _the_same_whatever_ran_before() -> None:
+    """Weights of networks that are made here and now (a training draws its own from its seed), and threads: small
+    tensors are quicker on one, and other tests have the other cores.
+    """
     torch.manual_seed(1)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small tensors are quicker on one; and a busy machine's second core may not be there."""
-    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

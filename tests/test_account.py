@@ -28,7 +28,7 @@ from tests.test_bench import make_trainer
 
 
 @pytest.fixture
-def trainer(one_thread: None) -> Iterator[Trainer]:
+def trainer() -> Iterator[Trainer]:
     """One that learns already."""
     trainer = make_trainer(2, 2)
     try:

@@ -100,7 +100,6 @@ def make_trainer(num_workers: int, envs_per_worker: int) -> Trainer:
     return Trainer(config, env_spec("CartPole-v1", PROTOCOLS["nature"], 4))
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_turns_count_what_the_loop_counts_and_leave_it_its_own_count() -> None:
     trainer = make_trainer(1, 4)
     ticks: list[int] = []

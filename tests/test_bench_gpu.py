@@ -29,8 +29,6 @@ TINY = dataclasses.replace(
     loop_rounds=1,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
 def test_without_a_gpu_one_line_says_so() -> None:

@@ -37,8 +37,6 @@ from tests.test_train_command import TRAIN
 from tests.test_train_command import run as run_command
 from tests.test_trainer import make_trainer, weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Harmful(Numbered):
     """It draws itself; after 20 steps it does what its name says."""

@@ -27,8 +27,6 @@ from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.replay.uniform import UniformReplay
 from benchmarks.plain_learner import Spec
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALL = Spec(frame_shape=(36, 36))
 NUM_ENVS, BATCH = 4, 8
 

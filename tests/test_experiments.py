@@ -218,7 +218,7 @@ def flags(changes: dict[str, Any]) -> list[str]:
     [pytest.param(name, marks=pytest.mark.slow) if name in ATARI_NAMES else name for name in EXPERIMENTS],
 )
 def test_each_one_starts_and_learns_with_any_setting_overridden(
-    name: str, tmp_path: Path, one_thread: None, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     default: TrainConfig = EXPERIMENTS[name].CONFIG
     changes = ATARI if name in ATARI_NAMES else SHORT

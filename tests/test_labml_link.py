@@ -28,7 +28,7 @@ from tests.labml_stand_in import DEADLINE, StandIn
 REPOSITORY = Path(__file__).parent.parent
 MOST_MEMORY = 250 * 2**20
 """Bytes that the side process may take at most: labml and numpy need some 60 MB, a swallowed reply would add 1 GB."""
-EXIT = 5.0 + 1.0
+EXIT = 5.0 + 5.0
 """Seconds that `close` may take: what was promised, and a margin for a busy machine."""
 
 

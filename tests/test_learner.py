@@ -17,8 +17,6 @@ from atari_dqn.network import Pixels, Precision, QNetwork, in_precision, make_ne
 from atari_dqn.replay.base import Batch
 from benchmarks.plain_learner import FixedReplay, PlainLearner, PlainNet, Spec, random_batch
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CPU = torch.device("cpu")
 BREAKOUT = Spec()
 SMALL = Spec(frame_shape=(36, 36))

@@ -199,10 +199,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
-    threads = torch.get_num_threads()
     yield tmp_path
     torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def test_the_readmes_first_minutes_are_as_it_says(place: Path) -> None:

@@ -23,8 +23,6 @@ from atari_dqn.trainer import Trainer
 from tests.run_dirs import make_run
 from tests.test_trainer import started
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def saved(run_dir: Path, trainer: Trainer) -> Path:
     """A run directory of `trainer` as it is now."""

@@ -26,7 +26,6 @@ SHORT = {
 }
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_human_normalised_scores_stand_wherever_a_score_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,8 +27,6 @@ from atari_dqn.network import in_precision
 from atari_dqn.trainer import Trainer
 from atari_dqn.training import Training
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CARTPOLE: dict[str, Any] = {
     "env_id": "CartPole-v1",
     "num_workers": 2,

@@ -24,8 +24,6 @@ from atari_dqn.trainer import Trainer
 from atari_dqn.training import Training
 from tests.test_trainer import make_trainer, started, weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def ask(trainer: Trainer, name: str, value: Any) -> None:
     assert trainer.edit(Request(name, value, "test")).taken

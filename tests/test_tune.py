@@ -38,6 +38,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     while not (run_dir / "metrics.jsonl").exists() or not rows(run_dir):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
+        time.sleep(0.01)
     yield run_dir
     process.terminate()
     process.communicate()
@@ -51,6 +52,7 @@ def next_row(run_dir: Path, after: Edit) -> dict[str, float]:
             if row["env_step"] > after.env_step:
                 found: dict[str, float] = row
                 return found
+        time.sleep(0.01)
     pytest.fail("no row came")
 
 
@@ -172,6 +174,7 @@ def test_an_edit_given_up_with_ctrl_c_is_withdrawn(tmp_path: Path) -> None:
         deadline = time.monotonic() + 60
         while not list((tmp_path / INBOX).glob("*.json")):
             assert time.monotonic() < deadline
+            time.sleep(0.01)
         asking.send_signal(signal.SIGINT)
         assert asking.wait() == INTERRUPTED
     assert not any((tmp_path / INBOX).iterdir())
@@ -201,6 +204,7 @@ def test_what_is_asked_while_a_run_starts_up_again_is_answered(tmp_path: Path, m
     try:
         while not is_training(tmp_path / "run"):
             assert again.poll() is None
+            time.sleep(0.01)
         assert tune.main([str(tmp_path / "run"), "beta=0.5"]) == 0
     finally:
         again.terminate()

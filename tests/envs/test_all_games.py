@@ -91,13 +91,11 @@ def test_every_rom_is_a_game_here_by_its_bare_name_but_those_for_several_players
             resolve_env_id(rom)
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_a_dozen_games_train_under_one_protocol_or_the_other() -> None:
     assert faults(zip(A_DOZEN, itertools.cycle(PROTOCOLS), strict=False)) == {}
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("group", range(8))
 def test_every_game_trains_under_both_protocols(group: int) -> None:
     assert faults(itertools.product(GAMES[group::8], PROTOCOLS)) == {}

@@ -55,13 +55,13 @@ def failing(pool: WorkerPool, *, message: str) -> Iterator[None]:
         ("raise", r"worker 1 \(envs 2 to 3 of tests.stubs:Fragile-v0\) failed:\n(.*\n)*.*stubs.py(.*\n)*.*stub broke"),
         ("exit", r"worker 1 \(envs 2 to 3 .*\) failed:\n(.*\n)*SystemExit: the stub left"),
         ("crash", r"worker 1 \(envs 2 to 3 .*\) exited with code 7"),
-        ("hang", r"worker 1 \(envs 2 to 3 .*\) has not answered for 0.5 s(.*\n)*.*stubs.py.* in _sleep_for_good"),
-        ("spin", r"worker 1 \(envs 2 to 3 .*\) has not answered for 0.5 s(.*\n)*.*stubs.py.* in step"),
+        ("hang", r"worker 1 \(envs 2 to 3 .*\) has not answered for 1.5 s(.*\n)*.*stubs.py.* in _sleep_for_good"),
+        ("spin", r"worker 1 \(envs 2 to 3 .*\) has not answered for 1.5 s(.*\n)*.*stubs.py.* in step"),
     ],
     ids=["raise", "exit", "crash", "hang", "spin"],
 )
 def test_an_env_that_fails_is_named_with_its_stack(fault: str, message: str) -> None:
-    pool = pool_of(FRAGILE, deadline=0.5)
+    pool = pool_of(FRAGILE, deadline=1.5)
     with failing(pool, message=message):
         pool.reset()
         pool.send(np.zeros(4, np.int64))
@@ -99,8 +99,8 @@ def test_a_killed_worker_is_named(busy: bool) -> None:
 
 
 def test_a_stopped_worker_is_named_and_ended() -> None:
-    pool = pool_of(FRAGILE, deadline=0.2)
-    with failing(pool, message=r"worker 0 \(envs 0 to 1 .*not answered for 0.2 s and hangs; it answers no signal"):
+    pool = pool_of(FRAGILE, deadline=1.5)
+    with failing(pool, message=r"worker 0 \(envs 0 to 1 .*not answered for 1.5 s and hangs; it answers no signal"):
         pool.reset()
         os.kill(pid_of("env-worker-0"), signal.SIGSTOP)
         pool.send(np.zeros(4, np.int64))

@@ -34,8 +34,6 @@ from tests.faults import saver
 from tests.test_train_command import SHORT, rows
 from tests.test_trainer import make_trainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @contextlib.contextmanager
 def largest_file(most_bytes: int) -> Iterator[None]:

@@ -35,8 +35,6 @@ from atari_dqn.training import Training
 from tests.stubs import Fragile
 from tests.test_train_command import SHORT, run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALL: dict[str, Any] = {
     "env_id": "ALE/Breakout-v5",
     "protocol": "machado",  # sticky actions

@@ -31,8 +31,6 @@ from tests.test_cuda_graph import Feeder, bits, make_learner, make_replay
 from tests.test_train_command import TRAIN, rows
 from tests.test_trainer import make_trainer, started
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # ---------------------------------------------------------------------- one update
 
 

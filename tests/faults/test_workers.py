@@ -20,8 +20,6 @@ from atari_dqn.envs.worker_process import SOUND_TICKS
 from atari_dqn.trainer import Trainer
 from tests.stubs import Fragile
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NATURE = PROTOCOLS["nature"]
 
 
@@ -127,7 +125,7 @@ def test_a_life_that_ended_unseen_pays_no_score() -> None:
 
 
 def test_a_stopped_worker_is_replaced_after_its_deadline() -> None:
-    trainer = trainer_of("tests.stubs:Lives-v0", worker_deadline=0.5)
+    trainer = trainer_of("tests.stubs:Lives-v0", worker_deadline=1.5)
     try:
         trainer.start()
         for _ in range(30):
@@ -136,7 +134,7 @@ def test_a_stopped_worker_is_replaced_after_its_deadline() -> None:
         assert trainer.workers is not None
         (trouble,) = trainer.workers.troubles
         assert trouble.startswith(
-            "worker 2 (envs 4 to 5 of tests.stubs:Lives-v0) has not answered for 0.5 s and hangs;"
+            "worker 2 (envs 4 to 5 of tests.stubs:Lives-v0) has not answered for 1.5 s and hangs;"
         )
         for _ in range(30):
             iterate(trainer)
@@ -159,7 +157,7 @@ def test_a_stopped_worker_is_replaced_after_its_deadline() -> None:
     ],
 )
 def test_a_fault_that_comes_once_costs_its_worker_alone(fault: str, words: list[str]) -> None:
-    with pool_of("Fragile-v0", deadline=0.5) as pool:
+    with pool_of("Fragile-v0", deadline=1.5) as pool:
         pool.reset()
         nothing = np.zeros(4, np.int64)
         for _ in range(3):
@@ -185,7 +183,7 @@ def test_a_fault_that_comes_once_costs_its_worker_alone(fault: str, words: list[
 )
 def test_a_fault_that_comes_always_ends_the_pool_with_its_first_cause(env_id: str, cause: str) -> None:
     """Each life lasts 20 steps; two restarts, so the third failure in a row is one too many."""
-    with pool_of(env_id, restarts=2, deadline=0.3) as pool:
+    with pool_of(env_id, restarts=2, deadline=1.5) as pool:
         pool.reset()
         ticks = 0
 
@@ -247,7 +245,7 @@ def test_a_death_is_seen_at_once_though_an_envs_own_forked_process_holds_the_pip
 
 
 def test_a_stack_that_was_told_too_late_is_not_taken_for_anothers() -> None:
-    with pool_of("Fragile-v0", deadline=0.3) as pool:
+    with pool_of("Fragile-v0", deadline=1.5) as pool:
         pool.reset()
         os.write(pool._stacks.told_by.fileno(), b"a former worker's stack")
         pool.send(np.array([0, 0, Fragile.FAULTS.index("hang"), 0]))

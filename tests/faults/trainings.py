@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -76,8 +77,8 @@ class Harmed:
         code = self.process.wait(seconds)
         _, alive = psutil.wait_procs(self._family.values(), timeout=helpers)
         assert not alive
-        family = [self.process.pid, *self._family]
-        assert not [name for name in os.listdir("/dev/shm") if any(str(pid) in name for pid in family)]
+        family = {str(pid) for pid in (self.process.pid, *self._family)}
+        assert not [name for name in os.listdir("/dev/shm") if family.intersection(re.findall(r"\d+", name))]
         return code
 
 
