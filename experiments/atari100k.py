@@ -10,8 +10,8 @@ Left out: DrQ's random shifts of the image, which this package does not have.
 
 Expected: less than DrQ(eps)'s figures for that. Published, as human-normalised median (mean) of the 26 games: DER 0.19
 (0.35), DrQ(eps) 0.31 (0.46), SPR 0.40 (0.62), all in the notebook of Agarwal et al. 2021 (google-research/rliable); for
-Breakout, where random play has 1.7 and a human 30.5: SimPLe 16.4 (Kaiser et al. 2020), DER 1.9 (van Hasselt et al. 2019).
-Measured: not yet run.
+Breakout, where random play has 1.7 and a human 30.5: SimPLe 16.4 (Kaiser et al. 2020), DER 1.9 (van Hasselt et al.
+2019). Measured: not yet run.
 
     python -m experiments.atari100k --env-id pong
 """
