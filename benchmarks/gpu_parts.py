@@ -9,6 +9,7 @@ import dataclasses
 import gc
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -52,6 +53,15 @@ class Plan:
     loop_rounds: int = 3
 
 
+def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `work` found, or the `error` it failed with, which is a result too, and costs none of the others."""
+    try:
+        return work()
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"[:1_000]}
+
+
 # ---------------------------------------------------------------------- updates
 
 
@@ -66,12 +76,10 @@ def updates(plan: Plan, device: torch.device, tell: Callable[[str], None]) -> li
     found = []
     for head in plan.heads:
         for batch_size in plan.batch_sizes:
-            figures = {"head": head, "batch_size": batch_size, **one_update(plan, device, replay, head, batch_size)}
-            tell(
-                f"{head}, batch {batch_size}: {figures['eager']:,.0f} updates/s eager,"
-                f" {figures['captured']:,.0f} captured"
-            )
-            found.append(figures)
+            figures = attempt(lambda head=head, size=batch_size: one_update(plan, device, replay, head, size))  # type: ignore[misc]
+            rates = "{eager:,.0f} updates/s eager, {captured:,.0f} captured"
+            tell(f"{head}, batch {batch_size}: {figures.get('error') or rates.format_map(figures)}")
+            found.append({"head": head, "batch_size": batch_size} | figures)
             gc.collect()  # graphs, and the memory they hold
     return found
 
@@ -99,6 +107,8 @@ def one_update(
     plan: Plan, device: torch.device, replay: PrioritizedReplay, head: Any, batch_size: int
 ) -> dict[str, Any]:
     """Each is fed from the same replay."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     config = LearnerConfig(batch_size=batch_size)
     precision = resolve_precision("auto", device, deterministic=False)
 
@@ -129,6 +139,7 @@ def one_update(
     mass = torch.rand(batch_size, dtype=torch.float64, device=device) * replay.tree.total
     alone = learner(Learner, FixedReplay([batch]))
     alone.gradient_step()
+    alone.learning_rate.fill_(0)  # as much work; thousands of steps along one gradient would end in infinity
     pieces = {
         "draw": recorded(lambda: replay.tree.find(mass)),
         "sample": recorded(lambda: replay.sample(batch_size)),
@@ -201,16 +212,17 @@ def compiled(plan: Plan, device: torch.device, backend: str = "inductor") -> lis
         ]  # fmt: skip
         for owner, method in parts:
             setattr(owner, method, torch.compile(getattr(owner, method), backend=backend, dynamic=False))
-        start = time.monotonic()
-        try:
+
+        def measure(learner: Learner = learner) -> dict[str, Any]:
+            start = time.monotonic()
             for _ in range(6):
                 learner.update()
             took = time.monotonic() - start
             rate = by_turns({"": learner.update}, plan.turn, plan.rounds, device)[""]
-            found.append({"batch_size": batch_size, "updates_per_second": rate, "compiling_seconds": took})
-        except Exception as error:
-            found.append({"batch_size": batch_size, "error": f"{type(error).__name__}: {error}"[:1_000]})
-        del replay, learner, parts
+            return {"updates_per_second": rate, "compiling_seconds": took}
+
+        found.append({"batch_size": batch_size} | attempt(measure))
+        del replay, learner, parts, measure
         gc.collect()
     return found
 
@@ -220,14 +232,14 @@ def fanouts(plan: Plan, device: torch.device) -> list[dict[str, Any]]:
     found, before = [], dict(sum_tree.FANOUT)
     leaves = torch.randint(plan.capacity, (256,), device=device)
     values = torch.rand(256, dtype=torch.float64, device=device)
-    for fanout in plan.fanouts:
-        sum_tree.FANOUT.update(dict.fromkeys(before, fanout))
+
+    def measure() -> dict[str, Any]:
         tree = SumTree(plan.capacity, device)
         tree.load(torch.rand(plan.capacity, dtype=torch.float64, device=device))
         mass = values * tree.total
         works: dict[str, Callable[[], object]] = {
-            "draw": lambda tree=tree, mass=mass: tree.find(mass),  # type: ignore[misc]
-            "write": lambda tree=tree: tree.write(leaves, values),  # type: ignore[misc]
+            "draw": lambda: tree.find(mass),
+            "write": lambda: tree.write(leaves, values),
         }
         if device.type == "cuda":
             works = {name: Captured(work, device) for name, work in works.items()}
@@ -235,7 +247,11 @@ def fanouts(plan: Plan, device: torch.device) -> list[dict[str, Any]]:
             for _ in range(6):
                 work()
         rates = by_turns(works, plan.turn / 2, 3, device)
-        found.append({"children": fanout} | {name: 1e6 / rate for name, rate in rates.items()})
+        return {name: 1e6 / rate for name, rate in rates.items()}
+
+    for fanout in plan.fanouts:
+        sum_tree.FANOUT.update(dict.fromkeys(before, fanout))
+        found.append({"children": fanout} | attempt(measure))
     sum_tree.FANOUT.update(before)
     return found
 
@@ -259,11 +275,9 @@ def loops(plan: Plan, device: torch.device, tell: Callable[[str], None]) -> list
         )
         name = f"{num_workers}x{envs_per_worker} envs, batch {batch_size}"
         tell(f"{name}: starting the workers, {plan.learning_starts:,} env steps of random play")
-        figures = one_loop(plan, config.validate())
-        tell(
-            f"{name}: {figures['loop']:,.0f} env steps/s, {figures['share_of_workers']:.0%} of the workers alone;"
-            f" {figures['reason']}"
-        )
+        figures = attempt(lambda config=config: one_loop(plan, config.validate()))  # type: ignore[misc]
+        rates = "{loop:,.0f} env steps/s, {share_of_workers:.0%} of the workers alone; {reason}"
+        tell(f"{name}: {figures.get('error') or rates.format_map(figures)}")
         found.append({"envs": config.num_envs, "batch_size": batch_size} | figures)
         gc.collect()
     return found
@@ -279,7 +293,7 @@ def one_loop(plan: Plan, config: TrainConfig) -> dict[str, Any]:
             turns["workers"].append(bench.workers_alone(plan.loop_turn))
             turns["learner"].append(bench.learner_alone(plan.turn))
             turns["loop"].append(bench.loop(plan.loop_turn))
-        busy = gpu_busy(bench, min(0.5, plan.turn), trainer.device)
+        busy = gpu_busy(bench, min(0.2, plan.turn), trainer.device)
         account = bench.account(plan.loop_turn).shares
     finally:
         trainer.close()

@@ -58,6 +58,37 @@ def test_every_part_measures_something_and_can_be_shown(
     assert len(told) == 4
 
 
+def test_what_fails_is_told_and_the_rest_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = gpu_parts.one_update
+
+    def one_update(*given: Any) -> dict[str, Any]:
+        if given[-1] == 4:
+            raise RuntimeError("no such kernel")
+        return whole(*given)
+
+    def one_loop(*given: Any) -> dict[str, Any]:
+        raise RuntimeError("no [memory] left")
+
+    monkeypatch.setattr(gpu_parts, "REPEATS", 1)
+    monkeypatch.setattr(gpu_parts, "one_update", one_update)
+    monkeypatch.setattr(gpu_parts, "one_loop", one_loop)
+    told: list[str] = []
+    updates = gpu_parts.updates(dataclasses.replace(TINY, batch_sizes=(4, 8)), CPU, told.append)
+    loops = gpu_parts.loops(TINY, CPU, told.append)
+    assert [each.get("error") for each in updates] == ["RuntimeError: no such kernel", None]
+    assert updates[1]["captured"] > 0
+    missed = [goal["goal"] for goal in gpu.goals(updates, loops) if not goal["holds"]]
+    assert {"shared, batch 4: measured", "loop of 4 envs, batch 8: measured"} <= set(missed)
+    gpu.show({"updates": updates, "loops": loops, "goals": gpu.goals(updates, loops)})
+    said, errors = capsys.readouterr()
+    for error in ("no such kernel", "no [memory] left"):
+        assert error in said
+        assert error in errors, "with its traceback"
+        assert any(error in line for line in told)
+
+
 def test_what_is_to_be_compiled_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (ring, sum_tree):
         monkeypatch.setattr(module, "library", lambda device: torch)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from atari_dqn.config import TrainConfig
 from atari_dqn.envs.make import PROTOCOLS, env_spec
@@ -43,7 +42,7 @@ def games(trainer: Trainer, episodes: int, seed: int) -> np.ndarray:
         num_workers=4,
         epsilon=0.0,
         seed=seed,
-        device=torch.device("cpu"),
+        device=trainer.device,
     )
     return result.returns
 
