@@ -61,8 +61,8 @@ def set_up_torch(config: TrainConfig) -> int:
 
     threads = config.run.torch_threads or cores()
     torch.set_num_threads(threads)
-    if config.run.deterministic or config.learner.precision == "fp32":
-        torch.backends.cudnn.allow_tf32 = False  # torch's default: a GPU's convolutions round fp32 to 10 bits
+    # By torch's default a GPU's convolutions round fp32 to TF32's 10 bits.
+    torch.backends.cudnn.allow_tf32 = not config.run.deterministic and config.learner.precision != "fp32"
     if config.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS may choose by what else is running
         # On a GPU some sums (the tree's cumsum) have no deterministic version; there torch warns instead of refusing.

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         jobs["loops"] = lambda: gpu_parts.loops(plan, device, tell)
     tell(f"{' and '.join(jobs)} on {torch.cuda.get_device_name()}; about {expected_seconds(plan, jobs):.0f} s in all")
     for name, job in jobs.items():
-        parts[name] = job()
+        try:
+            parts[name] = job()
+        except Exception as error:  # of what a part needs as a whole, such as a full replay
+            traceback.print_exc()
+            parts[name] = [{"error": f"{type(error).__name__}: {error}"[:1_000]}]
         report = {
             "system": describe_system() | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda},
             "plan": dataclasses.asdict(plan),
@@ -63,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         arguments.out.write_text(json.dumps(report, indent=2) + "\n")
     show(report)
-    complete = len(sound(parts.get("fanouts", []))) == len(parts.get("fanouts", []))
+    complete = all(len(sound(found)) == len(found) for found in parts.values())
     return 0 if complete and all(goal["holds"] for goal in report["goals"]) else 1
 
 
@@ -79,29 +84,20 @@ def expected_seconds(plan: Plan, jobs: Iterable[str]) -> float:
 
 
 def goals(updates: Sequence[dict[str, Any]], loops: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each with its figure, its bound, and whether it holds. A loop need only be fast enough in one of its shapes.
-
-    That a figure is there at all is a goal where it is not.
-    """
+    """Each with its figure, its bound, and whether it holds. A loop need only be fast enough in one of its shapes."""
     found: list[dict[str, Any]] = []
 
     def goal(name: str, figure: float, bound: float, at_least: bool = True) -> None:
         holds = figure >= bound if at_least else figure <= bound
         found.append({"goal": name, "figure": figure, "bound": bound, "at_least": at_least, "holds": holds})
 
-    for each in updates:
+    for each in sound(updates):
         times, rate = {32: (5.0, 3_000.0), 256: (2.0, 1_500.0)}.get(each["batch_size"], (None, None))
         name = f"{each['head']}, batch {each['batch_size']}"
-        if "error" in each:
-            goal(f"{name}: measured", 0, 1)
-            continue
         if times is not None and rate is not None:
             goal(f"{name}: captured / eager updates", each["captured"] / each["eager"], times)
             goal(f"{name}: captured updates/s", each["captured"], rate)
         goal(f"{name}: the tree's share of an update", each["tree_share"], 0.05, at_least=False)
-    for each in loops:
-        if "error" in each:
-            goal(f"loop of {each['envs']} envs, batch {each['batch_size']}: measured", 0, 1)
     if loops := sound(loops):
         best = max(loops, key=lambda each: each["loop"] / min(25_000.0, 0.9 * each["workers"]))
         name = f"loop of {best['envs']} envs, batch {best['batch_size']}: env steps/s"
@@ -139,7 +135,7 @@ def show(report: dict[str, Any]) -> None:
         rows = [[str(each["children"]), f"{each['draw']:.1f}", f"{each['write']:.1f}"] for each in fanouts]
         console.print(_table("the sum tree, 256 at a time", ["children", "draw, µs", "write, µs"], rows))
     for each in report.get("compiled", []):
-        console.print(f"compiled: {each}", highlight=False, soft_wrap=True)
+        console.print(f"compiled: {each}", highlight=False, soft_wrap=True, markup=False)
     if loops := sound(report.get("loops", [])):
         columns = ["envs", "batch", "workers alone", "learner alone", "loop", "of workers", "updates/s", "GPU idle"]
         rows = [

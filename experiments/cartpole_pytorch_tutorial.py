@@ -8,8 +8,8 @@ before the first update are random here. It treats the time limit as one should,
 
 Expected: an episode of 500 steps within 600 episodes. Measured: 17 of the seeds 1 to 20 have one by then, of the first
 five three (308, 356 and 466 episodes, the others 656 and 1,401). A plain loop of the same settings has it in 15 of 20
-(`python -m experiments.claims.plain_loop`): the claim is met so often, by whoever runs it. At the end the first five
-play 100 games of 500 out of 100.
+(`python -m experiments.claims.plain_loop`); see experiments/results/. At the end the first five play 100 games of 500
+out of 100.
 
     python -m experiments.cartpole_pytorch_tutorial
 """

@@ -3,7 +3,7 @@
 Settings: those of `breakout`, with a replay that fits anywhere (1.9 GB) and exploration that is over after a fifth of
 the run.
 
-Expected: the first won games after 300,000 to 400,000 env steps, a mean above 18 by 700,000 (a human has 14.6, random
+Expected: the first won games after 300,000 to 600,000 env steps, a mean above 18 by 700,000 (a human has 14.6, random
 play -20.7). Measured: the first won game at env step 335,602; 20.0 (95% interval 19.7 to 20.3, 30 games) at the end,
 after 84 minutes; see experiments/results/.
 

@@ -23,8 +23,10 @@ def _stubs_can_be_imported() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _the_same_whatever_ran_before() -> None:
-    """Weights of networks that are made here and now (a training draws its own from its seed), and threads: small
-    tensors are quicker on one, and other tests have the other cores.
+    """Weights of networks that are made here and now (a training draws its own from its seed); what a training in this
+    process may have left in torch; and threads: small tensors are quicker on one, and other tests have the other cores.
     """
     torch.manual_seed(1)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.allow_tf32 = True
     torch.set_num_threads(1)

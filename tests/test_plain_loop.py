@@ -38,7 +38,7 @@ def test_its_update_is_the_learners() -> None:
         for mine, theirs in zip(network.parameters(), learner.online.parameters(), strict=True):
             mine.data.copy_(theirs)
     begin = [weight.clone() for weight in online.parameters()]
-    optimizer = torch.optim.AdamW(online.parameters(), lr=settings.learning_rate, amsgrad=True)
+    optimizer = plain_loop.make_optimizer(online)
     rows = list(zip(obs, actions.tolist(), rewards.tolist(), next_obs, over.astype(bool).tolist(), strict=True))
     for _ in range(50):
         learner.update()

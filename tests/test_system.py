@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,21 +11,12 @@ from atari_dqn.config import TrainConfig
 from atari_dqn.system import set_up_torch
 
 
-@pytest.fixture
-def _as_torch_has_it() -> Iterator[None]:
-    """Settings of the whole process."""
-    before = torch.backends.cudnn.allow_tf32
-    yield
-    torch.backends.cudnn.allow_tf32 = before
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.usefixtures("_as_torch_has_it")
 @pytest.mark.parametrize(
     ("settings", "rounded"),
     [({}, True), ({"precision": "bf16"}, True), ({"precision": "fp32"}, False), ({"deterministic": True}, False)],
 )
 def test_where_fp32_is_asked_for_a_gpus_convolutions_do_not_round_it(settings: dict[str, Any], rounded: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = not rounded  # as a run before it in the same process may have left it
     assert set_up_torch(TrainConfig().replace(torch_threads=1, **settings)) == 1
     assert torch.backends.cudnn.allow_tf32 == rounded
     assert torch.are_deterministic_algorithms_enabled() == settings.get("deterministic", False)

@@ -29,6 +29,11 @@ def make_network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 2))
 
 
+def make_optimizer(online: nn.Module) -> torch.optim.Optimizer:
+    """The tutorial's."""
+    return torch.optim.AdamW(online.parameters(), lr=CONFIG.learner.learning_rate, amsgrad=True, fused=True)
+
+
 def first_whole_game(seed: int, games: int = GAMES, mark: float = MARK) -> tuple[int, int] | None:
     """The first game with a return of `mark` and the env steps made by its end; None: not within so many `games`."""
     learner, schedule = CONFIG.learner, CONFIG.exploration
@@ -37,7 +42,7 @@ def first_whole_game(seed: int, games: int = GAMES, mark: float = MARK) -> tuple
     env = gym.make("CartPole-v1")
     online, target = make_network(), make_network()
     target.load_state_dict(online.state_dict())
-    optimizer = torch.optim.AdamW(online.parameters(), lr=learner.learning_rate, amsgrad=True, fused=True)
+    optimizer = make_optimizer(online)
     replay: deque[tuple[np.ndarray, int, float, np.ndarray, bool]] = deque(maxlen=CONFIG.replay.replay_capacity)
     begin, end = schedule.epsilon_values
     env_steps = 0
