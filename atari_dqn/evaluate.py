@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.eva
                     policy.spec,
                     protocol,
                     episodes=command.episodes,
+                    num_envs=command.num_workers,
                     num_workers=command.num_workers,
                     epsilon=epsilon,
                     seed=command.seed,

@@ -125,28 +125,37 @@ def evaluate(
     protocol: Protocol,
     *,
     episodes: int,
-    num_workers: int,
+    num_envs: int,
     epsilon: float,
     seed: int,
     device: torch.device,
+    num_workers: int = 1,
     deadline: float = 60.0,
     on_progress: Callable[[Progress], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Play `episodes` whole games with `network` (on `device`), epsilon-greedily, one env in each of the workers.
+    """Play `episodes` whole games with `network` (on `device`), epsilon-greedily, in `num_envs` envs at a time.
 
-    The same arguments give the same games. `deadline` (seconds) and `on_wait` are the `WorkerPool`'s. `on_progress` is
-    called after every tick; what it raises ends the evaluation. Raises `WorkerError` when a worker fails.
+    The same arguments give the same games, however many workers (at most `num_workers`, as many envs in each) the envs
+    are in. `deadline` (seconds) and `on_wait` are the `WorkerPool`'s. `on_progress` is called after every tick; what it
+    raises ends the evaluation. Raises `WorkerError` when a worker fails.
     """
     started = time.monotonic()
-    num_envs = min(num_workers, episodes)
+    num_envs = min(num_envs, episodes)
+    processes = max(n for n in range(1, min(num_workers, num_envs) + 1) if num_envs % n == 0)
     env_seed, actor_seed, bootstrap_seed = (int(s) for s in np.random.SeedSequence((seed, BRANCH)).generate_state(3))
     actor = Actor(network, spec.num_actions, seed=actor_seed)
     dtype = torch.from_numpy(np.empty(0, dtype=spec.frame_dtype)).dtype
     ring = FrameRing(spec.stack + 2, num_envs, spec.frame_shape, dtype, spec.stack, 1, device)
     games = Games(quotas(episodes, num_envs), protocol.max_episode_frames // 4 if spec.is_atari else None)
     with WorkerPool(
-        spec, protocol, num_workers=num_envs, envs_per_worker=1, seed=env_seed, deadline=deadline, on_wait=on_wait
+        spec,
+        protocol,
+        num_workers=processes,
+        envs_per_worker=num_envs // processes,
+        seed=env_seed,
+        deadline=deadline,
+        on_wait=on_wait,
     ) as workers:
         ring.append(workers.reset().frames, last=np.zeros(num_envs, dtype=bool))
         while not games.over:

@@ -101,8 +101,11 @@ class TensorBoard:
 class Terminal:
     """A live panel on a terminal, a line every `LINE_SECONDS` elsewhere."""
 
-    def __init__(self, console: Console, title: str, total_env_steps: int, env_steps: int) -> None:
+    def __init__(
+        self, console: Console, title: str, total_env_steps: int, env_steps: int, learning_starts: int = 0
+    ) -> None:
         self._console, self._title, self._total = console, title, total_env_steps
+        self._learning_starts = learning_starts
         self._row: Row = {}
         self._note = ""
         self.alarm = ""
@@ -121,6 +124,8 @@ class Terminal:
     def tick(self, env_steps: int, note: str = "") -> None:
         """Redraw when it is time; called at every step, so it must cost nothing when it is not."""
         now = time.monotonic()
+        if self._env_steps < self._learning_starts <= env_steps:
+            self._pace.clear()  # random play is many times quicker than what follows
         self._env_steps, self._note = env_steps, note
         if not self._pace:
             self._pace.append((now, env_steps))  # only now: starting the workers is no step
@@ -148,6 +153,8 @@ class Terminal:
         return (after - before) / (now - then) if now > then else 0.0
 
     def eta(self) -> str:
+        if self._env_steps < min(self._learning_starts, self._total):
+            return f"from env step {self._learning_starts:,} on"
         pace = self.steps_per_second()
         return duration(max(0, self._total - self._env_steps) / pace) if pace else "..."
 
@@ -206,6 +213,7 @@ class Monitor:
         total_env_steps: int,
         env_steps: int,
         link: LabmlLink | None = None,
+        learning_starts: int = 0,
     ) -> None:
         """Raises `OSError` when `run_dir` cannot be written."""
         metrics, evaluations, episodes = (run_dir / f"{name}.jsonl" for name in ("metrics", "evaluations", "episodes"))
@@ -215,7 +223,7 @@ class Monitor:
         self._tensorboard = TensorBoard(run_dir, env_steps, self.say)
         self._views: list[View] = [JsonLines(Journal(metrics, self.say)), self._tensorboard]
         self._evaluations, self._episodes = Journal(evaluations, self.say), Journal(episodes, self.say)
-        self._terminal = Terminal(console, title, total_env_steps, env_steps)
+        self._terminal = Terminal(console, title, total_env_steps, env_steps, learning_starts)
         self._views.append(self._terminal)
         self._link = link
         if link is not None:

@@ -201,7 +201,9 @@ def _train(
         page = labml_url.removesuffix(dashboard.API)
         console.print(f"watch and tune at {page}/run/{link.uuid}", highlight=False, soft_wrap=True)
     with _writing(run_dir):
-        monitor = Monitor(run_dir, console, title, config.run.total_env_steps, began_at, link)
+        monitor = Monitor(
+            run_dir, console, title, config.run.total_env_steps, began_at, link, config.learner.learning_starts
+        )
     try:
         with _writing(run_dir):
             training = Training(trainer, run_dir, monitor, stop.asked, repeated)

@@ -31,6 +31,8 @@ ADVICE = {
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "see to the permissions"),
 }
 """What to do where a save fails, so that it goes with "of" a directory."""
+EVALUATION_ENVS = 8
+"""An evaluation plays in as many envs as the training, and in these at least: one alone takes twice the time."""
 SKIPPED_LIMIT = 100
 """Updates in a row that may be skipped, for their numbers were not finite, before a run gives up."""
 LOOK_INTERVAL = SKIPPED_LIMIT // 4
@@ -270,7 +272,8 @@ class Training:
                 trainer.spec,
                 trainer.protocol,
                 episodes=config.run.eval_episodes,
-                num_workers=min(config.env.num_workers, config.run.eval_episodes),
+                num_envs=max(config.num_envs, EVALUATION_ENVS),
+                num_workers=config.env.num_workers,
                 epsilon=config.run.eval_epsilon,
                 seed=seeds_of(config.run.seed)["evaluation"],
                 device=trainer.device,

@@ -43,16 +43,18 @@ def stub(name: str) -> EnvSpec:
 def play(
     spec: EnvSpec,
     episodes: int,
-    num_workers: int,
+    num_envs: int,
     *,
+    num_workers: int = 1,
     network: nn.Module | None = None,
     epsilon: float = 0.0,
     seed: int = 3,
 ) -> Evaluation:
     network = network or Recorder(spec.num_actions)
     return evaluate(
-        network, spec, NATURE, episodes=episodes, num_workers=num_workers, epsilon=epsilon, seed=seed, device=CPU
-    )
+        network, spec, NATURE, episodes=episodes, num_envs=num_envs, num_workers=num_workers, epsilon=epsilon,
+        seed=seed, device=CPU,
+    )  # fmt: skip
 
 
 def tick(
@@ -145,6 +147,18 @@ def test_each_env_plays_its_quota_and_the_same_arguments_give_the_same_games() -
     assert twice.lengths.tolist() != play(spec, 6, 3, seed=4).lengths.tolist()
 
 
+@pytest.mark.parametrize(("num_workers", "processes"), [(2, 2), (5, 3), (8, 6)])
+def test_the_games_are_the_same_in_any_number_of_workers(num_workers: int, processes: int) -> None:
+    seen: set[int] = set()
+    spec = stub("Numbered-v0")
+    apart = evaluate(
+        Recorder(3), spec, NATURE, episodes=8, num_envs=6, num_workers=num_workers, epsilon=0.0, seed=3, device=CPU,
+        on_progress=lambda progress: seen.add(len(multiprocessing.active_children())),
+    )  # fmt: skip
+    assert seen == {processes}, "as many as there may be, with as many envs in each"
+    np.testing.assert_array_equal(apart.lengths, play(spec, 8, 6).lengths)
+
+
 def test_five_lives_are_one_game_and_rewards_are_raw() -> None:
     result = play(stub("FiveLives-v0"), 3, 1)
     np.testing.assert_array_equal(result.returns, [30.0] * 3)
@@ -163,7 +177,7 @@ def test_a_policy_that_never_fires_ends_at_the_frame_limit() -> None:
     protocol = dataclasses.replace(NATURE, max_episode_frames=400)
     spec = env_spec("ALE/Breakout-v5", protocol, 4)
     result = evaluate(
-        Recorder(4), spec, protocol, episodes=2, num_workers=1, epsilon=0.0, seed=1, device=CPU
+        Recorder(4), spec, protocol, episodes=2, num_envs=1, epsilon=0.0, seed=1, device=CPU
     )  # fmt: skip
     np.testing.assert_array_equal(result.lengths, [100, 100])
     np.testing.assert_array_equal(result.returns, [0.0, 0.0])
@@ -221,7 +235,7 @@ def test_what_progress_raises_ends_it_and_its_workers() -> None:
     spec = stub("FiveSteps-v0")
     with pytest.raises(Stop):
         evaluate(
-            Recorder(3), spec, NATURE, episodes=9, num_workers=2, epsilon=0.0, seed=1, device=CPU,
+            Recorder(3), spec, NATURE, episodes=9, num_envs=2, epsilon=0.0, seed=1, device=CPU,
             on_progress=stop_at_the_third_game,
         )  # fmt: skip
     assert [progress.ticks for progress in seen] == list(range(1, len(seen) + 1))

@@ -39,7 +39,7 @@ def games(trainer: Trainer, episodes: int, seed: int) -> np.ndarray:
         trainer.spec,
         trainer.protocol,
         episodes=episodes,
-        num_workers=4,
+        num_envs=4,
         epsilon=0.0,
         seed=seed,
         device=trainer.device,

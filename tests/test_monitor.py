@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -83,6 +84,28 @@ def test_nothing_is_drawn_before_it_is_time() -> None:
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_random_play_says_nothing_of_the_time_that_learning_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(monitor_module, "time", SimpleNamespace(monotonic=lambda: now))
+    view = Terminal(Console(file=io.StringIO()), "Breakout", 1_000, 0, learning_starts=500)
+    view.tick(0)
+    now = 10.0
+    view.tick(490)
+    assert (view.steps_per_second(), view.eta()) == (49.0, "from env step 500 on")
+    now = 11.0
+    view.tick(510)
+    assert view.eta() == "..."
+    now = 31.0
+    view.tick(550)
+    assert (view.steps_per_second(), view.eta()) == (2.0, "3m45s")
+
+
+def test_a_run_of_random_play_alone_has_its_time_left() -> None:
+    view = Terminal(Console(file=io.StringIO()), "Breakout", 1_000, 0, learning_starts=2_000)
+    view.tick(1_000)
+    assert view.eta() == "..."
 
 
 def test_what_is_over_takes_no_more_time() -> None:

@@ -74,7 +74,7 @@ def test_its_scores_are_those_of_our_evaluation(file: str, cartpole: Path) -> No
         trained.spec,
         PROTOCOLS["nature"],
         episodes=games,
-        num_workers=1,
+        num_envs=1,
         epsilon=0.4,
         seed=seed,
         device=device,

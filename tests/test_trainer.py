@@ -169,7 +169,7 @@ def test_a_shaped_reward_is_learned_from_and_the_raw_one_is_the_score() -> None:
         assert set(trainer.episodes.returns) == {5.0}
         assert set(trainer.replay.sample(64).returns.tolist()) == {2.0}
         result = evaluate(
-            trainer.learner.online, trainer.spec, trainer.protocol, episodes=2, num_workers=1, epsilon=1.0, seed=1,
+            trainer.learner.online, trainer.spec, trainer.protocol, episodes=2, num_envs=1, epsilon=1.0, seed=1,
             device=trainer.device,
         )  # fmt: skip
         assert result.returns.tolist() == [5.0, 5.0]
@@ -284,6 +284,20 @@ def test_watching_changes_nothing(tmp_path: Path) -> None:
     watched = trained(tmp_path / "watched", eval_interval=300, eval_episodes=3, log_interval=8, checkpoint_interval=250)
     assert trained(tmp_path / "alone", log_interval=10_000, checkpoint_interval=10_000) == watched
     assert len((tmp_path / "watched" / "evaluations.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(("workers", "per_worker"), [(2, 2), (4, 1), (1, 1)])
+def test_evaluations_play_the_same_games_however_the_envs_are_grouped(
+    workers: int, per_worker: int, tmp_path: Path
+) -> None:
+    """And in several envs where the training has but one, for one game at a time takes long."""
+    game = {"env_id": "tests.stubs:Numbered-v0", "total_env_steps": 80, "eval_interval": 80, "eval_episodes": 9}
+    returns = []
+    for name, grouping in (("apart", (workers, per_worker)), ("together", (1, 4))):
+        trained(tmp_path / name, num_workers=grouping[0], envs_per_worker=grouping[1], **game)
+        returns.append(json.loads((tmp_path / name / "evaluations.jsonl").read_text())["returns"])
+    assert returns[0] == returns[1]
+    assert len(set(returns[0])) > 1
 
 
 def trained(run_dir: Path, **settings: Any) -> tuple[bool, Trainer]:
