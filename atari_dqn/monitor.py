@@ -154,7 +154,7 @@ class Terminal:
 
     def eta(self) -> str:
         if self._env_steps < min(self._learning_starts, self._total):
-            return f"from env step {self._learning_starts:,} on"
+            return f"from {self._learning_starts:,} on"
         pace = self.steps_per_second()
         return duration(max(0, self._total - self._env_steps) / pace) if pace else "..."
 

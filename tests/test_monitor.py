@@ -93,7 +93,7 @@ def test_random_play_says_nothing_of_the_time_that_learning_takes(monkeypatch: p
     view.tick(0)
     now = 10.0
     view.tick(490)
-    assert (view.steps_per_second(), view.eta()) == (49.0, "from env step 500 on")
+    assert (view.steps_per_second(), view.eta()) == (49.0, "from 500 on")
     now = 11.0
     view.tick(510)
     assert view.eta() == "..."
