@@ -8,6 +8,7 @@ own: an evaluation changes no bit of a training that goes on around it.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -136,13 +137,14 @@ def evaluate(
 ) -> Evaluation:
     """Play `episodes` whole games with `network` (on `device`), epsilon-greedily, in `num_envs` envs at a time.
 
-    The same arguments give the same games, however many workers (at most `num_workers`, as many envs in each) the envs
-    are in. `deadline` (seconds) and `on_wait` are the `WorkerPool`'s. `on_progress` is called after every tick; what it
-    raises ends the evaluation. Raises `WorkerError` when a worker fails.
+    The same arguments give the same games, and so does any other `num_workers`, the most workers there may be.
+    `deadline` (seconds) and `on_wait` are the `WorkerPool`'s. `on_progress` is called after every tick; what it raises
+    ends the evaluation. Raises `WorkerError` when a worker fails.
     """
     started = time.monotonic()
     num_envs = min(num_envs, episodes)
-    processes = max(n for n in range(1, min(num_workers, num_envs) + 1) if num_envs % n == 0)
+    envs_per_worker = math.ceil(num_envs / num_workers)
+    spare = -num_envs % envs_per_worker  # every worker has as many envs, so the last one's may be too many
     env_seed, actor_seed, bootstrap_seed = (int(s) for s in np.random.SeedSequence((seed, BRANCH)).generate_state(3))
     actor = Actor(network, spec.num_actions, seed=actor_seed)
     dtype = torch.from_numpy(np.empty(0, dtype=spec.frame_dtype)).dtype
@@ -151,17 +153,18 @@ def evaluate(
     with WorkerPool(
         spec,
         protocol,
-        num_workers=processes,
-        envs_per_worker=num_envs // processes,
+        num_workers=(num_envs + spare) // envs_per_worker,
+        envs_per_worker=envs_per_worker,
         seed=env_seed,
         deadline=deadline,
         on_wait=on_wait,
     ) as workers:
-        ring.append(workers.reset().frames, last=np.zeros(num_envs, dtype=bool))
+        played = slice(num_envs)
+        ring.append(workers.reset().of(played).frames, last=np.zeros(num_envs, dtype=bool))
         while not games.over:
             actions = actor.act(ring.latest_observation(), epsilon)
-            workers.send(actions)
-            step = workers.recv()
+            workers.send(np.pad(actions, (0, spare)))
+            step = workers.recv().of(played)
             last = step.terminated | step.truncated
             ring.append(step.frames, last=last, actions=actions, rewards=step.rewards, terminal=step.terminated)
             games.add(step)

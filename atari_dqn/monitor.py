@@ -153,7 +153,7 @@ class Terminal:
         return (after - before) / (now - then) if now > then else 0.0
 
     def eta(self) -> str:
-        if self._env_steps < min(self._learning_starts, self._total):
+        if self._env_steps < self._learning_starts < self._total:
             return f"from {self._learning_starts:,} on"
         pace = self.steps_per_second()
         return duration(max(0, self._total - self._env_steps) / pace) if pace else "..."

@@ -49,6 +49,8 @@ class Run:
     command: Sequence[str]
     total: int
     """env steps"""
+    learns_from: int = 0
+    """env step from which on a row's pace is that of learning; random play is many times quicker"""
     process: subprocess.Popen[bytes] | None = None
     code: int | None = None
     said_before: int = 0
@@ -132,10 +134,9 @@ def train_seeds(command: TrainCommand, config: TrainConfig, derived: Derived, ru
     beside = _beside(config, derived, command.seeds)
     if beside > 1 and not config.run.torch_threads:
         config = config.replace(torch_threads=max(1, cores() // beside))
-    runs = [
-        Run(seed, place, _command(command, config, seed, place), config.run.total_env_steps)
-        for seed, place in own.items()
-    ]
+    total, learning_starts = config.run.total_env_steps, config.learner.learning_starts
+    learns_from = min(learning_starts + config.run.log_interval, total) if learning_starts < total else 0
+    runs = [Run(seed, place, _command(command, config, seed, place), total, learns_from) for seed, place in own.items()]
     console = cli.console()
     how = f"{beside} beside each other" if beside > 1 else "in turn"
     console.print(
@@ -267,12 +268,12 @@ def _score(row: dict[str, Any]) -> str:
 
 
 def _eta(runs: list[Run], beside: int) -> str:
-    """Of all of them, at the mean pace of those that learn; random play before it is many times quicker."""
+    """Of all of them, at the mean pace of those that learn."""
     from atari_dqn.monitor import duration
 
     rows = [(run, run.row()) for run in runs]
-    learns = [row for run, row in rows if run.state != "waiting" and row.get("update")]
-    paces = [row["charts/SPS"] for row in learns if row["charts/SPS"]]
+    learn = [row for run, row in rows if run.state != "waiting" and row.get("env_step", 0) >= run.learns_from]
+    paces = [row["charts/SPS"] for row in learn if row.get("charts/SPS")]
     left = sum(run.total - row.get("env_step", 0) for run, row in rows if run.state in ("waiting", "running"))
     return duration(max(0, left) * len(paces) / sum(paces) / beside) if paces else "..."
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -277,7 +278,8 @@ class Training:
                 epsilon=config.run.eval_epsilon,
                 seed=seeds_of(config.run.seed)["evaluation"],
                 device=trainer.device,
-                deadline=config.env.worker_deadline,
+                # A worker may have more envs to step than in training, where those are few.
+                deadline=config.env.worker_deadline * math.ceil(EVALUATION_ENVS / config.num_envs),
                 on_progress=watch,
                 on_wait=self._wait,
             )

@@ -112,6 +112,14 @@ class Fragile(Numbered):
             time.sleep(3600)
 
 
+class Slow(Numbered):
+    """Each step takes half a second."""
+
+    def step(self, action: Any) -> tuple[npt.NDArray[np.float32], float, bool, bool, Info]:
+        time.sleep(0.5)
+        return super().step(action)
+
+
 class HangsInReset(Fragile):
     """Its first episode ends after 20 steps, and the next one never begins."""
 
@@ -245,6 +253,7 @@ gym.register("Shifted-v0", "tests.stubs:Shifted")
 gym.register("Fragile-v0", "tests.stubs:Fragile")
 gym.register("Raises-v0", "tests.stubs:Fragile", kwargs={"fault": "raise"})
 gym.register("Hangs-v0", "tests.stubs:Fragile", kwargs={"fault": "hang"})
+gym.register("Slow-v0", "tests.stubs:Slow", kwargs={"length": 1})
 gym.register("HangsInReset-v0", "tests.stubs:HangsInReset")
 gym.register("Lives-v0", "tests.stubs:Lives")
 gym.register("Forks-v0", "tests.stubs:Forks")

@@ -103,8 +103,8 @@ def test_random_play_says_nothing_of_the_time_that_learning_takes(monkeypatch: p
 
 
 def test_a_run_of_random_play_alone_has_its_time_left() -> None:
-    view = Terminal(Console(file=io.StringIO()), "Breakout", 1_000, 0, learning_starts=2_000)
-    view.tick(1_000)
+    view = Terminal(Console(file=io.StringIO()), "Breakout", 1_000, 0, learning_starts=1_000)
+    view.tick(500)
     assert view.eta() == "..."
 
 

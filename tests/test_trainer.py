@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -286,27 +287,41 @@ def test_watching_changes_nothing(tmp_path: Path) -> None:
     assert len((tmp_path / "watched" / "evaluations.jsonl").read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize(("workers", "per_worker"), [(2, 2), (4, 1), (1, 1)])
+@pytest.mark.parametrize(("workers", "per_worker"), [(2, 2), (3, 1), (1, 1)])
 def test_evaluations_play_the_same_games_however_the_envs_are_grouped(
     workers: int, per_worker: int, tmp_path: Path
 ) -> None:
     """And in several envs where the training has but one, for one game at a time takes long."""
     game = {"env_id": "tests.stubs:Numbered-v0", "total_env_steps": 80, "eval_interval": 80, "eval_episodes": 9}
-    returns = []
-    for name, grouping in (("apart", (workers, per_worker)), ("together", (1, 4))):
-        trained(tmp_path / name, num_workers=grouping[0], envs_per_worker=grouping[1], **game)
+    returns, processes = [], 0
+
+    def count() -> bool:
+        nonlocal processes
+        processes = max(processes, len(multiprocessing.active_children()))
+        return False
+
+    for name, grouping in (("together", (1, 4)), ("apart", (workers, per_worker))):
+        trained(tmp_path / name, count, num_workers=grouping[0], envs_per_worker=grouping[1], **game)
         returns.append(json.loads((tmp_path / name / "evaluations.jsonl").read_text())["returns"])
     assert returns[0] == returns[1]
     assert len(set(returns[0])) > 1
+    assert processes == 2 * workers, "an evaluation has as many workers as the training that waits for it"
 
 
-def trained(run_dir: Path, **settings: Any) -> tuple[bool, Trainer]:
+def test_an_evaluation_in_more_envs_than_the_training_has_is_given_the_time_for_it(tmp_path: Path) -> None:
+    """One env's step takes half a second, those of the evaluation's eight take more than the deadline of one."""
+    game = {"env_id": "tests.stubs:Slow-v0", "num_workers": 1, "envs_per_worker": 1, "worker_deadline": 1.5}
+    trained(tmp_path, **game, learning_starts=4, total_env_steps=4, eval_interval=4, eval_episodes=8)
+    assert len(json.loads((tmp_path / "evaluations.jsonl").read_text())["returns"]) == 8
+
+
+def trained(run_dir: Path, should_stop: Callable[[], bool] = lambda: False, **settings: Any) -> tuple[bool, Trainer]:
     """Train, or go on, in `run_dir`."""
     run_dir.mkdir(exist_ok=True)
     trainer = make_trainer(**settings)
     trainer.resume(CheckpointStore(run_dir))
     monitor = Monitor(run_dir, Console(quiet=True), "test", trainer.config.run.total_env_steps, trainer.env_steps)
-    done = Training(trainer, run_dir, monitor, lambda: False).run()
+    done = Training(trainer, run_dir, monitor, should_stop).run()
     monitor.close()
     return done, trainer
 
