@@ -315,7 +315,7 @@ def test_an_evaluation_in_more_envs_than_the_training_has_is_given_the_time_for_
     assert len(json.loads((tmp_path / "evaluations.jsonl").read_text())["returns"]) == 8
 
 
-def trained(run_dir: Path, should_stop: Callable[[], bool] = lambda: False, **settings: Any) -> tuple[bool, Trainer]:
+def trained(run_dir: Path, should_stop: Callable[[], bool] = lambda: False, /, **settings: Any) -> tuple[bool, Trainer]:
     """Train, or go on, in `run_dir`."""
     run_dir.mkdir(exist_ok=True)
     trainer = make_trainer(**settings)
