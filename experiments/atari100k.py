@@ -8,11 +8,11 @@ env, a lost life terminal, no sticky actions; scored by 100 games at epsilon 0.0
 
 Left out: DrQ's random shifts of the image, which this package does not have.
 
-Expected: less than DrQ(eps)'s figures for that; Breakout between 2 and 16. Published, as human-normalised median (mean) of the 26 games: DER 0.19
-(0.35), DrQ(eps) 0.31 (0.46), SPR 0.40 (0.62), all in the notebook of Agarwal et al. 2021 (google-research/rliable); for
-Breakout, where random play has 1.7 and a human 30.5: SimPLe 16.4 (Kaiser et al. 2020), DER 1.9 (van Hasselt et al.
-2019). Measured, one seed of each game: Breakout 6.6 (95% interval 6.1 to 7.1, 100 games), Pong -16.2 (-17.3 to -14.9;
-random play -20.7, a human 14.6), each in an hour; see experiments/results/.
+Expected: less than DrQ(eps)'s figures for that; Breakout between 2 and 16. Published, as human-normalised median (mean)
+of the 26 games: DER 0.19 (0.35), DrQ(eps) 0.31 (0.46), SPR 0.40 (0.62), all in the notebook of Agarwal et al. 2021
+(google-research/rliable); for Breakout, where random play has 1.7 and a human 30.5: SimPLe 16.4 (Kaiser et al. 2020),
+DER 1.9 (van Hasselt et al. 2019). Measured: one seed of each game, Breakout 6.6 (95% interval 6.1 to 7.1, 100 games),
+Pong -16.2 (-17.3 to -14.9; random play -20.7, a human 14.6), an hour each; see experiments/results/.
 
     python -m experiments.atari100k --env-id pong
 """
