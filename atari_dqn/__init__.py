@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atari_dqn.policy import Policy
+    from atari_dqn.policy.policy import Policy
 
 __all__ = ["Policy"]
 __version__ = "0.1.0"
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name == "Policy":
-        from atari_dqn.policy import Policy
+        from atari_dqn.policy.policy import Policy
 
         return Policy
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,8 +11,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from atari_dqn import cli
-from atari_dqn.config import ConfigError
+from atari_dqn.cli.command import DONE, run_command
+from atari_dqn.config.schema import ConfigError
 
 COMMANDS = {
     "train": "train an agent; the same command with the same --run-dir goes on",
@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int | None:
     name, *rest = argv
     if name in ("-h", "--help", "help"):
         print(usage())
-        return cli.DONE
+        return DONE
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"it must be one of {', '.join(COMMANDS)}"
@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> int | None:
 
 
 def main() -> None:
-    cli.run_command(lambda: run(sys.argv[1:]))
+    run_command(lambda: run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

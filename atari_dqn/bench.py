@@ -19,11 +19,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from atari_dqn import cli
-from atari_dqn.bench_report import diagnose, tables
-from atari_dqn.config import ConfigError, Setting, TrainConfig, settings
-from atari_dqn.derived import derive
-from atari_dqn.system import check_memory, describe_system, set_up_torch
+from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
+from atari_dqn.config.derived import derive
+from atari_dqn.config.schema import ConfigError, Setting, TrainConfig, settings
+from atari_dqn.diagnostics.report import diagnose, tables
+from atari_dqn.system.machine import check_memory, describe_system, set_up_torch
 
 SECONDS = Setting("length of each measurement", "seconds", 0, 3600, low_open=True)
 ROUNDS = Setting("so many measurements of each kind, in alternation; medians are shown", "rounds", 1, 1000)
@@ -43,7 +43,7 @@ class BenchCommand(TrainConfig):
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.bench") -> int:
     """Measure as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
-    command = cli.parse(BenchCommand, argv, prog=prog)
+    command = parse_flags(BenchCommand, argv, prog=prog)
     config = TrainConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TrainConfig)})
     config.validate()
     for name in ("seconds", "rounds"):
@@ -60,13 +60,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
 
     from rich.console import Console
 
-    from atari_dqn.envs.pool import WorkerError
+    from atari_dqn.workers.pool import WorkerError
 
     console = Console()
     try:
         report = _measure(config, spec, command.seconds, command.rounds, console)
     except WorkerError as error:
-        raise cli.CommandFailed(str(error)) from None
+        raise CommandFailed(str(error)) from None
     report["command"] = shlex.join([*prog.split(), *(sys.argv[1:] if argv is None else argv)])
     for table in tables(report, console.width):
         console.print(table)
@@ -74,12 +74,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
     console.print(f"[bold]to change:[/bold] {report['advice']}", highlight=False)
     if command.out is not None:
         command.out.write_text(json.dumps(report, indent=2) + "\n")
-    return cli.DONE
+    return DONE
 
 
 def _measure(config: TrainConfig, spec: Any, seconds: float, rounds: int, console: Any) -> dict[str, Any]:
     """Every figure of a benchmark, JSON-ready."""
-    from atari_dqn.status import StatusLine
+    from atari_dqn.cli.output import StatusLine
 
     turns = 6 * rounds
     console.print(
@@ -91,9 +91,9 @@ def _measure(config: TrainConfig, spec: Any, seconds: float, rounds: int, consol
         threads = set_up_torch(config)
         check_memory(config, derive(config, spec.frame_bytes, spec.stack).replay_bytes)
 
-        from atari_dqn.arithmetic import matmul_peaks, update_flops
-        from atari_dqn.measure import Bench, Rates, Turn, family_memory
-        from atari_dqn.trainer import Trainer
+        from atari_dqn.diagnostics.flops import matmul_peaks, update_flops
+        from atari_dqn.diagnostics.measure import Bench, Rates, Turn, family_memory
+        from atari_dqn.training.trainer import Trainer
 
         trainer = Trainer(config, spec)
         progress = _Progress(trainer, turns, seconds)
@@ -164,7 +164,7 @@ class _Progress:
 
     def line(self) -> str:
         """One line, in minutes and seconds."""
-        from atari_dqn.monitor import duration
+        from atari_dqn.monitoring.monitor import duration
 
         passed = time.monotonic() - self._started
         if self._doing:
@@ -176,4 +176,4 @@ class _Progress:
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

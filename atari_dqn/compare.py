@@ -13,11 +13,11 @@ from typing import Annotated
 
 import tyro
 
-from atari_dqn import cli
-from atari_dqn.comparison import Run, configurations, find_runs, names_of, read_run
-from atari_dqn.config import ConfigError, Setting, help_from_settings, settings
-from atari_dqn.journal import replace
-from atari_dqn.status import StatusLine
+from atari_dqn.cli.command import DONE, parse_flags, run_command
+from atari_dqn.cli.output import StatusLine, open_console
+from atari_dqn.comparison.runs import Run, configurations, find_runs, names_of, read_run
+from atari_dqn.config.schema import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.runs.records import replace
 
 
 @help_from_settings
@@ -43,7 +43,7 @@ class CompareCommand:
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.compare") -> int:
     """Compare as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
-    command = cli.parse(CompareCommand, argv, prog=prog)
+    command = parse_flags(CompareCommand, argv, prog=prog)
     for name, setting in settings(CompareCommand).items():
         setting.check(name, getattr(command, name))
     if not command.runs:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
     if out.suffix == ".md":
         raise ConfigError(f"--out {out}: name the picture, such as {out.with_suffix('.png')}; the tables go beside it")
 
-    console = cli.console()
+    console = open_console()
     with StatusLine(console, "reading") as status:
         runs: list[Run] = []
         for place, name in zip(places, names_of(places), strict=True):
@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
             runs.append(read_run(place, name))
         found = configurations(runs)
 
-        from atari_dqn.comparison_figure import draw
-        from atari_dqn.comparison_tables import markdown, tables, terminal
+        from atari_dqn.comparison.figure import draw
+        from atari_dqn.comparison.tables import markdown, tables, terminal
 
         status.update(f"{len(runs)} runs read; drawing bootstrap samples")
         made = tables(found, command.threshold)
@@ -85,8 +85,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
     for table in made:
         console.print(terminal(table))
     console.print(f"{out}\n{beside}", highlight=False, soft_wrap=True)
-    return cli.DONE
+    return DONE
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

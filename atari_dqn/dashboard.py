@@ -30,10 +30,10 @@ from typing import Annotated
 
 import tyro
 
-from atari_dqn import cli
-from atari_dqn.config import ConfigError
-from atari_dqn.dashboard_guard import App, Guard
-from atari_dqn.dashboard_page import PACKAGES, Packages, PageError, localise
+from atari_dqn.cli.command import BAD_INPUT, DONE, CommandFailed, parse_flags, run_command
+from atari_dqn.config.schema import ConfigError
+from atari_dqn.labml.guard import App, Guard
+from atari_dqn.labml.page import PACKAGES, Packages, PageError, localise
 
 PORT = 5005
 API = "/api/v1"
@@ -71,7 +71,7 @@ class DashboardCommand:
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.dashboard") -> int:
     """Serve until a signal. Returns the exit code; raises `ConfigError` for bad input."""
-    command = cli.parse(DashboardCommand, argv, prog=prog)
+    command = parse_flags(DashboardCommand, argv, prog=prog)
     if not 0 <= command.port <= 65535:
         raise ConfigError(f"--port is {command.port}; it must be from 0 to 65535")
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -87,12 +87,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.das
         url = f"http://127.0.0.1:{port}"
         print(f"dashboard: {url}\nto report to it: python -m atari_dqn.train --labml-url {url}{API}", flush=True)
         _serve(app, listener)
-    return cli.DONE
+    return DONE
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     # Both before uvicorn takes the signals over and after it has closed down, when it raises them once more.
-    sys.exit(cli.DONE)
+    sys.exit(DONE)
 
 
 def _leave_with_stdin() -> None:
@@ -169,7 +169,7 @@ def _app(port: int, data_dir: Path) -> App:
     try:
         policy = localise(flask_app.STATIC_PATH, page, _fetched_packages())
     except PageError as error:
-        raise cli.CommandFailed(f"the dashboard's page could not be prepared: {error}") from None
+        raise CommandFailed(f"the dashboard's page could not be prepared: {error}") from None
     flask_app.STATIC_PATH = page
     return Guard(flask_app.app, port, policy)
 
@@ -240,7 +240,7 @@ class Server:
 
 
 def start(port: int = PORT, data_dir: Path | None = None) -> Server:
-    """Start a dashboard and return when it answers. Raises `ConfigError` or `cli.CommandFailed` when it does not."""
+    """Start a dashboard and return when it answers. Raises `ConfigError` or `CommandFailed` when it does not."""
     command = [sys.executable, "-m", "atari_dqn.dashboard", "--port", str(port), "--until-stdin-ends"]
     if data_dir is not None:
         command += ["--data-dir", str(data_dir)]
@@ -265,9 +265,9 @@ def start(port: int = PORT, data_dir: Path | None = None) -> Server:
     finally:
         alarm.cancel()
     why = (said or ["it said nothing"])[-1].removeprefix("error: ")
-    if process.wait() == cli.BAD_INPUT:
+    if process.wait() == BAD_INPUT:
         raise ConfigError(f"dashboard: {why}")
-    raise cli.CommandFailed(f"the dashboard did not start: {why}")
+    raise CommandFailed(f"the dashboard did not start: {why}")
 
 
 def running(url: str, seconds: float = 2.0) -> bool:
@@ -282,4 +282,4 @@ def running(url: str, seconds: float = 2.0) -> bool:
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

@@ -15,9 +15,9 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from atari_dqn import doctor_libraries as libraries
-from atari_dqn import doctor_machine as machine
-from atari_dqn.doctor_libraries import FAULT, OK, WARNING, Found
+from atari_dqn.diagnostics import library_checks as libraries
+from atari_dqn.diagnostics import machine_checks as machine
+from atari_dqn.diagnostics.library_checks import FAULT, OK, WARNING, Found
 
 CHECKS: dict[str, Callable[[Path], Found]] = {
     "Python": libraries.check_python,
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.doc
         return 1
     print(f"ready{f', with {warnings} ' + ('warnings' if warnings > 1 else 'warning') if warnings else ''}")
     try:
-        from atari_dqn import doctor_advice
+        from atari_dqn.diagnostics import advice as doctor_advice
 
         doctor_advice.advise()
     except Exception as error:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from atari_dqn import cli
-from atari_dqn.config import ConfigError, Setting, flag, help_from_settings, settings
-from atari_dqn.source import playable_source
+from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
+from atari_dqn.cli.output import open_console
+from atari_dqn.config.schema import ConfigError, Setting, flag, help_from_settings, settings
+from atari_dqn.policy.source import playable_source
 
 if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds
     from atari_dqn.envs.make import Protocol
-    from atari_dqn.evaluation import Evaluation
+    from atari_dqn.evaluation.evaluation import Evaluation
 
 
 @help_from_settings
@@ -56,7 +57,7 @@ class EvaluateCommand:
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.evaluate") -> int:
     """Evaluate as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
-    command = cli.parse(EvaluateCommand, argv, prog=prog)
+    command = parse_flags(EvaluateCommand, argv, prog=prog)
     for name, setting in settings(EvaluateCommand).items():
         setting.check(name, getattr(command, name))
     for name in ("protocol", "epsilon"):
@@ -65,14 +66,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.eva
     source = playable_source(command.run, command.checkpoint)
     command = dataclasses.replace(command, run=source.home)
 
+    from atari_dqn.agent.learner import resolve_device
+    from atari_dqn.cli.output import StatusLine
     from atari_dqn.envs.make import PROTOCOLS
-    from atari_dqn.envs.pool import WorkerError
-    from atari_dqn.evaluation import append_evaluation, evaluate
-    from atari_dqn.learner import resolve_device
-    from atari_dqn.scorecard import CardProgress, scorecard
-    from atari_dqn.status import StatusLine
+    from atari_dqn.evaluation.evaluation import append_evaluation, evaluate
+    from atari_dqn.evaluation.scorecard import CardProgress, scorecard
+    from atari_dqn.workers.pool import WorkerError
 
-    console = cli.console()
+    console = open_console()
     device = resolve_device(command.device)
     policy = source.load(device)
     for line in policy.skipped:
@@ -106,19 +107,19 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.eva
                     on_progress=lambda progress: status.update(describe.line(progress)),
                 )
             except WorkerError as error:
-                raise cli.CommandFailed(str(error)) from None
+                raise CommandFailed(str(error)) from None
             try:
                 append_evaluation(command.run, policy.env_step, result)
             except OSError as error:
                 file = command.run / "evaluations.jsonl"
-                raise cli.CommandFailed(f"{file} cannot be written: {error.strerror}") from None
+                raise CommandFailed(f"{file} cannot be written: {error.strerror}") from None
             describe.next()
             results.append(result)
             if len(cells) > 1:
                 console.print(result.summary(), highlight=False, soft_wrap=True)
     console.print(scorecard(what, results, PROTOCOLS[trained], policy.spec.num_actions))
     console.print(f"added to {command.run / 'evaluations.jsonl'}", highlight=False, soft_wrap=True)
-    return cli.DONE
+    return DONE
 
 
 def protocol_for(name: str, trained: str) -> Protocol:
@@ -130,4 +131,4 @@ def protocol_for(name: str, trained: str) -> Protocol:
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

@@ -14,16 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from atari_dqn import cli
-from atari_dqn.config import ConfigError, Setting, help_from_settings, settings
-from atari_dqn.exported import ONNX, SAFETENSORS, Exported, extra, to_onnx, to_safetensors
-from atari_dqn.journal import replace
-from atari_dqn.runs import EVALUATION, is_number, read_config, read_rows, read_system
-from atari_dqn.system import git_revision
+from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
+from atari_dqn.cli.output import open_console
+from atari_dqn.config.schema import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.policy.files import ONNX, SAFETENSORS, Exported, extra, to_onnx, to_safetensors
+from atari_dqn.runs.directory import EVALUATION, is_number, read_config, read_rows, read_system
+from atari_dqn.runs.records import replace
+from atari_dqn.system.machine import git_revision
 
 if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds
-    from atari_dqn.checkpoint import TrainedNetwork
-    from atari_dqn.policy import Policy
+    from atari_dqn.policy.policy import Policy
+    from atari_dqn.runs.checkpoints import TrainedNetwork
 
 CARD = "README.md"
 COMPARED = 256
@@ -56,7 +57,7 @@ class ExportCommand:
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.export") -> int:
     """Export as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
-    command = cli.parse(ExportCommand, argv, prog=prog)
+    command = parse_flags(ExportCommand, argv, prog=prog)
     for name, setting in settings(ExportCommand).items():
         setting.check(name, getattr(command, name))
     read_config(command.run)
@@ -68,11 +69,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
         check_out(command.out)
 
     from atari_dqn import evaluate
-    from atari_dqn.checkpoint import load_policy
-    from atari_dqn.model_card import Facts, model_card
-    from atari_dqn.policy import Policy, torch_q
+    from atari_dqn.policy.model_card import Facts, model_card
+    from atari_dqn.policy.policy import Policy, torch_q
+    from atari_dqn.runs.checkpoints import load_policy
 
-    console = cli.console()
+    console = open_console()
     trained = load_policy(command.run, command.checkpoint, "cpu")
     for line in trained.skipped:
         console.print(line, highlight=False, soft_wrap=True)
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
         for name, content in contents.items():
             replace(out / name, content)
     except OSError as error:
-        raise cli.CommandFailed(f"{error.filename or out} cannot be written: {error.strerror}") from None
+        raise CommandFailed(f"{error.filename or out} cannot be written: {error.strerror}") from None
     for name, content in contents.items():
         console.print(f"{out / name}  {len(content):,} bytes", highlight=False, soft_wrap=True)
     console.print(comparison, highlight=False, soft_wrap=True)
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
             highlight=False,
             soft_wrap=True,
         )
-    return cli.DONE
+    return DONE
 
 
 def check_out(out: Path) -> None:
@@ -117,9 +118,9 @@ def check_out(out: Path) -> None:
 
 def exported(trained: TrainedNetwork) -> Exported:
     """A run's network as its exported files hold it."""
-    from atari_dqn.network import QNetwork
-    from atari_dqn.plain import plain_weights
-    from atari_dqn.source import header_of
+    from atari_dqn.agent.network import QNetwork
+    from atari_dqn.policy.layouts import plain_weights
+    from atari_dqn.policy.source import header_of
 
     assert isinstance(trained.network, QNetwork), "a run's network is one"
     return Exported(header_of(trained, git_revision()), plain_weights(trained.network))
@@ -127,7 +128,7 @@ def exported(trained: TrainedNetwork) -> Exported:
 
 def as_read(contents: Mapping[str, bytes]) -> tuple[Policy, Policy]:
     """The policies of the two files, as a reader of them will find them."""
-    from atari_dqn.policy import Policy
+    from atari_dqn.policy.policy import Policy
 
     with tempfile.TemporaryDirectory() as place:
         for file, content in contents.items():
@@ -157,11 +158,11 @@ def compare(network: Policy, safetensors: Policy, onnx: Policy) -> str:
     observations = real_play(safetensors, COMPARED)
     q, exact, near = (policy.q_values(observations) for policy in (network, safetensors, onnx))
     if not np.array_equal(q, exact):
-        raise cli.CommandFailed(f"{SAFETENSORS} is not what was exported: its Q values are others")
+        raise CommandFailed(f"{SAFETENSORS} is not what was exported: its Q values are others")
     bound = TOLERANCE * max(1.0, float(np.abs(q).max()))
     difference = float(np.abs(q - near).max())
     if not difference <= bound:
-        raise cli.CommandFailed(f"{ONNX} differs from the network by {difference:.2g} in Q; at most {bound:.2g} may be")
+        raise CommandFailed(f"{ONNX} differs from the network by {difference:.2g} in Q; at most {bound:.2g} may be")
     best, second = -np.sort(-q, axis=1)[:, :2].T if q.shape[1] > 1 else (q[:, 0], q[:, 0] - np.inf)
     clear = best - second > 2 * bound
     same = q.argmax(1) == near.argmax(1)
@@ -174,4 +175,4 @@ def compare(network: Policy, safetensors: Policy, onnx: Policy) -> str:
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from atari_dqn import cli
-from atari_dqn.config import ConfigError, Setting, help_from_settings, settings
-from atari_dqn.game import play
-from atari_dqn.scores import with_human
-from atari_dqn.signals import StopRequest
-from atari_dqn.source import playable_source
+from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed, parse_flags, run_command
+from atari_dqn.cli.output import open_console
+from atari_dqn.config.schema import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.evaluation.references import with_human
+from atari_dqn.policy.source import playable_source
+from atari_dqn.render.game import play
+from atari_dqn.system.signals import StopRequest
 
 if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds
     from rich.console import Console
 
-    from atari_dqn.checkpoint import TrainedNetwork
     from atari_dqn.envs.film import Picture
     from atari_dqn.envs.make import Protocol
+    from atari_dqn.runs.checkpoints import TrainedNetwork
 
 EPISODES = 10
 """Games that the best or the worst is picked from, where the user does not say."""
@@ -76,7 +77,7 @@ class PlayCommand:
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.play") -> int:
     """Play as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
-    command = cli.parse(PlayCommand, argv, prog=prog)
+    command = parse_flags(PlayCommand, argv, prog=prog)
     for name, setting in settings(PlayCommand).items():
         setting.check(name, getattr(command, name))
     picking = command.best or command.worst
@@ -86,26 +87,26 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
         raise ConfigError("--surprise plays no game; leave out --best, --worst and --window")
     source = playable_source(command.run, command.checkpoint)
     command = dataclasses.replace(command, run=source.home)
-    console = cli.console()
+    console = open_console()
     if command.surprise:
-        from atari_dqn.surprise import check_priorities, contact_sheet
+        from atari_dqn.render.surprise import check_priorities, contact_sheet
 
         if source.exported is not None:
             raise ConfigError(f"--surprise draws from a run's saved replay; {source.path} has none")
         check_priorities(source.config)
         file = contact_sheet(command.run, command.checkpoint, console)
         console.print(str(file), highlight=False, soft_wrap=True)
-        return cli.DONE
+        return DONE
 
     if command.window:
-        from atari_dqn.video import check_display
+        from atari_dqn.render.video import check_display
 
         check_display()
 
     import torch
 
+    from atari_dqn.agent.learner import resolve_device
     from atari_dqn.evaluate import protocol_for
-    from atari_dqn.learner import resolve_device
 
     torch.set_num_threads(1)  # one observation at a time: more only wait for each other, and long on a busy machine
     policy = source.load(resolve_device(command.device))
@@ -117,16 +118,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
     games, chosen = _scout(policy, protocol, command, console), []
     if len(games) < (command.episodes or EPISODES):
         console.print(f"interrupted after {len(games)} games, and nothing filmed", highlight=False)
-        return cli.INTERRUPTED
+        return INTERRUPTED
     if command.best:
         chosen.append(("best", max(games, key=lambda game: game.score)))
     if command.worst:
         chosen.append(("worst", min(games, key=lambda game: game.score)))
     for name, game in chosen:
         code = _film(policy, protocol, command, game.seed, f"-{name}-of-{len(games)}", console, game)
-        if code != cli.DONE:
+        if code != DONE:
             return code
-    return cli.DONE
+    return DONE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,9 +141,9 @@ class Game:
 
 def _scout(policy: TrainedNetwork, protocol: Protocol, command: PlayCommand, console: Console) -> list[Game]:
     """Play the games to pick from, unfilmed: that takes a fraction of the time. Fewer than asked for after Ctrl-C."""
+    from atari_dqn.cli.output import StatusLine
     from atari_dqn.envs.film import FilmedEnv
-    from atari_dqn.monitor import duration
-    from atari_dqn.status import StatusLine
+    from atari_dqn.monitoring.monitor import duration
 
     episodes, began = command.episodes or EPISODES, time.monotonic()
     games: list[Game] = []
@@ -179,11 +180,11 @@ def _film(
 
     Raises `CommandFailed` when it comes out otherwise now, or cannot be written.
     """
+    from atari_dqn.cli.output import StatusLine
     from atari_dqn.envs.film import FilmedEnv
-    from atari_dqn.monitor import duration
-    from atari_dqn.overlay import Overlay
-    from atari_dqn.status import StatusLine
-    from atari_dqn.video import VideoFile, Window
+    from atari_dqn.monitoring.monitor import duration
+    from atari_dqn.render.overlay import Overlay
+    from atari_dqn.render.video import VideoFile, Window
 
     screens: list[VideoFile | Window] = []
     overlay: Overlay | None = None
@@ -226,18 +227,18 @@ def _film(
     except KeyboardInterrupt:
         ending = "interrupted"
     except OSError as error:
-        raise cli.CommandFailed(f"{file} cannot be written: {error.strerror or error}") from None
+        raise CommandFailed(f"{file} cannot be written: {error.strerror or error}") from None
     shown = with_human(policy.spec.env_id, score)
     console.print(f"{ending}: score {shown} after {env_steps:,} env steps", highlight=False, soft_wrap=True)
     film = f"{video.pictures / env.fps:.1f} s of film, {env.fps} pictures a second"
     console.print(f"{file}: {film}", highlight=False, soft_wrap=True)
     if before and ending == "game over" and Game(seed, score, env_steps) != before:
-        raise cli.CommandFailed(
+        raise CommandFailed(
             f"this is another game than the one picked, whose score was {before.score:g}: {policy.spec.env_id} is no"
             " function of its seed and its actions"
         )
-    return cli.INTERRUPTED if ending == "interrupted" else cli.DONE
+    return INTERRUPTED if ending == "interrupted" else DONE
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

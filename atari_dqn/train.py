@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from atari_dqn import cli, dashboard
-from atari_dqn.config import ConfigError, Setting, TrainConfig, load_config
-from atari_dqn.derived import Derived, derive
-from atari_dqn.edits import Inbox, recorded_edits
-from atari_dqn.live import Edit, for_page
-from atari_dqn.runs import (
+from atari_dqn import dashboard
+from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed, parse_flags, run_command
+from atari_dqn.cli.output import open_console
+from atari_dqn.config.derived import Derived, derive
+from atari_dqn.config.live import Edit, for_page
+from atari_dqn.config.schema import ConfigError, Setting, TrainConfig, load_config
+from atari_dqn.runs.directory import (
     check_not_training,
     check_run_dir,
     describe_run,
@@ -32,8 +33,9 @@ from atari_dqn.runs import (
     seeds_in,
     threads_before,
 )
-from atari_dqn.signals import StopRequest
-from atari_dqn.system import check_memory, is_out_of_memory, set_up_torch
+from atari_dqn.runs.edits import Inbox, recorded_edits
+from atari_dqn.system.machine import check_memory, is_out_of_memory, set_up_torch
+from atari_dqn.system.signals import StopRequest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,9 +92,9 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
     run_dir = _expanded(config.run.run_dir) if config.run.run_dir else new_run_dir(config, command.seeds)
     check_not_training(run_dir)  # before all else: whoever starts a run twice is to hear of it at once
 
-    from atari_dqn.envs.block import block_bytes, room_fault
     from atari_dqn.envs.film import check_drawable
     from atari_dqn.envs.make import PROTOCOLS, env_spec, resolve_env_id
+    from atari_dqn.workers.shared_memory import block_bytes, room_fault
 
     config = config.replace(env_id=resolve_env_id(config.env.env_id))
     spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
@@ -104,12 +106,12 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
     labml_url = _labml_url(command)
     repeated = recorded_edits(command.replay_edits) if command.replay_edits else []
     if command.seeds > 1:
-        from atari_dqn.seeds import train_seeds
+        from atari_dqn.training.multi_seed import train_seeds
 
         return train_seeds(command, config, derived, run_dir, stop)
     changed = check_run_dir(config, run_dir)
     stop.check()
-    console = cli.console()
+    console = open_console()
     console.print(_summary(config, derived, run_dir), highlight=False)
     for line in changed:
         console.print(line, highlight=False, soft_wrap=True)
@@ -126,7 +128,7 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
             except (MemoryError, RuntimeError, OSError) as error:
                 if not is_out_of_memory(error):
                     raise
-                raise cli.CommandFailed(
+                raise CommandFailed(
                     f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); lower"
                     f" --batch-size to go on in {run_dir}, or --replay-capacity and the number of envs in a new run"
                 ) from None
@@ -142,12 +144,12 @@ def _train(
     console: Console,
     stop: StopRequest,
 ) -> int:
-    from atari_dqn.checkpoint import CheckpointStore
-    from atari_dqn.envs.pool import WorkerError
-    from atari_dqn.labml_link import LabmlLink
-    from atari_dqn.monitor import Monitor
-    from atari_dqn.trainer import InexactError, Trainer
-    from atari_dqn.training import NotSaved, Training
+    from atari_dqn.labml.link import LabmlLink
+    from atari_dqn.monitoring.monitor import Monitor
+    from atari_dqn.runs.checkpoints import CheckpointStore
+    from atari_dqn.training.session import NotSaved, Training
+    from atari_dqn.training.trainer import InexactError, Trainer
+    from atari_dqn.workers.pool import WorkerError
 
     threads = set_up_torch(config)
     trainer, store = Trainer(config, spec), CheckpointStore(run_dir)
@@ -176,7 +178,7 @@ def _train(
             reached = trainer.env_steps < config.run.total_env_steps
             setting = "--stop-score" if reached else "--total-env-steps"
             console.print(f"nothing left to do: raise {setting} to go on", highlight=False)
-            return cli.DONE
+            return DONE
     else:
         if (run_dir / "metrics.jsonl").exists():
             console.print(f"{run_dir} has no checkpoint yet: it begins anew", highlight=False, soft_wrap=True)
@@ -209,24 +211,24 @@ def _train(
             training = Training(trainer, run_dir, monitor, stop.asked, repeated)
         done = training.run()
     except (NotSaved, InexactError, FloatingPointError) as error:
-        raise cli.CommandFailed(str(error)) from None
+        raise CommandFailed(str(error)) from None
     except WorkerError as error:
         whence = f"\n{run_dir} can be continued from its newest checkpoint" if store.steps() else ""
-        raise cli.CommandFailed(f"{error}{whence}") from None
+        raise CommandFailed(f"{error}{whence}") from None
     finally:
         monitor.close()
     if done:
         reached = trainer.env_steps < config.run.total_env_steps
         why = f"a mean score of {config.run.stop_score:g} or more reached at " if reached else ""
         console.print(f"done: {why}{trainer.env_steps:,} env steps in {run_dir}", highlight=False, soft_wrap=True)
-        return cli.DONE
+        return DONE
     saved = "state saved" if trainer.env_steps > began_at else "nothing done yet"
     console.print(
         f"stopped at env step {trainer.env_steps:,}, {saved}; to go on, give --run-dir {run_dir}",
         highlight=False,
         soft_wrap=True,
     )
-    return cli.INTERRUPTED
+    return INTERRUPTED
 
 
 @contextlib.contextmanager
@@ -234,12 +236,12 @@ def _writing(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise cli.CommandFailed(f"{error.filename or run_dir} cannot be written: {error.strerror}") from None
+        raise CommandFailed(f"{error.filename or run_dir} cannot be written: {error.strerror}") from None
 
 
 def _labml_url(command: TrainCommand) -> str | None:
     """Where to report, if anywhere. Raises `ConfigError` for a URL that is none."""
-    from atari_dqn.labml_link import check_url
+    from atari_dqn.labml.link import check_url
 
     if command.dashboard:
         if command.labml_url is not None:
@@ -282,7 +284,7 @@ def _parse(argv: Sequence[str] | None, default: TrainConfig, prog: str) -> Train
     elif given.run_dir is not None and (begun := seeds_in(_expanded(given.run_dir))):
         default = read_config(begun[0]).replace(run_dir=given.run_dir)
     sections = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
-    return cli.parse(TrainCommand, argv, prog=prog, default=TrainCommand(**sections))
+    return parse_flags(TrainCommand, argv, prog=prog, default=TrainCommand(**sections))
 
 
 def _expanded(run_dir: Path) -> Path:
@@ -330,4 +332,4 @@ def _summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

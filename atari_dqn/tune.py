@@ -14,11 +14,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from atari_dqn import cli
-from atari_dqn.config import ConfigError, TrainConfig
-from atari_dqn.edits import Inbox, present_values, read_edits, to_undo
-from atari_dqn.live import SCHEDULE, Edit, Request, live_settings, new_request
-from atari_dqn.runs import is_training, read_config
+from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
+from atari_dqn.cli.output import open_console
+from atari_dqn.config.live import SCHEDULE, Edit, Request, live_settings, new_request
+from atari_dqn.config.schema import ConfigError, TrainConfig
+from atari_dqn.runs.directory import is_training, read_config
+from atari_dqn.runs.edits import Inbox, present_values, read_edits, to_undo
 
 PATIENCE_SECONDS = 10.0
 """For an answer; a run answers within one iteration, unless it starts, evaluates or saves."""
@@ -48,7 +49,7 @@ class TuneCommand:
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.tune") -> int:
     """Ask and list as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
-    command = cli.parse(TuneCommand, argv, prog=prog)
+    command = parse_flags(TuneCommand, argv, prog=prog)
     config = read_config(command.run)
     if command.undo and command.edits:
         raise ConfigError("--undo takes back the newest edit alone; give either it or new edits")
@@ -61,14 +62,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.tun
         requests = [_parsed(text) for text in command.edits]
     if not requests:
         _list(config, command.run)
-        return cli.DONE
+        return DONE
     if not is_training(command.run):
         raise ConfigError(f"no process is training in {command.run}; start one with flags, and tune it while it runs")
     answers = [_ask(command.run, request) for request in requests]
     refused = [answer.reason for answer in answers if not answer.taken]
     if refused:
         raise ConfigError("; ".join(refused))
-    return cli.DONE
+    return DONE
 
 
 def _parsed(text: str) -> Request:
@@ -111,13 +112,13 @@ def _answer(run_dir: Path, request: Request, file: Path) -> Edit:
         for edit in read_edits(run_dir):
             if edit.id == request.id:
                 if edit.taken:
-                    cli.console().print(f"env step {edit.env_step:,}: {edit}", highlight=False, soft_wrap=True)
+                    open_console().print(f"env step {edit.env_step:,}: {edit}", highlight=False, soft_wrap=True)
                 return edit
         if not alive:
             file.unlink(missing_ok=True)
-            raise cli.CommandFailed(f"the training in {run_dir} ended before it could take {request.name}")
+            raise CommandFailed(f"the training in {run_dir} ended before it could take {request.name}")
         if time.monotonic() > give_up:
-            raise cli.CommandFailed(
+            raise CommandFailed(
                 f"asked, and not answered within {PATIENCE_SECONDS:g} s: {run_dir} is starting, evaluating, saving"
                 f" or busy with very many updates, and takes {request.name} afterwards; `tune {run_dir}` will show it"
             )
@@ -130,7 +131,7 @@ def _list(config: TrainConfig, run_dir: Path) -> None:
 
     edits = read_edits(run_dir)
     values = present_values(config, edits)
-    console = cli.console()
+    console = open_console()
     table = Table(box=box.SIMPLE_HEAD, title=f"{run_dir}: live hyperparameters", title_justify="left")
     table.add_column("name", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
@@ -150,4 +151,4 @@ def _list(config: TrainConfig, run_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

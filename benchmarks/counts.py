@@ -14,13 +14,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from atari_dqn.account import CALLS, UPDATE_PARTS, account_of
-from atari_dqn.config import TrainConfig
-from atari_dqn.envs.block import block_bytes
+from atari_dqn.agent.network import Precision
+from atari_dqn.agent.schedules import Piecewise
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.diagnostics.profiler import CALLS, UPDATE_PARTS, account_of
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec, env_spec
-from atari_dqn.network import Precision
-from atari_dqn.schedules import Piecewise
-from atari_dqn.trainer import Trainer, make_replay
+from atari_dqn.training.trainer import Trainer, make_replay
+from atari_dqn.workers.shared_memory import block_bytes
 
 GAME, WORKERS, ENVS_PER_WORKER, TICKS = "ALE/Breakout-v5", 2, 4, 5
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from atari_dqn.system import describe_system
+from atari_dqn.system.machine import describe_system
 from benchmarks import gpu_parts
 from benchmarks.gpu_parts import Plan
 

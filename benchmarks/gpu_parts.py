@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from atari_dqn.account import UPDATE_PARTS
-from atari_dqn.config import LearnerConfig, NetworkConfig, TrainConfig
-from atari_dqn.cuda_graph import Captured, CapturedLearner
+from atari_dqn.agent.cuda_graph import Captured, CapturedLearner
+from atari_dqn.agent.learner import Learner, resolve_precision
+from atari_dqn.agent.network import make_network
+from atari_dqn.config.schema import LearnerConfig, NetworkConfig, TrainConfig
+from atari_dqn.diagnostics.measure import Bench, Rates
+from atari_dqn.diagnostics.profiler import UPDATE_PARTS
 from atari_dqn.envs.make import PROTOCOLS, env_spec
-from atari_dqn.learner import Learner, resolve_precision
-from atari_dqn.measure import Bench, Rates
-from atari_dqn.network import make_network
 from atari_dqn.replay import SumTree, sum_tree
 from atari_dqn.replay.prioritized import PrioritizedReplay
-from atari_dqn.trainer import Trainer
+from atari_dqn.training.trainer import Trainer
 from benchmarks.plain_learner import FixedReplay, Spec
 
 SEED = 1

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atari_dqn.config import TrainConfig
-from atari_dqn.system import cores, describe_system
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.system.machine import cores, describe_system
 
 if TYPE_CHECKING:
-    from atari_dqn.labml_link import LabmlLink
-    from atari_dqn.trainer import Trainer
+    from atari_dqn.labml.link import LabmlLink
+    from atari_dqn.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "labml_rows.json"
@@ -90,7 +90,7 @@ class Loop:
 
     def turn(self, seconds: float, link: LabmlLink | None) -> float:
         """Env steps a second."""
-        from atari_dqn.measure import measure
+        from atari_dqn.diagnostics.measure import measure
 
         trainer, interval = self.trainer, self.trainer.config.run.log_interval
 
@@ -153,7 +153,7 @@ def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]
     """The figures of one row."""
     import psutil
 
-    from atari_dqn.labml_link import LabmlLink
+    from atari_dqn.labml.link import LabmlLink
 
     written = loop.written
     server = Server(row.behaviour)
@@ -211,10 +211,10 @@ def most_memory(pid: int) -> int:
 @contextlib.contextmanager
 def started() -> Iterator[Loop]:
     """The loop past `learning_starts`, alone on its machine as far as we can tell."""
+    from atari_dqn.diagnostics.measure import Bench
     from atari_dqn.envs.make import PROTOCOLS, env_spec
-    from atari_dqn.measure import Bench
-    from atari_dqn.system import set_up_torch
-    from atari_dqn.trainer import Trainer
+    from atari_dqn.system.machine import set_up_torch
+    from atari_dqn.training.trainer import Trainer
 
     set_up_torch(CONFIG)
     trainer = Trainer(CONFIG, env_spec(CONFIG.env.env_id, PROTOCOLS[CONFIG.env.protocol], CONFIG.env.frame_stack))

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atari_dqn.cli import BAD_INPUT
-from atari_dqn.config import LearnerConfig, NetworkConfig, TrainConfig
-from atari_dqn.system import cores, describe_system
+from atari_dqn.cli.command import BAD_INPUT
+from atari_dqn.config.schema import LearnerConfig, NetworkConfig, TrainConfig
+from atari_dqn.system.machine import cores, describe_system
 from benchmarks.seats import Kinds, Seat
 
 if TYPE_CHECKING:  # torch is for the contestants, each in its own process
-    from atari_dqn.measure import Turn
+    from atari_dqn.diagnostics.measure import Turn
 
 RESULTS = Path(__file__).parent / "results" / "ratios.json"
 GAME, NUM_ENVS, SEED = "ALE/Breakout-v5", 8, 1
@@ -41,9 +41,9 @@ WHOLE = ((CONFIG.env.num_workers, CONFIG.env.envs_per_worker), (8, 1), (2, 4))
 @contextlib.contextmanager
 def worker_pool(num_workers: int) -> Iterator[Kinds]:
     """Ours, without learner and replay."""
+    from atari_dqn.diagnostics.measure import RandomPlay, measure
     from atari_dqn.envs.make import PROTOCOLS, env_spec
-    from atari_dqn.envs.pool import WorkerPool
-    from atari_dqn.measure import RandomPlay, measure
+    from atari_dqn.workers.pool import WorkerPool
 
     protocol = PROTOCOLS[CONFIG.env.protocol]
     spec = env_spec(GAME, protocol, CONFIG.env.frame_stack)
@@ -61,8 +61,8 @@ def native_vector_env(num_threads: int) -> Iterator[Kinds]:
     from ale_py.vector_env import AtariVectorEnv
     from gymnasium.vector import AutoresetMode
 
+    from atari_dqn.diagnostics.measure import measure
     from atari_dqn.envs.make import PROTOCOLS
-    from atari_dqn.measure import measure
 
     protocol = PROTOCOLS[CONFIG.env.protocol]
     env = AtariVectorEnv(
@@ -98,9 +98,9 @@ def learner(kind: str, threads: int, batch_size: int) -> Iterator[Kinds]:
     """Updates on ready batches ("fixed"), and on those drawn from a full prioritized replay ("replay")."""
     import torch
 
-    from atari_dqn.learner import Learner
-    from atari_dqn.measure import measure
-    from atari_dqn.network import make_network
+    from atari_dqn.agent.learner import Learner
+    from atari_dqn.agent.network import make_network
+    from atari_dqn.diagnostics.measure import measure
     from atari_dqn.replay.prioritized import PrioritizedReplay
     from benchmarks.plain_learner import FixedReplay, PlainLearner, PlainNet, Spec, random_batch
 
@@ -148,9 +148,9 @@ def whole(
     """The real loop at the default ratio, past `learning_starts`; and its workers and its learner alone."""
     import torch
 
+    from atari_dqn.diagnostics.measure import Bench
     from atari_dqn.envs.make import PROTOCOLS, env_spec
-    from atari_dqn.measure import Bench
-    from atari_dqn.trainer import Trainer
+    from atari_dqn.training.trainer import Trainer
 
     torch.set_num_threads(threads)
     config = CONFIG.replace(
@@ -298,7 +298,7 @@ def holds(name: str, median: float) -> bool:
 
 def rates(taken: Sequence[dict[str, Turn]]) -> dict[str, dict[str, float]]:
     """Medians over the rounds, for each `contestant kind`."""
-    from atari_dqn.measure import Rates
+    from atari_dqn.diagnostics.measure import Rates
 
     result = {}
     for name in taken[0]:

@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from atari_dqn.system import cores
+from atari_dqn.system.machine import cores
 from benchmarks.ratios import Seat, learner, native_vector_env, over_limits, whole, worker_pool
 
 if TYPE_CHECKING:  # torch is for the contestants, each in its own process
-    from atari_dqn.measure import Turn
+    from atari_dqn.diagnostics.measure import Turn
 
     Turns = Mapping[str, Turn]
 

@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from atari_dqn.cli import BAD_INPUT
-from atari_dqn.config import TrainConfig
-from atari_dqn.derived import derive
-from atari_dqn.system import available_memory, cores, describe_system
+from atari_dqn.cli.command import BAD_INPUT
+from atari_dqn.config.derived import derive
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.system.machine import available_memory, cores, describe_system
 from benchmarks.seats import Seat
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
@@ -148,7 +148,7 @@ def play(sweep: str, rounds: int, seconds: float, threads: int, progress: Progre
 
 def summary(taken: dict[str, list[Any]]) -> dict[str, Any]:
     """Medians over the rounds: `{kind: {rates}}`, and the largest memory seen."""
-    from atari_dqn.measure import Rates
+    from atari_dqn.diagnostics.measure import Rates
 
     result: dict[str, Any] = {}
     for kind, turns in taken.items():

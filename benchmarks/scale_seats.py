@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from atari_dqn.config import TrainConfig
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.diagnostics.measure import Bench, Turn, family_memory, family_peak, measure
 from atari_dqn.envs.make import PROTOCOLS, env_spec
-from atari_dqn.measure import Bench, Turn, family_memory, family_peak, measure
 from atari_dqn.replay import PrioritizedReplay, Replay
-from atari_dqn.trainer import Trainer
+from atari_dqn.training.trainer import Trainer
 from benchmarks.seats import Kinds
 
 TINY, TINY_ENVS, STACK = (8, 8), 256, 4

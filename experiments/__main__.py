@@ -16,8 +16,9 @@ from typing import Annotated
 import tyro
 
 import experiments
-from atari_dqn import cli
-from atari_dqn.config import ConfigError, Setting, help_from_settings
+from atari_dqn.cli.command import DONE, parse_flags, run_command
+from atari_dqn.cli.output import open_console
+from atari_dqn.config.schema import ConfigError, Setting, help_from_settings
 
 
 @help_from_settings
@@ -32,8 +33,8 @@ class ListCommand:
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m experiments") -> int:
     """List them, or show one. Returns the exit code; raises `ConfigError` for a name that is none of theirs."""
-    name = cli.parse(ListCommand, argv, prog=prog).name
-    found, console = all_experiments(), cli.console()
+    name = parse_flags(ListCommand, argv, prog=prog).name
+    found, console = all_experiments(), open_console()
     if not name:
         console.print(_table(found))
     elif name in found:
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m experiments")
         near = difflib.get_close_matches(name, found, n=1)
         hint = f"did you mean {near[0]}?" if near else f"{prog} lists them"
         raise ConfigError(f"no experiment is called {name}; {hint}")
-    return cli.DONE
+    return DONE
 
 
 def all_experiments() -> dict[str, ModuleType]:
@@ -64,4 +65,4 @@ def _table(found: dict[str, ModuleType]) -> object:
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

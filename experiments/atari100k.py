@@ -19,8 +19,9 @@ Pong -16.2 (-17.3 to -14.9; random play -20.7, a human 14.6), an hour each; see 
 
 from __future__ import annotations
 
-from atari_dqn import cli, train
-from atari_dqn.config import TrainConfig
+from atari_dqn import train
+from atari_dqn.cli.command import run_command
+from atari_dqn.config.schema import TrainConfig
 
 EXPECTED = "Breakout 6.6, Pong -16 (measured, one seed each)"
 TAKES = "an hour on two cores"
@@ -48,4 +49,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.atari100k"))
+    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.atari100k"))

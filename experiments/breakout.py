@@ -13,8 +13,9 @@ Expected: 350 to 400 under the `nature` protocol by 10 million env steps (40 mil
 
 from __future__ import annotations
 
-from atari_dqn import cli, train
-from atari_dqn.config import TrainConfig
+from atari_dqn import train
+from atari_dqn.cli.command import run_command
+from atari_dqn.config.schema import TrainConfig
 
 EXPECTED = "350 to 400 (not yet run)"
 TAKES = "13 h on two cores; on a GPU not known"
@@ -37,4 +38,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.breakout"))
+    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.breakout"))

@@ -11,8 +11,9 @@ Expected: about 40. Measured: 39.1 (95% interval 33.3 to 45.3, 30 games) after 7
 
 from __future__ import annotations
 
-from atari_dqn import cli, train
-from atari_dqn.config import TrainConfig
+from atari_dqn import train
+from atari_dqn.cli.command import run_command
+from atari_dqn.config.schema import TrainConfig
 
 EXPECTED = "39 (measured, one seed)"
 TAKES = "79 min on two cores"
@@ -35,4 +36,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.breakout_cpu"))
+    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.breakout_cpu"))

@@ -14,8 +14,9 @@ GPU takes nearly for nothing; the usual replay ratio; a target that follows ever
 
 from __future__ import annotations
 
-from atari_dqn import cli, train
-from atari_dqn.config import TrainConfig
+from atari_dqn import train
+from atari_dqn.cli.command import run_command
+from atari_dqn.config.schema import TrainConfig
 
 EXPECTED = "400 in a quarter of an hour (not yet run)"
 TAKES = "15 min on a GPU with 16 cores"
@@ -42,4 +43,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.breakout_fast"))
+    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.breakout_fast"))

@@ -20,8 +20,9 @@ forgets the rest: less than `experiments.breakout`. Measured: the speed alone, 2
 
 from __future__ import annotations
 
-from atari_dqn import cli, train
-from atari_dqn.config import TrainConfig
+from atari_dqn import train
+from atari_dqn.cli.command import run_command
+from atari_dqn.config.schema import TrainConfig
 
 EXPECTED = "labml's settings to the letter; the source publishes no score"
 TAKES = "42 h on two cores"
@@ -47,4 +48,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.breakout_labml"))
+    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.breakout_labml"))

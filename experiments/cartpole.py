@@ -11,8 +11,9 @@ all five seeds, which end at env step 60,007 (median; 50,002 to 90,004); the mea
 
 from __future__ import annotations
 
-from atari_dqn import cli, train
-from atari_dqn.config import TrainConfig
+from atari_dqn import train
+from atari_dqn.cli.command import run_command
+from atari_dqn.config.schema import TrainConfig
 
 EXPECTED = "a mean of 475 or more over 100 games"
 TAKES = "about 2 min on two cores"
@@ -40,4 +41,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole"))
+    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole"))

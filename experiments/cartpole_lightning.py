@@ -15,8 +15,9 @@ get there, after 1,388 training steps (median; 1,096 to 2,639; three of them wit
 
 from __future__ import annotations
 
-from atari_dqn import cli, train
-from atari_dqn.config import TrainConfig
+from atari_dqn import train
+from atari_dqn.cli.command import run_command
+from atari_dqn.config.schema import TrainConfig
 
 EXPECTED = "an episode of 200 after about 1,200 training steps"
 TAKES = "about 1 min on one core"
@@ -46,4 +47,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole_lightning"))
+    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole_lightning"))

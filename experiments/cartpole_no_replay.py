@@ -17,8 +17,9 @@ without exploration or a target network, four of them lose it: 100 games at the 
 
 from __future__ import annotations
 
-from atari_dqn import cli, train
-from atari_dqn.config import TrainConfig
+from atari_dqn import train
+from atari_dqn.cli.command import run_command
+from atari_dqn.config.schema import TrainConfig
 
 EXPECTED = "a pole that stays up; then mostly lost again (191, 75 to 500)"
 TAKES = "45 s on two cores"
@@ -51,4 +52,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole_no_replay"))
+    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole_no_replay"))

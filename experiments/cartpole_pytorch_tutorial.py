@@ -16,8 +16,9 @@ out of 100.
 
 from __future__ import annotations
 
-from atari_dqn import cli, train
-from atari_dqn.config import TrainConfig
+from atari_dqn import train
+from atari_dqn.cli.command import run_command
+from atari_dqn.config.schema import TrainConfig
 
 EXPECTED = "an episode of 500 within 600 episodes"
 TAKES = "10 min on two cores"
@@ -50,4 +51,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole_pytorch_tutorial"))
+    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole_pytorch_tutorial"))

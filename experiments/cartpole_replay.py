@@ -15,7 +15,8 @@ forget.
 
 from __future__ import annotations
 
-from atari_dqn import cli, train
+from atari_dqn import train
+from atari_dqn.cli.command import run_command
 from experiments import cartpole_no_replay
 
 EXPECTED = "as cartpole_no_replay, in half of the time (372, 91 to 500)"
@@ -28,4 +29,4 @@ CONFIG = cartpole_no_replay.CONFIG.replace(
 )
 
 if __name__ == "__main__":
-    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole_replay"))
+    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole_replay"))

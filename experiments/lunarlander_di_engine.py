@@ -20,8 +20,9 @@ lucky ones, so the network is worth less than they say. Measured: all five seeds
 
 from __future__ import annotations
 
-from atari_dqn import cli, train
-from atari_dqn.config import TrainConfig
+from atari_dqn import train
+from atari_dqn.cli.command import run_command
+from atari_dqn.config.schema import TrainConfig
 
 EXPECTED = "a mean of 200 over 5 games, where it stops"
 TAKES = "about 5 min on two cores"
@@ -58,4 +59,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.lunarlander_di_engine"))
+    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.lunarlander_di_engine"))

@@ -12,8 +12,9 @@ after 84 minutes; see experiments/results/.
 
 from __future__ import annotations
 
-from atari_dqn import cli, train
-from atari_dqn.config import TrainConfig
+from atari_dqn import train
+from atari_dqn.cli.command import run_command
+from atari_dqn.config.schema import TrainConfig
 
 EXPECTED = "20 of 21 (measured, one seed)"
 TAKES = "84 min on two cores"
@@ -37,4 +38,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    cli.run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.pong"))
+    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.pong"))

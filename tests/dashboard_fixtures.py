@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 
 from atari_dqn import dashboard
-from atari_dqn.dashboard_page import PageError
+from atari_dqn.labml.page import PageError
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from atari_dqn.checkpoint import CheckpointStore, Snapshot
-from atari_dqn.comparison import GAMES, SCORE
-from atari_dqn.config import TrainConfig
+from atari_dqn.agent.network import make_network
+from atari_dqn.comparison.runs import GAMES, SCORE
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.make import PROTOCOLS, env_spec
-from atari_dqn.network import make_network
+from atari_dqn.runs.checkpoints import CheckpointStore, Snapshot
 
 
 def make_run(run_dir: Path, env_id: str, env_step: int = 5000, **settings: Any) -> Path:
@@ -61,7 +61,7 @@ def refusals(mistakes: list[list[str]], without: set[str]) -> list[str]:
     program = (
         "import sys\n"
         "from atari_dqn.__main__ import run\n"
-        "from atari_dqn.config import ConfigError\n"
+        "from atari_dqn.config.schema import ConfigError\n"
         f"for argv in {mistakes!r}:\n"
         "    try:\n"
         "        run(argv)\n"

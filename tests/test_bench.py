@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from atari_dqn import bench_report
-from atari_dqn.account import PARTS, UPDATE_PARTS
-from atari_dqn.config import TrainConfig
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.diagnostics import report as bench_report
+from atari_dqn.diagnostics.measure import Bench, machine_cpu
+from atari_dqn.diagnostics.profiler import PARTS, UPDATE_PARTS
 from atari_dqn.envs.make import PROTOCOLS, env_spec
-from atari_dqn.measure import Bench, machine_cpu
-from atari_dqn.trainer import Trainer
+from atari_dqn.training.trainer import Trainer
 
 BENCH = [sys.executable, "-m", "atari_dqn.bench"]
 TINY = "--env-id CartPole-v1 --num-workers 2 --envs-per-worker 2 --replay-capacity 4096 --learning-starts 200"

@@ -15,12 +15,20 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from atari_dqn import compare
-from atari_dqn.comparison import NOT_LEARNING, Configuration, configurations, find_runs, names_of, read_run, remarks
-from atari_dqn.comparison_figure import COLOURS, draw
-from atari_dqn.comparison_scores import curve, evaluation_points, final_scores, shared_games, times_to
-from atari_dqn.comparison_tables import Table, markdown, tables, terminal
-from atari_dqn.config import ConfigError, TrainConfig, settings
-from atari_dqn.intervals import estimate, improvement, interval, iqm
+from atari_dqn.comparison.figure import COLOURS, draw
+from atari_dqn.comparison.runs import (
+    NOT_LEARNING,
+    Configuration,
+    configurations,
+    find_runs,
+    names_of,
+    read_run,
+    remarks,
+)
+from atari_dqn.comparison.scores import curve, evaluation_points, final_scores, shared_games, times_to
+from atari_dqn.comparison.tables import Table, markdown, tables, terminal
+from atari_dqn.config.schema import ConfigError, TrainConfig, settings
+from atari_dqn.evaluation.intervals import estimate, improvement, interval, iqm
 from tests.run_dirs import log, make_run, make_settings, python
 
 
@@ -422,8 +430,9 @@ def test_a_picture_that_cannot_be_written_leaves_the_former_one(tmp_path: Path) 
     out = tmp_path / "picture.png"
     out.write_bytes(b"former")
     limited = (
-        "import resource, signal; from atari_dqn import cli, compare; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        " resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20)); cli.run_command(compare.main)"
+        "import resource, signal; from atari_dqn import compare; from atari_dqn.cli.command import run_command;"
+        " signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20));"
+        " run_command(compare.main)"
     )
     result = python("-c", limited, str(run_dir), "--out", str(out))
     assert (result.returncode, out.read_bytes()) == (2, b"former"), result.stderr

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from atari_dqn import dashboard
-from atari_dqn.config import ConfigError
+from atari_dqn.config.schema import ConfigError
 from atari_dqn.dashboard import Server, running, start
 from tests.dashboard_fixtures import DEADLINE, NOBODY, call, dashboard_server, wait_until  # noqa: F401
 

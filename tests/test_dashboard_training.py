@@ -14,9 +14,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
+from atari_dqn.config.live import Edit
 from atari_dqn.dashboard import Server
-from atari_dqn.edits import read_edits
-from atari_dqn.live import Edit
+from atari_dqn.runs.edits import read_edits
 from tests.dashboard_fixtures import (  # noqa: F401
     browser,
     call,
@@ -26,7 +26,7 @@ from tests.dashboard_fixtures import (  # noqa: F401
     wait_until,
 )
 from tests.test_dashboard_page import shot, wait_for
-from tests.test_train_command import SHORT, rows
+from tests.test_train import SHORT, rows
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("page_packages")]
 

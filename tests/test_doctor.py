@@ -13,12 +13,16 @@ import pytest
 import torch
 from ale_py import roms
 
-from atari_dqn import doctor, doctor_advice, doctor_libraries, doctor_machine, system, train
-from atari_dqn.config import TrainConfig
+from atari_dqn import doctor, train
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.diagnostics import advice as doctor_advice
+from atari_dqn.diagnostics import library_checks as doctor_libraries
+from atari_dqn.diagnostics import machine_checks as doctor_machine
 from atari_dqn.doctor import FAULT, OK, WARNING, Finding, examine
-from atari_dqn.envs import block
+from atari_dqn.system import machine as system
+from atari_dqn.workers import shared_memory as block
 from tests.faults.test_limits import written
-from tests.test_train_command import run
+from tests.test_train import run
 
 DOCTOR = [sys.executable, "-m", "atari_dqn.doctor"]
 

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from atari_dqn import evaluate, scorecard, status
-from atari_dqn.config import ConfigError
+from atari_dqn import evaluate
+from atari_dqn.cli import output as status
+from atari_dqn.config.schema import ConfigError
 from atari_dqn.envs.make import PROTOCOLS
-from atari_dqn.evaluation import Progress
-from atari_dqn.intervals import interval, iqm, mean
-from atari_dqn.runs import read_rows
-from atari_dqn.scorecard import CardProgress
+from atari_dqn.evaluation import scorecard
+from atari_dqn.evaluation.evaluation import Progress
+from atari_dqn.evaluation.intervals import interval, iqm, mean
+from atari_dqn.evaluation.scorecard import CardProgress
+from atari_dqn.runs.directory import read_rows
 from tests.run_dirs import make_run
 
 

@@ -17,15 +17,16 @@ import pytest
 import torch
 import yaml
 
-from atari_dqn import Policy, cli, evaluate, export, play
-from atari_dqn.checkpoint import load_policy
-from atari_dqn.config import ConfigError
-from atari_dqn.exported import ONNX, SAFETENSORS, Exported, read_exported, to_safetensors
-from atari_dqn.model_card import Facts, model_card
-from atari_dqn.runs import read_rows
+from atari_dqn import Policy, evaluate, export, play
+from atari_dqn.cli.command import CommandFailed
+from atari_dqn.config.schema import ConfigError
+from atari_dqn.policy.files import ONNX, SAFETENSORS, Exported, read_exported, to_safetensors
+from atari_dqn.policy.model_card import Facts, model_card
+from atari_dqn.runs.checkpoints import load_policy
+from atari_dqn.runs.directory import read_rows
+from tests.policy.test_files import NETWORKS, make
 from tests.run_dirs import make_run, python, refusals
-from tests.test_exported import NETWORKS, make
-from tests.test_train_command import SHORT, run
+from tests.test_train import SHORT, run
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -163,9 +164,9 @@ def test_a_file_that_computes_something_else_is_not_handed_over(trained: Path) -
 
     assert "differ from the network's by at most" in export.compare(right, right, shifted(1e-5))
     for wrong in (shifted(0.01), shifted(float("nan"))):
-        with pytest.raises(cli.CommandFailed, match=r"policy\.onnx differs from the network by"):
+        with pytest.raises(CommandFailed, match=r"policy\.onnx differs from the network by"):
             export.compare(right, right, wrong)
-    with pytest.raises(cli.CommandFailed, match=r"policy\.safetensors is not what was exported"):
+    with pytest.raises(CommandFailed, match=r"policy\.safetensors is not what was exported"):
         export.compare(right, shifted(1e-6), right)
 
 
@@ -240,9 +241,9 @@ def test_a_missing_checkpoint_is_named(trained: Path) -> None:
 def test_a_missing_extra_is_one_line(package: str, trained: Path) -> None:
     program = (
         f"import sys; sys.modules[{package!r}] = None\n"
-        "from atari_dqn import cli\n"
+        "from atari_dqn.cli.command import CommandFailed, run_command\n"
         "from atari_dqn.export import main\n"
-        f"cli.run_command(lambda: main([{str(trained)!r}]))"
+        f"run_command(lambda: main([{str(trained)!r}]))"
     )
     result = python("-c", program)
     assert (result.returncode, result.stdout) == (2, "")

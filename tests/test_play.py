@@ -13,12 +13,12 @@ import av
 import pytest
 import torch
 
-from atari_dqn import cli, evaluate, play
-from atari_dqn.checkpoint import TrainedNetwork
-from atari_dqn.cli import CommandFailed
-from atari_dqn.config import TrainConfig
+from atari_dqn import evaluate, play
+from atari_dqn.cli.command import FAILED, INTERRUPTED, CommandFailed
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.runs.checkpoints import TrainedNetwork
 from tests.run_dirs import make_run, python
 
 
@@ -59,7 +59,7 @@ def test_a_film_that_is_stopped_is_kept_as_far_as_it_is(number: signal.Signals, 
             time.sleep(0.05)
         films.send_signal(number)
         said, _ = films.communicate(timeout=60)
-    assert films.returncode == cli.INTERRUPTED
+    assert films.returncode == INTERRUPTED
     assert said.splitlines()[-2].startswith("interrupted: score ")
     (file,) = (run_dir / "videos").iterdir()
     assert file.name == "5000-nature-seed0.mp4"
@@ -107,11 +107,12 @@ def test_a_video_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path:
         play.main([str(blocked)])
     full = make_run(tmp_path / "full", "CartPole-v1")
     limited = (
-        "import resource, signal; from atari_dqn import cli, play; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        " resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20)); cli.run_command(play.main)"
+        "import resource, signal; from atari_dqn import play; from atari_dqn.cli.command import run_command;"
+        " signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20));"
+        " run_command(play.main)"
     )
     result = python("-c", limited, str(full), "--epsilon", "1")
-    assert result.returncode == cli.FAILED, result.stderr
+    assert result.returncode == FAILED, result.stderr
     assert result.stderr.endswith("5000-nature-seed0.mp4 cannot be written: File too large\n")
     assert "Traceback" not in result.stderr
     assert not list((full / "videos").iterdir())

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from atari_dqn import train
-from atari_dqn.config import TrainConfig
-from atari_dqn.runs import is_training
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.runs.directory import is_training
 from tests.faults.trainings import LIMIT
 from tests.test_bench import TINY
 

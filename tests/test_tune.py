@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from atari_dqn import tune
-from atari_dqn.cli import INTERRUPTED, CommandFailed
-from atari_dqn.config import ConfigError
-from atari_dqn.edits import INBOX, RECORD, read_edits
-from atari_dqn.live import Edit
-from atari_dqn.runs import is_training, locked
-from tests.test_train_command import SHORT, rows
+from atari_dqn.cli.command import INTERRUPTED, CommandFailed
+from atari_dqn.config.live import Edit
+from atari_dqn.config.schema import ConfigError
+from atari_dqn.runs.directory import is_training, locked
+from atari_dqn.runs.edits import INBOX, RECORD, read_edits
+from tests.test_train import SHORT, rows
 
 
 def tuned(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,1 +1,1 @@
-"""Environments: the only room that knows gymnasium and ALE, and the worker processes that step them."""
+"""Gymnasium and ALE environments: protocols, games, vector environments, and single ones for people."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.wrappers import AtariPreprocessing
 
-from atari_dqn.config import ConfigError
+from atari_dqn.config.schema import ConfigError
 from atari_dqn.envs.make import EnvSpec, Protocol
 from atari_dqn.envs.single import make_emulator
 

@@ -16,10 +16,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from atari_dqn.config import ConfigError
+from atari_dqn.config.schema import ConfigError
 from atari_dqn.envs.atari import AtariGames
-from atari_dqn.envs.block import StepResult
 from atari_dqn.envs.ids import is_atari
+from atari_dqn.workers.shared_memory import StepResult
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import gymnasium as gym
 from gymnasium.spaces import Box, Discrete
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
-from atari_dqn.config import ConfigError
+from atari_dqn.config.schema import ConfigError
 from atari_dqn.envs.make import EnvSpec, Protocol
 
 AnyEnv = gym.Env[Any, Any]

@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from atari_dqn import cli
-from atari_dqn.config import ConfigError
-from atari_dqn.status import StatusLine
-from atari_dqn.system import cores, describe_system
+from atari_dqn.cli.command import DONE, FAILED, run_command
+from atari_dqn.cli.output import StatusLine, open_console
+from atari_dqn.config.schema import ConfigError
+from atari_dqn.system.machine import cores, describe_system
 from benchmarks.environments import DIRECTORY, InstallError, interpreter
 from benchmarks.peers.goals import goals, standing
 from benchmarks.peers.seats import ContestantFailed, Seat, Turn, Watch
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         learning_starts=arguments.replay_capacity,
         torch_threads=arguments.torch_threads,
     )
-    console = cli.console()
+    console = open_console()
     taken, seats, failed = compete(
         arguments.only, work, arguments.rounds, arguments.seconds, arguments.environments, console
     )
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_report(report, console)
     if standings:
         draw(report, arguments.out.with_suffix(".png"))
-    return cli.FAILED if failed or not all(goal["holds"] for goal in report["goals"]) else cli.DONE
+    return FAILED if failed or not all(goal["holds"] for goal in report["goals"]) else DONE
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -163,4 +163,4 @@ def _warming(name: str, work: Work, say: Say) -> Watch:
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from atari_dqn.cli import BAD_INPUT
-from atari_dqn.system import available_memory, cores, describe_system
+from atari_dqn.cli.command import BAD_INPUT
+from atari_dqn.system.machine import available_memory, cores, describe_system
 from benchmarks.environments import DIRECTORY, InstallError, interpreter
 from benchmarks.replays.contestants import CONTESTANTS
 from benchmarks.replays.seat import BATCHES, TINY

@@ -19,13 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from atari_dqn import cli
-from atari_dqn.config import ConfigError, Setting, TrainConfig, flag, help_from_settings, settings
-from atari_dqn.derived import updates_at
-from atari_dqn.processes import hang_up_after_parent
-from atari_dqn.runs import has_begun, read_config, read_rows
-from atari_dqn.signals import StopRequest
-from atari_dqn.system import cores
+from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
+from atari_dqn.cli.output import open_console
+from atari_dqn.config.derived import updates_at
+from atari_dqn.config.schema import ConfigError, Setting, TrainConfig, flag, help_from_settings, settings
+from atari_dqn.runs.directory import has_begun, read_config, read_rows
+from atari_dqn.system.machine import cores
+from atari_dqn.system.processes import hang_up_after_parent
+from atari_dqn.system.signals import StopRequest
 from experiments.__main__ import all_experiments
 from experiments.claims.measure import CLAIMS, GAMES, finished, measure
 
@@ -91,7 +92,7 @@ def main(
 
     Raises `ConfigError` for bad input, and `CommandFailed` when a run fails, after the others are done.
     """
-    command = cli.parse(ClaimsCommand, argv, prog=prog)
+    command = parse_flags(ClaimsCommand, argv, prog=prog)
     for name, setting in settings(ClaimsCommand).items():
         setting.check(name, getattr(command, name))
     for name in command.only:
@@ -129,8 +130,8 @@ def main(
         for file in write(outcomes, command.runs, command.out):
             print(file)
     if failed:
-        raise cli.CommandFailed("; ".join(failed))
-    return cli.DONE
+        raise CommandFailed("; ".join(failed))
+    return DONE
 
 
 class Runs:
@@ -153,11 +154,11 @@ class Runs:
 
     def run(self) -> list[str]:
         """Returns a line for each that failed. An interrupt stops those under way, with their state saved."""
-        from atari_dqn.status import StatusLine
+        from atari_dqn.cli.output import StatusLine
 
         began, before = time.monotonic(), {job: job.share_done() for job in self._cost}
         pools = []
-        with StatusLine(cli.console(), f"{len(self._cost)} runs") as status, StopRequest() as stop:
+        with StatusLine(open_console(), f"{len(self._cost)} runs") as status, StopRequest() as stop:
             try:
                 for beside, turn in self._turns:
                     stop.check()
@@ -175,7 +176,7 @@ class Runs:
 
     def _progress(self, before: dict[Job, float], seconds: float) -> str:
         """After `seconds`; `before` has the shares that were done then."""
-        from atari_dqn.monitor import duration
+        from atari_dqn.monitoring.monitor import duration
 
         with self._lock:
             left, alive = list(self._left), set(self._alive)
@@ -233,4 +234,4 @@ class Runs:
 
 
 if __name__ == "__main__":
-    cli.run_command(main)
+    run_command(main)

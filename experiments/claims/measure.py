@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from atari_dqn.config import TrainConfig
-from atari_dqn.derived import updates_at
-from atari_dqn.runs import read_config, read_rows
+from atari_dqn.config.derived import updates_at
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.runs.directory import read_config, read_rows
 
 GAMES = 100
 """Games of the evaluation after a run: the field's number for a mean score."""

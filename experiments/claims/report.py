@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from atari_dqn.comparison_figure import COLOURS, thousands
-from atari_dqn.journal import replace
-from atari_dqn.runs import read_rows
-from atari_dqn.system import describe_system
+from atari_dqn.comparison.figure import COLOURS, thousands
+from atari_dqn.runs.directory import read_rows
+from atari_dqn.runs.records import replace
+from atari_dqn.system.machine import describe_system
 from experiments.claims.measure import CLAIMS, GAMES, MASTERED, WINDOW, Claim, Outcome, limit_step
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from ale_py import roms
 
-from atari_dqn.config import ConfigError, TrainConfig
+from atari_dqn.config.schema import ConfigError, TrainConfig
 from atari_dqn.envs.make import PROTOCOLS, env_spec, resolve_env_id
-from atari_dqn.scores import RANDOM_AND_HUMAN
-from atari_dqn.trainer import Trainer
+from atari_dqn.evaluation.references import RANDOM_AND_HUMAN
+from atari_dqn.training.trainer import Trainer
 
 gym.register_envs(ale_py)
 

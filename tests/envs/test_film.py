@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from atari_dqn.config import ConfigError
+from atari_dqn.config.schema import ConfigError
 from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.make import PROTOCOLS, env_spec, make_vector_env
 from tests.stubs import Shifted

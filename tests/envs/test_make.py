@@ -14,9 +14,9 @@ import pytest
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.wrappers import AtariPreprocessing
 
-from atari_dqn.config import ConfigError
-from atari_dqn.envs.history import env_seeds
+from atari_dqn.config.schema import ConfigError
 from atari_dqn.envs.make import PROTOCOLS, EnvSpec, Protocol, env_spec, make_vector_env, resolve_env_id
+from atari_dqn.workers.history import env_seeds
 
 NATURE, MACHADO = PROTOCOLS["nature"], PROTOCOLS["machado"]
 
@@ -268,5 +268,6 @@ def test_actions_that_do_not_begin_at_zero_are_shifted() -> None:
 
 
 def test_names_are_checked_without_torch() -> None:
-    code = "import sys; from atari_dqn.envs import make, worker, pool; print({'torch', 'labml'} & set(sys.modules))"
+    code = "import sys; from atari_dqn.envs import make; from atari_dqn.workers import pool, worker;"
+    code += " print({'torch', 'labml'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

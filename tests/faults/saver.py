@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from atari_dqn.checkpoint import CheckpointStore
-from atari_dqn.checkpoint_files import Snapshot
+from atari_dqn.runs.checkpoint_files import Snapshot
+from atari_dqn.runs.checkpoints import CheckpointStore
 
 ROWS = 100
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}

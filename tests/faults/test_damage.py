@@ -20,15 +20,15 @@ import pytest
 import torch
 import zstandard
 
-from atari_dqn import checkpoint_files
-from atari_dqn.archive import MOST_PICKLE, Unsound, load_tensors
-from atari_dqn.checkpoint import CheckpointStore, load_weights
-from atari_dqn.checkpoint_files import MANIFEST, Snapshot
-from atari_dqn.config import ConfigError, TrainConfig
+from atari_dqn.config.schema import ConfigError, TrainConfig
 from atari_dqn.envs.make import PROTOCOLS, env_spec
-from atari_dqn.runs import check_run_dir
-from atari_dqn.trainer import Trainer
-from tests.test_train_command import SHORT, run
+from atari_dqn.runs import checkpoint_files
+from atari_dqn.runs.archive import MOST_PICKLE, Unsound, load_tensors
+from atari_dqn.runs.checkpoint_files import MANIFEST, Snapshot
+from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
+from atari_dqn.runs.directory import check_run_dir
+from atari_dqn.training.trainer import Trainer
+from tests.test_train import SHORT, run
 
 CPU = torch.device("cpu")
 MOST = 1 << 23

@@ -23,16 +23,16 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from atari_dqn.checkpoint import CheckpointStore
-from atari_dqn.checkpoint_files import Snapshot
-from atari_dqn.config import ConfigError, TrainConfig
-from atari_dqn.journal import MOST_WAITING, Journal, append, cut_back, line
-from atari_dqn.monitor import Monitor, TensorBoard
-from atari_dqn.runs import check_run_dir
-from atari_dqn.training import NotSaved, Training
+from atari_dqn.config.schema import ConfigError, TrainConfig
+from atari_dqn.monitoring.monitor import Monitor, TensorBoard
+from atari_dqn.runs.checkpoint_files import Snapshot
+from atari_dqn.runs.checkpoints import CheckpointStore
+from atari_dqn.runs.directory import check_run_dir
+from atari_dqn.runs.records import MOST_WAITING, Journal, append, cut_back, line
+from atari_dqn.training.session import NotSaved, Training
 from tests.faults import saver
-from tests.test_train_command import SHORT, rows
-from tests.test_trainer import make_trainer
+from tests.test_train import SHORT, rows
+from tests.training.test_trainer import make_trainer
 
 
 @contextlib.contextmanager

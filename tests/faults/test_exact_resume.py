@@ -21,19 +21,19 @@ import pytest
 import torch
 from rich.console import Console
 
-from atari_dqn.checkpoint import CheckpointStore
-from atari_dqn.config import TrainConfig
-from atari_dqn.envs import pool as pools
-from atari_dqn.envs import worker_process
-from atari_dqn.envs.history import NO_SEED, History
+from atari_dqn.config.live import Request
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.make import PROTOCOLS, env_spec
-from atari_dqn.envs.pool import WorkerPool
-from atari_dqn.live import Request
-from atari_dqn.monitor import Monitor
-from atari_dqn.trainer import InexactError, Trainer
-from atari_dqn.training import Training
+from atari_dqn.monitoring.monitor import Monitor
+from atari_dqn.runs.checkpoints import CheckpointStore
+from atari_dqn.training.session import Training
+from atari_dqn.training.trainer import InexactError, Trainer
+from atari_dqn.workers import pool as pools
+from atari_dqn.workers import process as worker_process
+from atari_dqn.workers.history import NO_SEED, History
+from atari_dqn.workers.pool import WorkerPool
 from tests.stubs import Fragile
-from tests.test_train_command import SHORT, run
+from tests.test_train import SHORT, run
 
 SMALL: dict[str, Any] = {
     "env_id": "ALE/Breakout-v5",

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from atari_dqn.checkpoint import CheckpointStore
 from atari_dqn.envs.make import PROTOCOLS, env_spec
-from atari_dqn.envs.pool import WorkerError, WorkerPool
-from atari_dqn.system import cgroup_memory, is_out_of_memory
-from tests.test_train_command import SHORT, TRAIN, rows, run
+from atari_dqn.runs.checkpoints import CheckpointStore
+from atari_dqn.system.machine import cgroup_memory, is_out_of_memory
+from atari_dqn.workers.pool import WorkerError, WorkerPool
+from tests.test_train import SHORT, TRAIN, rows, run
 
 # --- what control groups leave
 
@@ -123,13 +123,15 @@ def test_memory_that_runs_out_in_training_ends_it_with_the_state_saved(device: s
     """The limit comes after the start, as it does when others take what was free."""
     program = (
         "import resource, psutil, torch\n"
-        "from atari_dqn import cli, train, trainer\n"
+        "from atari_dqn import train\n"
+        "from atari_dqn.cli.command import run_command\n"
+        "from atari_dqn.training import trainer\n"
         "class Poor(trainer.Trainer):\n"
         "    def start(self, *watchers):\n"
         "        super().start(*watchers)\n"
         f"        {LITTLE[device]}\n"
         "trainer.Trainer = Poor\n"
-        "cli.run_command(train.main)\n"
+        "run_command(train.main)\n"
     )
     flags = [*SHORT[len(TRAIN) :], "--run-dir", "run", "--batch-size", "65536", "--replay-ratio", "1024"]
     result = run([sys.executable, "-c", program, *flags, "--mlp-hidden", "4096", "--device", device], tmp_path)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from atari_dqn import train
-from atari_dqn.config import ConfigError, TrainConfig, flag, settings
-from atari_dqn.runs import locked
-from tests.test_train_command import SHORT, TRAIN, run
+from atari_dqn.config.schema import ConfigError, TrainConfig, flag, settings
+from atari_dqn.runs.directory import locked
+from tests.test_train import SHORT, TRAIN, run
 
 FLAGS = SHORT[len(TRAIN) :]
 
@@ -76,7 +76,7 @@ def test_a_capacity_that_is_none(capacity: int, words: str, tmp_path: Path, monk
 def test_a_second_run_in_one_directory_is_refused_before_anything_slow_is_loaded(tmp_path: Path) -> None:
     probe = (
         "import sys\n"
-        "from atari_dqn import train, config\n"
+        "from atari_dqn import train; from atari_dqn.config import schema as config\n"
         "try:\n"
         f"    train.main({[*FLAGS, '--run-dir', 'run']})\n"
         "except config.ConfigError as error:\n"

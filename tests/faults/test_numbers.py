@@ -1,7 +1,7 @@
 """Numbers that are not finite: the update is skipped and counted, a run of them ends with a dump, and none is saved.
 
-Priorities that are refused are in tests/replay; the same update as a CUDA graph in tests/test_cuda_graph.py and
-tests/test_gpu.py.
+Priorities that are refused are in tests/replay; the same update as a CUDA graph in tests/agent/test_cuda_graph.py and
+tests/agent/test_gpu.py.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from atari_dqn.checkpoint import CheckpointStore
-from atari_dqn.learner import Learner
-from atari_dqn.monitor import Monitor
+from atari_dqn.agent.finite import NotFiniteError, not_finite, write_dump
+from atari_dqn.agent.learner import Learner
+from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.replay.base import Replay
-from atari_dqn.soundness import NotFiniteError, not_finite, write_dump
-from atari_dqn.trainer import Trainer
-from atari_dqn.training import SKIPPED_LIMIT, Training
-from tests.test_cuda_graph import Feeder, bits, make_learner, make_replay
-from tests.test_train_command import TRAIN, rows
-from tests.test_trainer import make_trainer, started
+from atari_dqn.runs.checkpoints import CheckpointStore
+from atari_dqn.training.session import SKIPPED_LIMIT, Training
+from atari_dqn.training.trainer import Trainer
+from tests.agent.test_cuda_graph import Feeder, bits, make_learner, make_replay
+from tests.test_train import TRAIN, rows
+from tests.training.test_trainer import make_trainer, started
 
 # ---------------------------------------------------------------------- one update
 

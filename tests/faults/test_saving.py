@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from atari_dqn.checkpoint import CheckpointStore
+from atari_dqn.runs.checkpoints import CheckpointStore
 from tests.faults import saver
 
 CPU = torch.device("cpu")

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atari_dqn.checkpoint import CheckpointStore
+from atari_dqn.runs.checkpoints import CheckpointStore
 from tests.faults.trainings import ENDLESS, LIMIT, Harmed, training
-from tests.test_train_command import SHORT, run
+from tests.test_train import SHORT, run
 
 WAITING = [*ENDLESS, "--env-id", "tests.stubs:LateHang-v0", "--log-interval", "4"]
 """For workers that hang after 20 steps."""
@@ -143,8 +143,10 @@ def test_a_request_to_stop_is_obeyed_at_any_moment(moment: int, tmp_path: Path) 
 def test_a_stop_does_not_wait_for_a_worker_that_hangs(tmp_path: Path) -> None:
     """Whose deadline is 60 s. What counts as silence is made short here; it is 5 s."""
     program = (
-        "from atari_dqn import cli, train; from atari_dqn.envs import worker_process; worker_process.QUIET = 0.5;"
-        "cli.run_command(train.main)"
+        "from atari_dqn import train\n"
+        "from atari_dqn.cli.command import run_command\n"
+        "from atari_dqn.workers import process\n"
+        "process.QUIET = 0.5; run_command(train.main)"
     )
     with training(tmp_path, [sys.executable, "-c", program, *WAITING[3:]]) as harmed:
         harmed.until(lambda: waits(harmed))
@@ -194,7 +196,8 @@ def test_the_dashboard_goes_with_the_training(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    program = f"from atari_dqn import cli, dashboard, train; dashboard.PORT = {port}; cli.run_command(train.main)"
+    program = "from atari_dqn import dashboard, train; from atari_dqn.cli.command import run_command;"
+    program += f" dashboard.PORT = {port}; run_command(train.main)"
     with training(tmp_path, [sys.executable, "-c", program, *ENDLESS[3:], "--dashboard"]) as harmed:
         if phase == "starts":
             harmed.until(lambda: harmed.helpers("atari_dqn.dashboard"))

@@ -16,8 +16,8 @@ import numpy as np
 import psutil
 import pytest
 
-from atari_dqn.edits import Inbox
-from atari_dqn.live import new_request
+from atari_dqn.config.live import new_request
+from atari_dqn.runs.edits import Inbox
 
 TRAIN = [
     *(sys.executable, "-m", "atari_dqn.train", "--run-dir", "run", "--num-workers", "4", "--replay-capacity", "4096"),

@@ -13,11 +13,11 @@ import psutil
 import pytest
 import torch
 
-from atari_dqn.config import TrainConfig
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.make import PROTOCOLS, env_spec
-from atari_dqn.envs.pool import WorkerError, WorkerPool
-from atari_dqn.envs.worker_process import SOUND_TICKS
-from atari_dqn.trainer import Trainer
+from atari_dqn.training.trainer import Trainer
+from atari_dqn.workers.pool import WorkerError, WorkerPool
+from atari_dqn.workers.process import SOUND_TICKS
 from tests.stubs import Fragile
 
 NATURE = PROTOCOLS["nature"]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.test_train_command import SHORT
+from tests.test_train import SHORT
 
 LIMIT = 60.0
 """Seconds after which what should have happened hangs."""

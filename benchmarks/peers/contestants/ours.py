@@ -1,4 +1,4 @@
-"""Ours: the real loop of `atari_dqn.trainer`, one env in each of 8 workers; its defaults but for the settings given."""
+"""Our own loop (`atari_dqn.training`): one environment in each of 8 workers, default settings but for those given."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 
 import torch
 
-from atari_dqn.config import TrainConfig
+from atari_dqn.agent.schedules import Piecewise
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.make import PROTOCOLS, env_spec
-from atari_dqn.schedules import Piecewise
-from atari_dqn.trainer import Trainer
+from atari_dqn.training.trainer import Trainer
 from benchmarks.peers.turns import Turns
 
 

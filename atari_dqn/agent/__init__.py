@@ -1,0 +1,1 @@
+"""The agent: Q network, loss, learner, actor, schedules. Knows no environment and no file."""

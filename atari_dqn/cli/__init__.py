@@ -1,0 +1,1 @@
+"""How a command begins, talks to the user and ends."""

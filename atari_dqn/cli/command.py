@@ -1,0 +1,56 @@
+"""How every command begins and ends: argv in, a parsed dataclass out, and one exit code for each kind of ending.
+
+Exit codes: 0 done; 1 a failure that is not the user's; 2 the user's input was wrong, said in one line; 3 interrupted
+with the state saved. Nothing here imports torch, so that bad input is answered at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+import tyro
+
+from atari_dqn.cli.output import release_output
+from atari_dqn.config.schema import ConfigError
+
+Schema = TypeVar("Schema")
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
+
+
+class CommandFailed(Exception):
+    """A failure with an explanation for the user; the message is printed without a traceback, exit code 1."""
+
+
+def parse_flags(
+    schema: type[Schema], argv: Sequence[str] | None, *, prog: str, default: Schema | None = None
+) -> Schema:
+    """Read `argv` (None: the process's own) into `schema`. Wrong flags end the process with a short box and code 2."""
+    if default is None:
+        return tyro.cli(schema, args=argv, prog=prog)
+    return tyro.cli(schema, args=argv, prog=prog, default=default)
+
+
+def run_command(command: Callable[[], int | None]) -> NoReturn:
+    """Call `command` and end the process with its exit code; `ConfigError` becomes one line and code 2."""
+    try:
+        sys.exit(command() or DONE)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except CommandFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(FAILED)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    finally:
+        release_output()

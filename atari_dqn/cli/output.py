@@ -1,0 +1,91 @@
+"""How far a command has come, as one line of text: redrawn in place on a terminal, repeated now and then elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.status import Status
+
+
+def release_output() -> None:
+    """Drop what cannot be printed, the disk under it being full.
+
+    Else whoever flushes next fails of it: the start of a process, or Python's end, with an exit code of its own.
+    """
+    if sys.stdout is None:  # closed before Python began
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        output = sys.stdout.fileno()
+        kept, nowhere = os.dup(output), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, output)
+        sys.stdout.flush()
+        os.dup2(kept, output)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def open_console() -> Console:
+    """Where a command talks to the user. Paths are printed as they are.
+
+    A reader that leaves ends nothing, nor does a full disk under the file that the output goes to.
+    """
+
+    class Steady(Console):
+        def on_broken_pipe(self) -> None:
+            # rich would end the process here, and a training with it, because `| head` or a pager was closed.
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+        def _write_buffer(self) -> None:
+            try:
+                super()._write_buffer()
+            except BrokenPipeError:
+                raise
+            except OSError:
+                self._buffer.clear()
+                release_output()
+
+    return Steady(markup=False)
+
+
+TERMINAL_SECONDS = 0.25
+"""Seconds between redraws."""
+FIRST_LINE_SECONDS, LINE_SECONDS = 5.0, 10.0
+"""Seconds to the first line where the output is no terminal, and between lines."""
+
+
+class StatusLine:
+    """`with StatusLine(console, "starting workers") as status: ... status.update(f"{done} of {total}")`."""
+
+    def __init__(self, console: Console, first: str) -> None:
+        self._console = console
+        self._live: Status | None = console.status(first) if console.is_terminal else None
+        self._due = time.monotonic() + (TERMINAL_SECONDS if self._live else FIRST_LINE_SECONDS)
+
+    def update(self, text: str) -> None:
+        """Show `text` when it is time; to be called at every step."""
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + (TERMINAL_SECONDS if self._live else LINE_SECONDS)
+        if self._live:
+            self._live.update(text)
+        else:
+            self._console.print(text, highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> StatusLine:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()

@@ -1,0 +1,1 @@
+"""Runs beside each other: grouping, scores, tables, learning curves."""

@@ -1,0 +1,211 @@
+"""Run directories flow in; configurations, groups of runs that differ in game and seed alone, flow out. No torch.
+
+A configuration is all settings but the game, the seed and what cannot change learning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import string
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from atari_dqn.config.live import Edit
+from atari_dqn.config.schema import ConfigError, TrainConfig
+from atari_dqn.evaluation.intervals import Array
+from atari_dqn.evaluation.references import WINDOW
+from atari_dqn.runs.directory import EVALUATION, has_begun, is_number, read_config, read_rows, read_system
+from atari_dqn.runs.edits import read_edits
+
+SCORE, GAMES = "charts/episodic_return", "charts/episodes"
+NOT_LEARNING = frozenset(
+    {
+        *("seed", "run_dir", "device", "torch_threads", "cuda_graph"),
+        *("num_workers", "envs_per_worker", "worker_deadline", "worker_restarts"),  # their product counts: num_envs
+        *("log_interval", "checkpoint_interval", "checkpoint_minutes", "keep_checkpoints"),
+        *("eval_interval", "eval_episodes", "eval_epsilon", "stop_score", "record_interval"),
+    }
+)
+"""Settings in which the runs of one configuration may differ."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is compared of one run."""
+
+    name: str
+    config: TrainConfig
+    metrics: list[dict[str, Any]]
+    """rows of `metrics.jsonl` with a score"""
+    evaluations: list[dict[str, Any]]
+    episodes: list[dict[str, Any]]
+    """finished games of training, where the run kept them"""
+    edits: list[Edit]
+    """those taken"""
+    system: dict[str, Any]
+    """what it ran on"""
+
+    @property
+    def env_id(self) -> str:
+        return self.config.env.env_id
+
+    @property
+    def steps(self) -> npt.NDArray[np.int64]:
+        """Env steps of `scores`, [rows]."""
+        return np.array([row["env_step"] for row in self.metrics], dtype=np.int64)
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """Mean raw scores of the last games of training, as logged, [rows]."""
+        return np.array([row[SCORE] for row in self.metrics], dtype=np.float64)
+
+    def score_at(self, env_steps: Array) -> Array:
+        """The score at each of `env_steps`, on straight lines between rows, which lie elsewhere in every run."""
+        return np.interp(env_steps, self.steps, self.scores)
+
+    def reached(self, threshold: float) -> tuple[float, float, float]:
+        """(env steps, seconds, games) until the mean of the last 100 games was `threshold`; infinite when it never was.
+
+        Fewer games than 100 tell too little to count. Told by the game where the run kept its games, else by the row.
+        """
+        # An older version kept no games, so that a run begun by it has none of its first ones.
+        if self.episodes and self.episodes[0].get("episode", 1) == 1:
+            returns = np.array([row["return"] for row in self.episodes])
+            sums = np.cumsum(np.insert(returns, 0, 0.0))
+            means = (sums[WINDOW:] - sums[:-WINDOW]) / WINDOW
+            # The sum of whole scores is exact; of others it may fall short by rounding.
+            there = np.flatnonzero(means >= threshold - 1e-9 * abs(threshold))
+            rows = [self.episodes[there[0] + WINDOW - 1]] if len(there) else []
+            games = float(there[0] + WINDOW) if len(there) else math.inf
+        else:
+            rows = [row for row in self.metrics if row[SCORE] >= threshold and row.get(GAMES, math.inf) >= WINDOW]
+            games = rows[0].get(GAMES, math.nan) if rows else math.inf
+        if not rows:
+            return math.inf, math.inf, math.inf
+        return rows[0]["env_step"], rows[0].get("time", math.nan), games
+
+
+def find_runs(places: Iterable[Path]) -> list[Path]:
+    """Run directories: those named, and those in a directory named that is none. Each once. Raises `ConfigError`."""
+    found: dict[Path, Path] = {}
+    for place in places:
+        inside = [place] if has_begun(place) else sorted(path.parent for path in place.glob("*/config.json"))
+        if not inside:
+            raise ConfigError(f"{place} is not a run directory: it has no config.json, nor has a directory in it")
+        found.update({path.resolve(): path for path in inside if path.resolve() not in found})
+    return list(found.values())
+
+
+def names_of(run_dirs: Sequence[Path]) -> list[str]:
+    """A name for each: its directory's, after that of the directory around it where two have the same."""
+    paths = [path.resolve() for path in run_dirs]
+    same = len({path.name for path in paths}) < len(paths)
+    return [f"{path.parent.name}/{path.name}" if same else path.name for path in paths]
+
+
+def read_run(run_dir: Path, name: str = "") -> Run:
+    """Read a run. Raises `ConfigError` when it is none, or has no score yet."""
+    config = read_config(run_dir)
+    metrics = read_rows(run_dir / "metrics.jsonl", {SCORE: is_number}, having=SCORE)
+    evaluations = read_rows(run_dir / "evaluations.jsonl", EVALUATION)
+    if not metrics and not evaluations:
+        raise ConfigError(f"{run_dir} has no score yet: no game of it is finished")
+    episodes = read_rows(run_dir / "episodes.jsonl", {"return": is_number})
+    edits = [edit for edit in read_edits(run_dir) if edit.taken]
+    return Run(name or run_dir.resolve().name, config, metrics, evaluations, episodes, edits, read_system(run_dir))
+
+
+# ---------------------------------------------------------------------- configurations
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """Runs that differ in game, in seed, and in what cannot change learning."""
+
+    letter: str
+    """`A`, `B`...; empty when there is only one configuration"""
+    label: str
+    """for a legend"""
+    settings: dict[str, str]
+    """what sets it apart from the other configurations"""
+    runs: list[Run]
+
+    def on(self, env_id: str) -> list[Run]:
+        """Its runs of one game."""
+        return [run for run in self.runs if run.env_id == env_id]
+
+    def trained(self, env_id: str) -> list[Run]:
+        """Those of them that have a score of training."""
+        return [run for run in self.on(env_id) if run.metrics]
+
+
+def configurations(runs: Sequence[Run]) -> list[Configuration]:
+    """Group runs by all that may change learning, in the order in which they were named."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(_learning(run), sort_keys=True), []).append(run)
+    known = [_learning(group[0]) for group in groups.values()]
+    differing = [name for name in known[0] if any(settings[name] != known[0][name] for settings in known)]
+    found = []
+    for index, (settings, group) in enumerate(zip(known, groups.values(), strict=True)):
+        apart = {name: _shown(settings[name]) for name in differing}
+        letter = _letter(index) if len(groups) > 1 else ""
+        found.append(Configuration(letter, _label(letter, apart, group), apart, group))
+    return found
+
+
+def _learning(run: Run) -> dict[str, Any]:
+    settings = {name: value for name, value in run.config.to_dict().items() if name not in NOT_LEARNING}
+    del settings["env_id"]
+    edits = [f"{edit.name} {edit.new} at {edit.env_step:,}" for edit in run.edits if edit.name not in NOT_LEARNING]
+    return {"num_envs": run.config.num_envs, **settings, "live edits": edits}
+
+
+def _shown(value: Any) -> str:
+    return (" ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
+
+
+def _letter(index: int) -> str:
+    """A, B, ... Z, AA, AB..."""
+    before, last = divmod(index, 26)
+    return (_letter(before - 1) if before else "") + string.ascii_uppercase[last]
+
+
+def _label(letter: str, apart: dict[str, str], runs: Sequence[Run]) -> str:
+    if len(runs) == 1:
+        text = runs[0].name
+    else:
+        text = ", ".join(f"{name} {value}" for name, value in apart.items()) or "all"
+        text = f"{text if len(text) <= 50 else text[:49] + '…'} ({len(runs)} runs)"
+    return f"{letter}: {text}" if letter else text
+
+
+def remarks(found: Sequence[Configuration]) -> list[str]:
+    """What a reader should know of the runs beside the settings that set configurations apart; a line each."""
+    runs = [run for configuration in found for run in configuration.runs]
+    lines = []
+    for name in sorted(NOT_LEARNING - {"seed", "run_dir"}):
+        values = list(dict.fromkeys(_shown(run.config.to_dict()[name]) for run in runs))
+        if len(values) > 1:
+            lines.append(f"{name} differs too ({', '.join(values)}), which does not change what is learned.")
+    for name, what in (("git_revision", "revisions of the code"), ("precision", "precisions of arithmetic")):
+        values = [str(run.system[name]) for run in runs if name in run.system]
+        if len(set(values)) > 1:
+            lines.append(f"The runs are of several {what} ({', '.join(dict.fromkeys(values))}).")
+    for configuration in found:
+        for env_id in dict.fromkeys(run.env_id for run in configuration.runs):
+            seeds = [run.config.run.seed for run in configuration.on(env_id)]
+            twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+            if twice:
+                of = f"{configuration.letter}, " if configuration.letter else ""
+                lines.append(
+                    f"{of}{env_id}: several runs have seed {_shown(twice)}; they are no independent samples, and"
+                    " intervals over them are too narrow."
+                )
+    return lines

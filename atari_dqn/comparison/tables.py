@@ -1,0 +1,252 @@
+"""Configurations flow in; what they score and in what they differ flow out: tables for a terminal, and as Markdown."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from rich import box
+from rich.console import Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from atari_dqn.comparison.runs import Configuration, Run, remarks
+from atari_dqn.comparison.scores import (
+    Estimate,
+    end_of,
+    estimated,
+    evaluation_points,
+    final_scores,
+    normalized_scores,
+    shared_games,
+    times_to,
+)
+from atari_dqn.envs.ids import is_atari
+from atari_dqn.evaluation.intervals import RESAMPLES, Array, improvement, iqm, mean, median, optimality_gap
+from atari_dqn.evaluation.references import WINDOW, human_normalized, short
+
+SHOWN = 5
+"""Names in a cell."""
+HUMAN = "Human: the score human-normalised, 0 is random play, 1 a human."
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of text under a title and a header; `notes` say what is meant."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def tables(found: Sequence[Configuration], threshold: float | None = None) -> list[Table]:
+    """All that have something to say: settings, training, the way to `threshold`, evaluations, and all games as one."""
+    made = [_training(found), *([] if threshold is None else [_time_to(found, threshold)]), _evaluations(found)]
+    every = [_settings(found), *(_lean(table, found) for table in made), _all_games(found)]
+    return [table for table in every if table.rows]
+
+
+def _lean(table: Table, found: Sequence[Configuration]) -> Table:
+    """Without columns that say nothing, nor game and configuration, the first two, where there is one alone."""
+    env_ids = _games(found)
+    title = table.title if len(env_ids) > 1 else f"{table.title}, {env_ids[0]}"
+    kept = [
+        index
+        for index in range(len(table.header))
+        if (len((env_ids, found)[index]) > 1 if index < 2 else any(row[index] != "–" for row in table.rows))
+    ]
+    header, *rows = ([row[index] for index in kept] for row in (table.header, *table.rows))
+    return Table(title, header, rows, table.notes)
+
+
+def terminal(table: Table) -> Group:
+    shown = RichTable(box=box.SIMPLE_HEAD)
+    for index, name in enumerate(table.header):
+        left = index == 0 or name in ("configuration", "protocol")
+        shown.add_column(name, justify="left" if left else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*row)
+    return Group(Text(table.title, style="bold"), shown, *table.notes, "")  # a table's own is wrapped at its width
+
+
+def markdown(made: Sequence[Table], picture: str) -> str:
+    lines = ["# Comparison", "", f"![learning curves]({picture})", ""]
+    for table in made:
+        lines += [f"## {table.title}", ""]
+        for cells in (table.header, ["---"] + ["---:"] * (len(table.header) - 1), *table.rows):
+            lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+        lines += ["", *(f"- {note}" for note in table.notes), *([""] if table.notes else [])]
+    return "\n".join(lines)
+
+
+def number(value: float) -> str:
+    """A score, or a time: an infinite one never came. NaN is what one run cannot tell."""
+    if math.isinf(value):
+        return "never"
+    return "–" if math.isnan(value) else short(value)
+
+
+def count(value: float) -> str:
+    return number(value) if not math.isfinite(value) else f"{value:,.0f}"
+
+
+def shown(estimate: Estimate, form: Callable[[float], str] = number) -> str:
+    """`12.35 [10.00, 14.00]`; of one run, `12.35`."""
+    # Of an infinite lower end the rest is infinite, too.
+    interval = "" if not math.isfinite(estimate.low) else f" [{form(estimate.low)}, {form(estimate.high)}]"
+    return form(estimate.value) + interval
+
+
+# ---------------------------------------------------------------------- one table each
+
+
+def _settings(found: Sequence[Configuration]) -> Table:
+    facts: list[tuple[str, Callable[[Configuration], str]]] = [
+        ("runs", lambda each: _some([run.name for run in each.runs])),
+        ("games", lambda each: _some([_short(env_id) for env_id in _games([each])])),
+        ("seeds", lambda each: " ".join(map(str, sorted({run.config.run.seed for run in each.runs})))),
+    ]
+    rows = [[name, *(tell(each) for each in found)] for name, tell in facts]
+    rows += [[name, *(each.settings[name] for each in found)] for name in found[0].settings]
+    title = "Settings in which the runs differ" if len(found) > 1 else "Runs of one configuration"
+    return Table(title, ["", *(each.letter or "runs" for each in found)], rows, remarks(found))
+
+
+def _training(found: Sequence[Configuration]) -> Table:
+    header = ["game", "configuration", "runs", "env steps", "score"]
+    normal = any(human_normalized(env_id, 0.0) is not None for env_id in _games(found))
+    header += ["human"] if normal else []
+    header += [f"better than {found[0].letter}"] if len(found) > 1 else []
+    rows = []
+    for env_id in _games(found):
+        first = found[0].trained(env_id)
+        for each in found:
+            runs = each.trained(env_id)
+            if not runs:
+                continue
+            row = [_short(env_id), each.letter, str(len(runs)), f"{end_of(runs):,}"]
+            row.append(shown(estimated(iqm, final_scores(runs))))
+            if normal:
+                row.append(_normalised(runs))
+            if len(found) > 1:
+                row.append(
+                    _better([final_scores(runs)], [final_scores(first)]) if first and each is not found[0] else ""
+                )
+            rows.append(row)
+    notes = [
+        f"Score: mean of the last {WINDOW} games at the env step that all runs of the configuration reached;"
+        f" interquartile mean over runs [95% interval, {RESAMPLES:,} stratified bootstrap samples]."
+    ]
+    if normal:
+        notes.append(HUMAN)
+    for env_id in _games(found):
+        ends = [end_of(runs) for each in found if (runs := each.trained(env_id))]
+        if ends and max(ends) > 1.01 * min(ends):
+            notes.append(f"{env_id}: they were trained for different numbers of env steps.")
+    if len(found) > 1:
+        notes.append(
+            f"Better than {found[0].letter}: the probability that one run scores more than one of {found[0].letter}."
+        )
+    return Table("Scores of training", header, rows, notes)
+
+
+def _time_to(found: Sequence[Configuration], threshold: float) -> Table:
+    rows = []
+    for env_id in _games(found):
+        for each in found:
+            runs = each.trained(env_id)
+            if runs:
+                reached, (steps, seconds, games) = times_to(threshold, runs)
+                row = [_short(env_id), each.letter, f"{reached} of {len(runs)}"]
+                rows.append([*row, *(shown(estimate, count) for estimate in (steps, seconds, games))])
+    return Table(
+        f"Until a mean score of {threshold:g}",
+        ["game", "configuration", "reached by", "env steps", "seconds", "games"],
+        rows,
+        [
+            f"Until the mean of {WINDOW} games of training was {threshold:g}: median over runs [95% interval]; a run"
+            " that never got there counts as infinitely late."
+        ],
+    )
+
+
+def _evaluations(found: Sequence[Configuration]) -> Table:
+    rows = []
+    for env_id in _games(found):
+        for each in found:
+            latest = {point.conditions: point for point in evaluation_points(each.on(env_id))}
+            for (protocol, epsilon), point in latest.items():
+                human = human_normalized(env_id, point.score.value)
+                row = [_short(env_id), each.letter, protocol or "–", f"{epsilon:g}", str(point.runs)]
+                row += [count(point.env_step), shown(point.score), "–" if human is None else number(human)]
+                rows.append(row)
+    return Table(
+        "Latest evaluations",
+        ["game", "configuration", "protocol", "epsilon", "runs", "env step", "score", "human"],
+        rows,
+        [
+            "One run: its mean score [95% interval over games]. Several: the interquartile mean of those [over runs].",
+            *([HUMAN] if any(row[-1] != "–" for row in rows) else []),
+        ],
+    )
+
+
+def _all_games(found: Sequence[Configuration]) -> Table:
+    env_ids = shared_games(found)
+    rows = []
+    baseline = normalised(found[0], env_ids)
+    for each in found if len(env_ids) > 1 else []:
+        strata = normalised(each, env_ids)
+        row = [each.letter, str(sum(map(len, strata)))]
+        row += [shown(estimated(statistic, *strata)) for statistic in (iqm, median, mean, optimality_gap)]
+        if len(found) > 1:
+            row.append("" if each is found[0] else _better(strata, baseline))
+        rows.append(row)
+    header = ["configuration", "runs", "IQM", "median", "mean", "optimality gap"]
+    header += [f"better than {found[0].letter}"] if len(found) > 1 else []
+    return Table(
+        f"{len(env_ids)} games as one, human-normalised",
+        header,
+        rows,
+        [
+            f"Of {', '.join(map(_short, env_ids))}: scores of training at their end, 0 random play, 1 a human"
+            " [95% interval, bootstrap stratified by game]. IQM: of all runs of all games; median and mean: of the"
+            " games' means; optimality gap: how far runs fall short of 1 on average."
+        ],
+    )
+
+
+# ---------------------------------------------------------------------- parts
+
+
+def _games(found: Sequence[Configuration]) -> list[str]:
+    return list(dict.fromkeys(run.env_id for each in found for run in each.runs))
+
+
+def _short(env_id: str) -> str:
+    """`ALE/Pong-v5` -> `Pong`; the ids of other envs as they are."""
+    return env_id.removeprefix("ALE/").removesuffix("-v5") if is_atari(env_id) else env_id
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN + 1 else ""
+    return ", ".join(names[:SHOWN] if more else names) + more
+
+
+def normalised(configuration: Configuration, env_ids: Sequence[str]) -> list[Array]:
+    """Human-normalised scores of training, an array [runs] for each of `env_ids`, all with known references."""
+    return [scores for env_id in env_ids if (scores := normalized_scores(configuration.trained(env_id))) is not None]
+
+
+def _normalised(runs: Sequence[Run]) -> str:
+    scores = normalized_scores(runs)
+    return "–" if scores is None else shown(estimated(iqm, scores))
+
+
+def _better(strata: Sequence[Array], than: Sequence[Array]) -> str:
+    """One run on either side tells who was better, not how likely that is."""
+    if max(map(len, (*strata, *than))) == 1:
+        return "–"
+    return shown(estimated(improvement, *strata, *than))

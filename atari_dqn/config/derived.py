@@ -1,0 +1,77 @@
+"""What follows from the settings: flows in, a `TrainConfig`; flow out, rows, bytes, knots, and the updates that are due
+by an env step, computed nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from fractions import Fraction
+
+from atari_dqn.config.schema import LearnerConfig, TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Derived:
+    """Counts that are printed at the start of a run."""
+
+    num_envs: int
+    rows: int
+    """rows of the frame ring; a row holds one frame of every env"""
+    stack: int
+    bytes_per_transition: float
+    replay_bytes: int
+    env_steps_per_update: Fraction
+    total_updates: int
+    target_sync_env_steps: Fraction
+    epsilon_knots: tuple[tuple[float, float], ...]
+    """(env step, epsilon); none when it decays exponentially"""
+    beta_knots: tuple[tuple[float, float], ...]
+    """(env step, beta)"""
+
+
+RING_BYTES = 4 + 8 + 4 + 1 + 1
+"""Bytes a transition takes in the ring beside its frame: age, action, reward, terminal, last."""
+TREE_BYTES = 8 + 16 / 63
+"""Bytes a leaf takes in the sum tree: its priority, and its share of the nodes above it, a sum and a minimum each."""
+
+
+def derive(config: TrainConfig, frame_bytes: int, stack: int) -> Derived:
+    """`frame_bytes` and `stack` come from the env: 7,056 and 4 for an Atari game."""
+    rows = config.replay.replay_capacity // config.num_envs
+    slots = rows * config.num_envs
+    replay_bytes = round(slots * (frame_bytes + RING_BYTES) + config.replay.replay_capacity * TREE_BYTES)
+    ratio = _exactly(config.learner.replay_ratio)
+    per_update = Fraction(config.learner.batch_size) / ratio if ratio else Fraction(0)
+    total = config.run.total_env_steps
+    return Derived(
+        num_envs=config.num_envs,
+        rows=rows,
+        stack=stack,
+        bytes_per_transition=replay_bytes / slots,
+        replay_bytes=replay_bytes,
+        env_steps_per_update=per_update,
+        total_updates=updates_at(config.learner, total - config.num_envs),  # none follows the last tick
+        target_sync_env_steps=per_update * config.learner.target_update_interval,
+        epsilon_knots=()
+        if config.exploration.epsilon_decay
+        else _knots(config.exploration.epsilon_values, config.exploration.epsilon_at, total),
+        beta_knots=_knots(config.replay.beta_values, config.replay.beta_at, total),
+    )
+
+
+def updates_at(learner: LearnerConfig, env_steps: int) -> int:
+    """Updates that are due after `env_steps`: integer arithmetic, so no drift, and no burst when learning starts."""
+    learning = max(0, env_steps - learner.learning_starts)
+    ratio = _exactly(learner.replay_ratio)
+    return learning * ratio.numerator // (ratio.denominator * learner.batch_size)
+
+
+@functools.cache  # asked at every tick, and as long as a small network's move
+def _exactly(ratio: float) -> Fraction:
+    """0.1 is a tenth here, as it was written."""
+    return Fraction(str(ratio))
+
+
+def _knots(values: tuple[float, ...], at: tuple[float, ...], total: int) -> tuple[tuple[float, float], ...]:
+    return tuple((fraction * total, value) for fraction, value in zip(at, values, strict=True))

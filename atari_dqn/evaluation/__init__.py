@@ -1,0 +1,1 @@
+"""Scores of whole games, with their intervals and human references."""

@@ -1,0 +1,1 @@
+"""The labml client in a process of its own, and the dashboard's server and page."""

@@ -1,0 +1,1 @@
+"""Pictures and films of games, with what the network thinks beside them."""

@@ -1,0 +1,242 @@
+"""What a network thinks while it plays, beside the picture of it: decisions, scores and lives flow in; pictures with a
+panel flow out.
+
+The panel has the score, the newest reward and the lives, a bar for each action, and the value over the last seconds.
+A bar is the action's Q from the mean of all, which is its advantage where the network is a dueling one; the value is
+the largest Q.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from atari_dqn.envs.actions import action_names
+from atari_dqn.envs.film import FilmedEnv
+from atari_dqn.envs.make import Protocol
+from atari_dqn.render.drawing import (
+    BLUE,
+    DIM,
+    FAINT,
+    GREEN,
+    INK,
+    ORANGE,
+    PAPER,
+    RAISED,
+    RED,
+    Picture,
+    bar,
+    blank,
+    blend,
+    curve,
+    text_width,
+    write,
+)
+from atari_dqn.render.video import enlarge
+
+if TYPE_CHECKING:  # what shows nothing but films need not wait for torch
+    from atari_dqn.runs.checkpoints import TrainedNetwork
+
+PANEL_WIDTH, MARGIN, ROWS_AT, LEAST_PITCH, GRAPH_HEIGHT = 400, 16, 132, 16, 160
+"""Pixels; from the panel's top to the first action, for each action and for the value at least."""
+FLASH_SECONDS = 0.6
+WINDOW_SECONDS = 12.0
+"""of the value that is shown"""
+RUN_OUT = 0.99
+"""By what the scale of the bars shrinks from decision to decision, where they have got shorter."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What was chosen, and why."""
+
+    q: npt.NDArray[np.float32]
+    """[num_actions]"""
+    action: int
+    random: bool
+    """drawn at random, be it the best one or not"""
+
+
+@dataclasses.dataclass
+class _Moment:
+    """A decision and what came of it."""
+
+    value: float
+    reward: float = 0.0
+    life_lost: bool = False
+
+
+class Overlay:
+    """Beside each picture of one game its panel. `decide` is told of each decision before the pictures it leads to."""
+
+    @classmethod
+    def of(cls, policy: TrainedNetwork, protocol: Protocol, env: FilmedEnv) -> Overlay:
+        """For a game of `policy` in `env`."""
+        conditions = f" · {protocol.name}" if env.spec.is_atari else ""
+        title = f"{env.spec.env_id}{conditions} · {policy.env_step:,} env steps"
+        return cls(title, action_names(env.spec, protocol), env.fps, env.pictures_per_step)
+
+    def __init__(self, title: str, names: Sequence[str], pictures_per_second: int, pictures_per_step: int) -> None:
+        self._title, self._names = title, names
+        least = ROWS_AT + LEAST_PITCH * min(18, len(names)) + GRAPH_HEIGHT
+        self._least_height = least + least % 2
+        """of a film; a lower picture is put in the middle"""
+        self._flash = FLASH_SECONDS * pictures_per_second
+        """pictures that a flash lasts"""
+        window = round(WINDOW_SECONDS * pictures_per_second / pictures_per_step)
+        self._moments: collections.deque[_Moment] = collections.deque(maxlen=window)
+        self._decision: Decision | None = None
+        self._scale = 0.0
+        self._score, self._reward = 0.0, 0.0
+        self._lives: int | None = None
+        self._since_reward = self._since_loss = self._flash
+        """pictures"""
+        self._panel: Picture | None = None
+        """without what changes from picture to picture"""
+
+    def decide(self, decision: Decision) -> None:
+        self._decision = decision
+        self._moments.append(_Moment(float(decision.q.max())))
+        self._scale = max(self._scale * RUN_OUT, float(np.abs(decision.q - decision.q.mean()).max()))
+        self._panel = None
+
+    def beside(self, picture: Picture, score: float, lives: int | None) -> Picture:
+        """The next picture, [height, width, 3], with its panel; both sides are even."""
+        self._take(score, lives)
+        large = enlarge(picture)
+        height, width, _ = large.shape
+        whole = np.empty((max(height, self._least_height), width + PANEL_WIDTH, 3), np.uint8)
+        top = (len(whole) - height) // 2
+        whole[:top, :width] = whole[top + height :, :width] = PAPER
+        film = whole[top : top + height, :width]
+        film[:] = large
+        self._frame(film)
+        panel = whole[:, width:]
+        if self._panel is None:
+            self._panel = self._draw(len(whole))
+        panel[:] = self._panel
+        self._draw_figures(panel)
+        return whole
+
+    def _take(self, score: float, lives: int | None) -> None:
+        self._since_reward, self._since_loss = self._since_reward + 1, self._since_loss + 1
+        reward = score - self._score
+        lost = lives is not None and self._lives is not None and lives < self._lives
+        if reward:
+            self._reward, self._since_reward = reward, 0
+        if lost:
+            self._since_loss = 0
+        if self._moments:
+            self._moments[-1].reward += reward
+            self._moments[-1].life_lost |= lost
+        self._score, self._lives = score, lives
+
+    def _frame(self, film: Picture) -> None:
+        """A lost life frames the picture in red, which fades."""
+        strength = max(0.0, 1 - self._since_loss / self._flash)
+        if strength:
+            edge = max(4, len(film) // 60)
+            for side in (film[:edge], film[-edge:], film[edge:-edge, :edge], film[edge:-edge, -edge:]):
+                blend(side, RED, strength)
+
+    def _draw_figures(self, panel: Picture) -> None:
+        """Score, newest reward and lives."""
+        lit = max(0.0, 1 - self._since_reward / self._flash)
+        reward = f"{self._reward:+.4g}" if lit else "0"
+        paid = GREEN if self._reward > 0 else RED
+        lost = max(0.0, 1 - self._since_loss / self._flash)
+        columns = [("score", f"{self._score:,.6g}", INK), ("reward", reward, _between(FAINT, paid, lit))]
+        if self._lives is not None:
+            columns.append(("lives", str(self._lives), _between(INK, RED, lost)))
+        step = (PANEL_WIDTH - 2 * MARGIN) // 3
+        for column, (name, figure, colour) in enumerate(columns):
+            left = MARGIN + column * step
+            write(panel, name, left, 40, 11, DIM)
+            write(panel, figure, left, 54, 28 if len(figure) < 7 else 20, colour, bold=True)
+
+    def _draw(self, height: int) -> Picture:
+        panel = blank(height, PANEL_WIDTH)
+        write(panel, self._title, MARGIN, 14, 12, DIM)
+        write(panel, "Q", MARGIN, ROWS_AT - 24, 13, bold=True)
+        if self._decision is not None:
+            note = f"bars: Q − mean, half width {self._scale:.2g}"
+            write(panel, note, PANEL_WIDTH - MARGIN, ROWS_AT - 22, 11, DIM, align="right")
+        pitch = min(34, max(3, (height - ROWS_AT - GRAPH_HEIGHT) // len(self._names)))
+        self._draw_actions(panel, pitch)
+        below = ROWS_AT + pitch * len(self._names) + 6
+        left = MARGIN
+        for colour, meaning in ((BLUE, "greedy choice"), (ORANGE, "random choice"), (FAINT, "not chosen")):
+            bar(panel, left, below + 3, 9, 9, colour)
+            left += 14 + write(panel, meaning, left + 14, below, 11, DIM) + 16
+        self._draw_value(panel, below + 30)
+        return panel
+
+    def _draw_actions(self, panel: Picture, pitch: int) -> None:
+        size = max(9, min(15, pitch - 6))
+        bars_from = MARGIN + 12 + max(text_width(name, size, bold=True) for name in self._names) + 10
+        bars_to = PANEL_WIDTH - MARGIN - 62
+        middle = (bars_from + bars_to) // 2
+        decision = self._decision
+        for action, name in enumerate(self._names):
+            top = ROWS_AT + action * pitch
+            text_at = top + (pitch - round(1.17 * size)) // 2
+            chosen = decision is not None and action == decision.action
+            best = decision is not None and action == int(decision.q.argmax())
+            if chosen:
+                panel[top : top + pitch, MARGIN // 2 : -MARGIN // 2] = RAISED
+            if pitch >= size or chosen or best:
+                write(panel, name, MARGIN + 12, text_at, size, INK if chosen or best else DIM, bold=best)
+            if decision is None:
+                continue
+            colour = FAINT if not chosen else ORANGE if decision.random else BLUE
+            if chosen:
+                bar(panel, MARGIN // 2, top, 4, pitch, colour)
+            reach = float(decision.q[action] - decision.q.mean()) / self._scale if self._scale else 0.0
+            thick = max(1, pitch * 6 // 10)
+            bar(panel, middle, top + (pitch - thick) // 2, reach * (bars_to - bars_from) / 2, thick, colour)
+            if pitch >= size or chosen or best:
+                shade = INK if chosen or best else DIM
+                write(panel, _figure(decision.q[action]), PANEL_WIDTH - MARGIN, text_at, size, shade, align="right")
+        panel[ROWS_AT : ROWS_AT + pitch * len(self._names), middle] = DIM
+
+    def _draw_value(self, panel: Picture, top: int) -> None:
+        """The value over the last seconds, with the lives that were lost, and rewards where they are rare."""
+        write(panel, "value", MARGIN, top, 13, bold=True)
+        write(panel, f"largest Q, last {WINDOW_SECONDS:g} s", MARGIN + 50, top + 2, 11, DIM)
+        left, right, high, low = MARGIN, PANEL_WIDTH - MARGIN, top + 28, len(panel) - 16
+        panel[low, left:right] = FAINT
+        panel[high, left:right] = FAINT
+        if not self._moments:
+            return
+        values = np.array([moment.value for moment in self._moments])
+        write(panel, _figure(values[-1]), right, top, 15, bold=True, align="right")
+        least, most = float(values.min()), float(values.max())
+        x = np.linspace(left, right, self._moments.maxlen or 1)[-len(values) :]
+        for at, moment in zip(x, self._moments, strict=True):
+            if moment.life_lost:
+                blend(panel[high:low, round(at) - 1 : round(at) + 1], RED, 0.8)
+        rewards = np.array([moment.reward for moment in self._moments])
+        if np.count_nonzero(rewards) < len(rewards) / 2:
+            for at, reward in zip(x, rewards, strict=True):
+                bar(panel, at, low - 10, 2 if reward else 0, 10, GREEN if reward > 0 else RED)
+        room = (low - high) - 32
+        heights = (values - least) / (most - least) if most > least else np.full(len(values), 0.5)
+        thickness = 2 if len(self._moments) < (right - left) / 2 else 1
+        curve(panel, np.stack((x, low - 16 - heights * room), axis=1), BLUE, thickness)
+        write(panel, _figure(most), left + 4, high + 2, 10, DIM)
+        write(panel, _figure(least), left + 4, low - 14, 10, DIM)
+
+
+def _figure(value: float) -> str:
+    """Q of a width that changes little."""
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.5g}"
+
+
+def _between(one: tuple[int, int, int], other: tuple[int, int, int], share: float) -> tuple[int, int, int]:
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
+    return red, green, blue

@@ -1,0 +1,131 @@
+"""Pictures in, one at a time; an mp4 that browsers play, or a window on the screen, out. Nothing is held in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+# OpenCV before PyAV: the other way round its windows hang, since PyAV brings an X library of its own (PyAV issue 978).
+import cv2
+
+# isort: split
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
+
+from atari_dqn.config.schema import ConfigError
+
+Picture = npt.NDArray[np.uint8]
+
+ENLARGED_HEIGHT = 640
+"""Small pictures are enlarged by the whole factor that stays within this height: yuv420p halves the resolution of
+colours, which would smear the console's single-pixel sprites."""
+
+
+def enlarge(picture: Picture) -> Picture:
+    """Repeat pixels of a [height, width, 3] picture; an odd side gets its last pixels twice, as yuv420p needs."""
+    factor = max(1, ENLARGED_HEIGHT // picture.shape[0])
+    large: Picture = picture
+    if factor > 1:  # numpy's repeat takes three times as long, and was a fifth of the filming
+        resized = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+        large = np.asarray(resized, dtype=np.uint8)
+    odd = (large.shape[0] % 2, large.shape[1] % 2)
+    return np.pad(large, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge") if any(odd) else large
+
+
+class VideoFile:
+    """Encodes RGB pictures as H.264 while they come. The file takes its name when it is whole and closed.
+
+    Raises `OSError` when it cannot be written; then nothing of it is left.
+    """
+
+    def __init__(self, file: Path, fps: int) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.file, self.pictures = file, 0
+        self._partial = file.with_name(f".{file.name}.partial")
+        # faststart puts the index first, so that a browser can begin before it has the whole file.
+        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "faststart"})
+        self._fps = fps
+        self._stream: VideoStream | None = None
+
+    def add(self, picture: Picture) -> None:
+        """Append one picture, [height, width, 3] uint8, all of one size."""
+        large = enlarge(picture)
+        if self._stream is None:
+            self._stream = self._open(large.shape[1], large.shape[0])
+        frame = av.VideoFrame.from_ndarray(large, format="rgb24").reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
+        self._container.mux(self._stream.encode(frame))
+        self.pictures += 1
+
+    def _open(self, width: int, height: int) -> VideoStream:
+        stream = self._container.add_stream("libx264", rate=self._fps, options={"preset": "veryfast", "crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.time_base = Fraction(1, self._fps)
+        # Said in the file as well: players guess another colour matrix for small pictures.
+        stream.codec_context.colorspace = Colorspace.ITU709
+        stream.codec_context.color_range = ColorRange.MPEG
+        return stream
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Whatever ends it, but a disk: what has been filmed so far is kept, and playable.
+        kept = self.pictures > 0 and not isinstance(error, av.FFmpegError)
+        try:
+            if kept and self._stream is not None:  # asked once more after it failed, it crashes the process
+                self._container.mux(self._stream.encode())
+            self._container.close()
+            if kept:
+                self._partial.replace(self.file)
+        except OSError:
+            kept = False
+            with contextlib.suppress(OSError):
+                self._container.close()
+            if error is None:
+                raise
+        finally:
+            if not kept:
+                self._partial.unlink(missing_ok=True)
+
+
+def check_display() -> None:
+    """Raises `ConfigError` where no window can be opened."""
+    # Tried in a process of its own: without a display OpenCV's toolkit does not raise, it aborts.
+    trial = "import cv2; cv2.namedWindow('display?'); cv2.waitKey(1)"
+    if subprocess.run([sys.executable, "-c", trial], capture_output=True).returncode:
+        raise ConfigError("--window needs a display, and none can be opened here; without it the video is written")
+
+
+class Window:
+    """Shows pictures at their natural speed. `closed` turns true when the user closes it, or presses q or Escape."""
+
+    def __init__(self, title: str, fps: int) -> None:
+        self._title, self._interval = title, 1 / fps
+        cv2.namedWindow(title, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
+        self._due = time.monotonic()
+        self.closed = False
+
+    def add(self, picture: Picture) -> None:
+        """Wait until its time has come, and show one picture, [height, width, 3] uint8 RGB."""
+        cv2.imshow(self._title, np.ascontiguousarray(enlarge(picture)[..., ::-1]))
+        now = time.monotonic()
+        key = cv2.waitKey(max(1, round(1000 * (self._due - now)))) & 0xFF
+        # A late picture delays the later ones: none is rushed to catch up.
+        self._due = max(self._due, now) + self._interval
+        hidden = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
+        self.closed = self.closed or hidden or key in (ord("q"), 27)
+
+    def close(self) -> None:
+        cv2.destroyAllWindows()

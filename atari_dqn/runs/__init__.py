@@ -1,0 +1,1 @@
+"""A run directory on disk: its lock, records, checkpoints and live edits."""

@@ -1,0 +1,1 @@
+"""The machine, child processes, signals and atomic files. Imports nothing else of this package."""

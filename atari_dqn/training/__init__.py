@@ -1,0 +1,1 @@
+"""The training loop, the session around it, and several seeds at once."""

@@ -1,0 +1,304 @@
+"""`train --seeds N`: the settings of one run flow in, a run for each of N seeds flows out.
+
+Each is a `python -m atari_dqn.train` of its own, in RUN_DIR/seed-K, with what it says in RUN_DIR/output-K.txt. As many
+are beside each other as cores and memory allow; this process starts them, shows how far they are, and passes a
+request to stop on to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
+from atari_dqn.cli.output import open_console
+from atari_dqn.config.derived import Derived
+from atari_dqn.config.schema import ConfigError, TrainConfig, flag, settings
+from atari_dqn.runs.directory import check_not_training, check_run_dir, has_begun, locked, read_config
+from atari_dqn.system.machine import available_memory, check_memory, cores
+from atari_dqn.system.processes import hang_up_after_parent
+from atari_dqn.system.signals import StopRequest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from atari_dqn.train import TrainCommand
+
+RUN_BYTES = 1.2e9
+"""Memory of one run beside its replay: 0.7 GB were measured with 8 workers, and saving takes some more."""
+LOOK_SECONDS = 0.2
+TAIL_BYTES = 16_384
+"""More than a row of metrics.jsonl has."""
+
+
+@dataclasses.dataclass
+class Run:
+    """The training of one seed."""
+
+    seed: int
+    run_dir: Path
+    command: Sequence[str]
+    total: int
+    """env steps"""
+    learns_from: int = 0
+    """env step from which on a row's pace is that of learning; random play is many times quicker"""
+    process: subprocess.Popen[bytes] | None = None
+    code: int | None = None
+    said_before: int = 0
+    """bytes in its log that an earlier attempt has left"""
+
+    @property
+    def log(self) -> Path:
+        return self.run_dir.with_name(f"output-{self.seed}.txt")  # no `seed-*`, which is to name the runs alone
+
+    @property
+    def state(self) -> str:
+        if self.process is None:
+            return "waiting"
+        if self.code is None:
+            return "running"
+        if self.code in (INTERRUPTED, -signal.SIGTERM):  # the latter before it could know of signals
+            return "stopped"
+        return "failed" if self.code else "done"
+
+    def start(self) -> None:
+        """In a session of its own, so that a terminal's Ctrl-C reaches it once, from us; it stops if we are killed."""
+        try:
+            file = self.log.open("a")
+        except OSError as error:
+            raise CommandFailed(f"{self.log} cannot be written: {error.strerror}") from None
+        self.said_before = file.tell()
+        with file:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                preexec_fn=hang_up_after_parent(),
+            )
+
+    def look(self) -> None:
+        """See whether it has ended."""
+        if self.process is not None:
+            self.code = self.process.poll()
+
+    def stop(self) -> None:
+        if self.process is not None and self.code is None:
+            self.process.terminate()
+
+    def row(self) -> dict[str, Any]:
+        """The newest of its metrics; empty before the first."""
+        with contextlib.suppress(OSError, ValueError), (self.run_dir / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+            whole = file.read().rpartition(b"\n")[0]
+            row: dict[str, Any] = json.loads(whole.rpartition(b"\n")[2])
+            return row
+        return {}
+
+    def reason(self) -> str:
+        """Why it failed: the last line it said."""
+        said = self.log.read_bytes()[self.said_before :].decode(errors="replace").strip()
+        return said.splitlines()[-1].strip() if said else f"exit code {self.code}"
+
+
+def train_seeds(command: TrainCommand, config: TrainConfig, derived: Derived, run_dir: Path, stop: StopRequest) -> int:
+    """Train `config` with `command.seeds` seeds from `config.run.seed` on. Returns the exit code.
+
+    What is unfinished in `run_dir` goes on. Raises `ConfigError` for bad input before anything begins, and
+    `CommandFailed`, at the end, naming the seeds that failed.
+    """
+    first, last = config.run.seed, config.run.seed + command.seeds - 1
+    fault = settings(TrainConfig)["seed"].fault(last)
+    if fault:
+        raise ConfigError(f"--seeds {command.seeds}: the last seed {fault}")
+    if command.dashboard:
+        raise ConfigError("--dashboard is one run's own; start python -m atari_dqn.dashboard and give --labml-url")
+    if has_begun(run_dir):
+        raise ConfigError(f"--run-dir {run_dir} holds a single run; name an empty or a new directory for several seeds")
+    own = {seed: run_dir / f"seed-{seed}" for seed in range(first, last + 1)}
+    for seed, place in own.items():
+        check_not_training(place)
+        check_run_dir(config.replace(seed=seed, run_dir=place), place)
+    stop.check()
+    check_memory(config, derived.replay_bytes)
+    beside = _beside(config, derived, command.seeds)
+    if beside > 1 and not config.run.torch_threads:
+        config = config.replace(torch_threads=max(1, cores() // beside))
+    total, learning_starts = config.run.total_env_steps, config.learner.learning_starts
+    learns_from = min(learning_starts + config.run.log_interval, total) if learning_starts < total else 0
+    runs = [Run(seed, place, _command(command, config, seed, place), total, learns_from) for seed, place in own.items()]
+    console = open_console()
+    how = f"{beside} beside each other" if beside > 1 else "in turn"
+    console.print(
+        f"{config.env.env_id}, seeds {first} to {last}, {how} ({cores()} cores,"
+        f" {available_memory() / 1e9:.1f} GB free), each in {run_dir}/seed-K, what it says in output-K.txt",
+        highlight=False,
+        soft_wrap=True,
+    )
+    stop.check()
+    with locked(run_dir):
+        _train_all(runs, beside, stop, console)
+    return _end(runs, run_dir, console)
+
+
+def _beside(config: TrainConfig, derived: Derived, seeds: int) -> int:
+    """How many runs may go on at once. Each gets the cores it can make good use of, and memory for a full replay.
+
+    On a CPU that is one for the learner and one for the envs: two runs with half the threads are further in an hour
+    than one after the other, since threads that share a small update wait for each other. On a GPU the envs are what
+    takes time, and each worker keeps a core busy.
+    """
+    import torch
+
+    from atari_dqn.agent.learner import resolve_device
+
+    device = resolve_device(config.run.device)
+    if device.type == "cpu":
+        by_cores = cores() // max(2, config.run.torch_threads)
+        by_memory = available_memory() / (derived.replay_bytes + RUN_BYTES)
+    else:
+        by_cores = cores() // (config.env.num_workers + 1)
+        of_gpu = torch.cuda.mem_get_info(device)[0] / (derived.replay_bytes + RUN_BYTES)
+        by_memory = min(of_gpu, available_memory() / RUN_BYTES)
+    return max(1, min(seeds, by_cores, int(by_memory)))
+
+
+def _command(command: TrainCommand, config: TrainConfig, seed: int, run_dir: Path) -> list[str]:
+    """The training of one seed: only what differs from that run's own settings, or from the defaults, is a flag."""
+    default = read_config(run_dir) if has_begun(run_dir) else TrainConfig()
+    asked = config.replace(seed=seed, run_dir=run_dir).to_dict()
+    given = {name: value for name, value in asked.items() if value != default.to_dict()[name]}
+    given |= {"seed": seed, "run_dir": str(run_dir)}
+    for name in ("init_from", "labml_url", "replay_edits"):
+        if getattr(command, name) is not None:
+            given[name] = str(getattr(command, name))
+    return [sys.executable, "-m", "atari_dqn.train", *(word for item in given.items() for word in _words(*item))]
+
+
+def _words(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [flag(name if value else f"no_{name}")]
+    return [flag(name), *map(str, value if isinstance(value, list) else [value])]
+
+
+def _train_all(runs: list[Run], beside: int, stop: StopRequest, console: Console) -> None:
+    told = False
+    try:
+        with _board(console) as show:
+            while any(run.state == "running" or (run.state == "waiting" and not told) for run in runs):
+                if stop.asked() and not told:
+                    told = True
+                    console.print("stopping, as soon as what runs has saved its state", highlight=False)
+                    for run in runs:
+                        run.stop()
+                waiting = [run for run in runs if run.state == "waiting"]
+                if waiting and not told and sum(run.state == "running" for run in runs) < beside:
+                    waiting[0].start()
+                show(runs, beside)
+                time.sleep(LOOK_SECONDS)
+                for run in runs:
+                    run.look()
+    finally:
+        for run in runs:
+            run.stop()
+
+
+@contextlib.contextmanager
+def _board(console: Console) -> Iterator[Any]:
+    """Hands out what shows how far all are: a table that is redrawn on a terminal, a line now and then elsewhere."""
+    if not console.is_terminal:
+        from atari_dqn.cli.output import StatusLine
+
+        with StatusLine(console, "") as status:
+            yield lambda runs, beside: status.update(_line(runs, beside))
+        return
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False) as live:
+        yield lambda runs, beside: live.update(_table(runs, beside), refresh=True)
+
+
+def _line(runs: list[Run], beside: int) -> str:
+    def one(run: Run) -> str:
+        row = run.row()
+        if not row or run.state == "waiting":
+            return f"seed {run.seed} {run.state if run.state != 'running' else 'starting'}"
+        share = f"{row['env_step'] / run.total:.0%}" if run.state == "running" else run.state
+        score = _score(row)
+        return f"seed {run.seed} {share}{score and f' score {score}'}"
+
+    return "  ".join([*map(one, runs), f"ETA {_eta(runs, beside)}"])
+
+
+def _table(runs: list[Run], beside: int) -> Table:
+    from rich import box
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, caption=f"ETA of all: {_eta(runs, beside)}", caption_justify="left")
+    for name in ("seed", "", "env steps", "", "steps/s", "score"):
+        table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
+    for run in runs:
+        row = run.row()
+        table.add_row(
+            str(run.seed),
+            "starting" if run.state == "running" and not row else run.state,
+            f"{row.get('env_step', 0):,}",
+            ProgressBar(total=run.total, completed=row.get("env_step", 0), width=8),
+            f"{row['charts/SPS']:,.0f}" if run.state == "running" and row else "",
+            _score(row),
+        )
+    return table
+
+
+def _score(row: dict[str, Any]) -> str:
+    """Of the last games; empty before the first has ended."""
+    score, human = (row.get(f"charts/{name}") for name in ("episodic_return", "human_normalized"))
+    return "" if score is None else f"{score:.2f}" + ("" if human is None else f" (human {human:.2f})")
+
+
+def _eta(runs: list[Run], beside: int) -> str:
+    """Of all of them, at the mean pace of those that learn."""
+    from atari_dqn.monitoring.monitor import duration
+
+    rows = [(run, run.row()) for run in runs]
+    learn = [row for run, row in rows if run.state != "waiting" and row.get("env_step", 0) >= run.learns_from]
+    paces = [row["charts/SPS"] for row in learn if row.get("charts/SPS")]
+    left = sum(run.total - row.get("env_step", 0) for run, row in rows if run.state in ("waiting", "running"))
+    return duration(max(0, left) * len(paces) / sum(paces) / beside) if paces else "..."
+
+
+def _end(runs: list[Run], run_dir: Path, console: Console) -> int:
+    """Say how each has ended. Returns the exit code; raises `CommandFailed` when one failed and none was stopped."""
+    for run in runs:
+        reason = f": {run.reason()} ({run.log})" if run.state == "failed" else ""
+        steps = f" at env step {run.row().get('env_step', 0):,}" if run.state != "waiting" else ""
+        console.print(f"seed {run.seed} {run.state}{steps}{reason}", highlight=False, soft_wrap=True)
+    failed = [str(run.seed) for run in runs if run.state == "failed"]
+    if any(run.state in ("stopped", "waiting") for run in runs):
+        # What goes on takes its settings from a run that has begun.
+        begun = any(has_begun(run.run_dir) for run in runs)
+        how = f"give --run-dir {shlex.quote(str(run_dir))} --seed {runs[0].seed} --seeds {len(runs)}"
+        console.print(
+            f"stopped, state saved; to go on, {how}" if begun else "stopped, nothing done yet; the same command begins",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return INTERRUPTED
+    console.print(
+        f"to compare: python -m atari_dqn.compare {shlex.quote(str(run_dir))}/seed-*", highlight=False, soft_wrap=True
+    )
+    if failed:
+        raise CommandFailed(f"of {len(runs)} seeds failed: {', '.join(failed)}; the same command tries them again")
+    return DONE

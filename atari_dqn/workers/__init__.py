@@ -1,0 +1,1 @@
+"""Environments in other processes, supervised, behind `send` and `recv`. Never imports torch."""

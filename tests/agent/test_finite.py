@@ -1,0 +1,24 @@
+"""Where NaN and infinity are found, and what is told of them; the runs they end are in tests/faults/test_numbers.py."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+from atari_dqn.agent.finite import not_finite, where_not_finite, write_dump
+
+
+def test_places_are_named_a_few_and_the_rest_counted() -> None:
+    good, bad = torch.zeros(3), torch.tensor([0.0, math.nan, 0.0])
+    tensors = {"a": good, "b": {"c": bad, "d": {"e": -math.inf * torch.ones(())}}, "f": 7, "g": torch.arange(3)}
+    assert not_finite(tensors) == ["b.c", "b.d.e"]
+    assert where_not_finite(tensors) == "NaN or infinity is in b.c, b.d.e"
+    assert where_not_finite({str(i): bad for i in range(6)}) == "NaN or infinity is in 0, 1, 2, 3 and 2 more"
+    assert where_not_finite({"a": good}) == ""
+
+
+def test_a_dump_that_cannot_be_written_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "dumps").write_text("a file where the directory should be")
+    assert write_dump(tmp_path / "dumps" / "3.pt", {}, {}).endswith("dumps/3.pt cannot be written: File exists")

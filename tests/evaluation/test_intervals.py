@@ -1,0 +1,136 @@
+"""Interquartile means, probabilities and intervals: against scipy, closed forms, and slow twins."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from atari_dqn.evaluation import intervals
+from atari_dqn.evaluation.intervals import (
+    Array,
+    estimate,
+    improvement,
+    interval,
+    iqm,
+    mean,
+    median,
+    optimality_gap,
+    profile,
+)
+
+few = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=9).map(np.array)
+
+
+# ---------------------------------------------------------------------- statistics
+
+
+@given(few, few)
+def test_the_interquartile_mean_is_scipys_trimmed_mean_of_all_runs(first: Array, second: Array) -> None:
+    assert estimate(iqm, first, second) == pytest.approx(stats.trim_mean(np.concatenate([first, second]), 0.25))
+
+
+def test_an_outlier_moves_the_mean_and_not_the_interquartile_mean() -> None:
+    runs = np.array([10.0, 11.0, 12.0, 1e6])
+    assert estimate(iqm, runs) == 11.5
+    assert estimate(mean, runs) > 1e5
+
+
+@given(few, few)
+def test_the_probability_of_improvement_is_mann_whitneys_u_over_all_pairs(x: Array, y: Array) -> None:
+    twin = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in itertools.product(x, y)) / (len(x) * len(y))
+    assert estimate(improvement, x, y) == pytest.approx(twin)
+    assert estimate(improvement, x, y) == pytest.approx(stats.mannwhitneyu(x, y).statistic / (len(x) * len(y)))
+    assert estimate(improvement, x, y) + estimate(improvement, y, x) == pytest.approx(1)
+
+
+def test_games_count_alike_however_many_runs_they_have() -> None:
+    many, one = np.array([1.0, 1.0, 1.0, 1.0]), np.array([5.0])
+    assert estimate(mean, many, one) == 3.0
+    assert estimate(median, many, one, np.array([2.0, 4.0])) == 3.0
+    # X beats Y in the first game always, in the second never.
+    assert estimate(improvement, many, one, np.array([0.0]), np.array([6.0, 7.0])) == 0.5
+
+
+def test_what_exceeds_a_human_makes_up_for_nothing() -> None:
+    assert estimate(optimality_gap, np.array([0.5, 100.0]), np.array([1.0, 0.0])) == pytest.approx(1.5 / 4)
+
+
+def test_a_profile_is_the_share_of_runs_above_each_level() -> None:
+    shares = estimate(profile(np.array([-1.0, 0.0, 1.0, 2.5, 9.0])), np.array([0.0, 1.0]), np.array([2.0, 3.0]))
+    np.testing.assert_array_equal(shares, [1.0, 0.75, 0.5, 0.25, 0.0])
+
+
+def test_a_run_that_never_got_there_counts_as_infinitely_late() -> None:
+    assert estimate(median, np.array([3.0, np.inf, 5.0])) == 5.0
+    assert estimate(median, np.array([3.0, np.inf, np.inf])) == np.inf
+    low, high = interval(median, np.array([3.0, np.inf, 5.0]))
+    assert (low, high) == (3.0, np.inf)
+
+
+# ---------------------------------------------------------------------- intervals
+
+
+def test_the_interval_of_a_mean_is_the_normal_one_where_that_holds() -> None:
+    scores = np.random.default_rng(0).normal(50, 10, 1000)
+    low, high = interval(mean, scores, seed=1)
+    half = 1.96 * scores.std() / np.sqrt(len(scores))
+    assert low == pytest.approx(scores.mean() - half, abs=0.06 * half)
+    assert high == pytest.approx(scores.mean() + half, abs=0.06 * half)
+
+
+def test_an_interval_depends_on_its_seed_alone() -> None:
+    scores = np.random.default_rng(0).exponential(10, 30)
+    first = interval(mean, scores, seed=1)
+    np.random.default_rng(5).random()
+    assert interval(mean, scores, seed=1) == first != interval(mean, scores, seed=2)
+    assert interval(mean, np.array([4.0])) == (4.0, 4.0)
+
+
+def test_of_few_runs_it_is_the_percentiles_of_all_resamples_there_are() -> None:
+    x, y = np.array([0.0, 1.0, 5.0]), np.array([10.0, 20.0])
+    every = [
+        stats.trim_mean(np.array(a + b), 0.25)
+        for a in itertools.product(x, repeat=3)
+        for b in itertools.product(y, repeat=2)
+    ]
+    low, high = interval(iqm, x, y, resamples=100_000)
+    assert (low, high) == tuple(np.percentile(every, (2.5, 97.5), method="inverted_cdf"))
+
+
+def test_it_is_scipys_where_that_has_the_same() -> None:
+    scores = np.random.default_rng(3).exponential(10, 40)
+    theirs = stats.bootstrap(
+        (scores,), lambda x, axis: stats.trim_mean(x, 0.25, axis=axis), method="percentile", rng=0
+    ).confidence_interval  # fmt: skip
+    width = theirs.high - theirs.low
+    assert interval(iqm, scores) == pytest.approx((theirs.low, theirs.high), abs=0.04 * width)
+
+
+def test_strata_are_not_mixed() -> None:
+    """Each game keeps its runs: pooled resampling would sometimes draw more of the high game than of the low one."""
+    assert interval(iqm, np.zeros(3), np.ones(3)) == (0.5, 0.5)
+
+
+def test_a_run_is_drawn_with_all_of_its_curve() -> None:
+    curves = np.array([[0.0, 10.0, 3.0], [10.0, 0.0, 3.0]])
+    together = interval(lambda runs: runs.mean(axis=1).sum(axis=1), curves)
+    assert together == (13.0, 13.0), "whichever run is drawn, its points add up to 13"
+    low, high = interval(mean, curves)
+    np.testing.assert_array_equal([low, high], [[0, 0, 3], [10, 10, 3]])
+
+
+def test_drawing_some_at_a_time_makes_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def watched(runs: Array) -> Array:
+        shapes.append(runs.shape)
+        return np.asarray(runs.mean(axis=1))
+
+    monkeypatch.setattr(intervals, "MOST_NUMBERS", 700)
+    interval(watched, np.arange(10.0), resamples=150)
+    assert shapes == [(70, 10), (70, 10), (10, 10)]

@@ -1,0 +1,511 @@
+"""Reports to a labml server: whatever that server does, nothing blocks, raises, grows or gives a secret away."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from atari_dqn.config.schema import ConfigError
+from atari_dqn.labml import http as labml_http
+from atari_dqn.labml import reporter as labml_side
+from atari_dqn.labml.link import LabmlLink, check_url
+from tests.labml_stand_in import DEADLINE, StandIn
+
+REPOSITORY = Path(__file__).parents[2]
+MOST_MEMORY = 250 * 2**20
+"""Bytes that the side process may take at most: labml and numpy need some 60 MB, a swallowed reply would add 1 GB."""
+EXIT = 5.0 + 5.0
+"""Seconds that `close` may take: what was promised, and a margin for a busy machine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Param:
+    name: str
+    kind: type
+    suggested: tuple[float, float]
+
+
+RATE = Param("learning_rate", float, (0.0, 1e-3))
+INTERVAL = Param("target_update_interval", int, (100, 10_000))
+LIVE = {RATE: 1e-4, INTERVAL: 2_000.0}
+
+
+@pytest.fixture
+def make_link() -> Iterator[Callable[..., LabmlLink]]:
+    links = []
+
+    def make(url: str, **changes: Any) -> LabmlLink:
+        settings: dict[str, Any] = {"name": "a run", "config": {"env_id": "pong"}, "repository": REPOSITORY}
+        links.append(LabmlLink(url, live=LIVE, **settings | changes))
+        return links[-1]
+
+    yield make
+    for link in links:
+        link.process.kill()  # the tests of closing do that themselves
+        link.close()
+
+
+def row(step: int) -> dict[str, float]:
+    return {"env_step": step, "update": step // 4, "time": 1.5, "charts/episodic_return": step / 10, "losses/q": 0.5}
+
+
+def steps(server: StandIn) -> set[float]:
+    return {step for step, _ in server.points("charts/episodic_return")}
+
+
+def until(what: Callable[[], Any]) -> Any:
+    """Ask again and again until it is true. For what only asking can tell."""
+    end = time.monotonic() + DEADLINE
+    while not (found := what()):
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+    return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+# ---------------------------------------------------------------------- an honest server
+
+
+def test_rows_configuration_and_sliders_arrive_and_the_run_is_claimed(make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn() as server:
+        link = make_link(server.url, config={"env_id": "pong", "learning_rate": 1e-4})
+        server.wait_for(lambda: server.points("hp.learning_rate") == [(0, 1e-4)])  # or the page had no slider yet
+        for step in (500, 1_000, 1_500):
+            link.write(row(step))
+        server.wait_for(lambda: len(steps(server)) == 3 and server.came("PUT", f"/api/v1/run/{link.uuid}/claim"))
+        assert server.points("charts/episodic_return") == [(500, 50), (1_000, 100), (1_500, 150)]
+        configs = next(packet["configs"] for packet in server.packets() if "configs" in packet)
+        assert configs["env_id"]["value"] == "pong"
+        slider = {"type": "DynamicSchedule", "default": 1e-4, "range": [0.0, 1e-3], "dynamic_type": "float"}
+        assert configs["learning_rate"]["computed"] == slider
+        assert configs["target_update_interval"]["computed"]["dynamic_type"] == "int"
+        assert next(packet["name"] for packet in server.packets() if "name" in packet) == "a run"
+        assert not any({"stdout", "stderr", "logger"} & set(packet) for packet in server.packets())
+        names = {name for packet in server.packets() for name in packet.get("track", {})}
+        assert names == {"charts/episodic_return", "losses/q", "hp.learning_rate", "hp.target_update_interval"}
+        link.close()
+        assert server.packets()[-1]["status"]["status"] == "completed"
+        assert (link.dropped, link.problem()) == (0, None)
+
+
+def test_what_is_written_just_before_the_end_arrives(make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn() as server:
+        link = make_link(server.url)
+        server.wait_for(lambda: server.came("PUT", "claim"))
+        link.write(row(500))
+        link.close()
+        assert steps(server) == {500}
+        assert link.dropped == 0
+
+
+def test_values_that_are_no_numbers_are_left_out(make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn() as server:
+        link = make_link(server.url, config={"rate": math.inf})
+        link.write(row(500) | {"losses/q": math.nan})
+        link.write(row(1_000) | {"losses/q": math.inf})
+        link.write(row(1_500) | {"losses/much": "9" * 10**5})  # type: ignore[arg-type]
+        link.write(row(1_500) | {"losses/text": "nine", "charts/learning_rate": 7e-5})  # type: ignore[arg-type]
+        server.wait_for(lambda: 1_500 in steps(server))
+        assert link.dropped == 1
+        assert server.points("losses/text") == []
+        assert server.points("hp.learning_rate")[-1] == (1_500, 7e-5)  # the row knows better than what was shown
+        assert [step for step, _ in server.points("losses/q")] == [1_500]
+
+
+EDITS = {
+    "learning_rate": 99,
+    "target_update_interval": 3.7,
+    "unknown": "hello",
+    "none": None,
+    "nan": math.nan,
+    "list": [1, {"a": True}],
+    "infinite": -math.inf,
+}
+
+
+def test_edits_come_as_they_are(make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn() as server:
+        link = make_link(server.url)
+        server.edit(EDITS)
+        came: list[tuple[str, Any]] = []
+        while len(came) < len(EDITS):
+            came += until(link.poll)
+        assert json.dumps(dict(came)) == json.dumps(EDITS)
+
+
+def test_an_enormous_edit_is_cut_and_the_next_one_comes(make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn() as server:
+        link = make_link(server.url)
+        server.edit({"learning_rate": "9" * 500_000})
+        ((name, value),) = until(link.poll)
+        assert name == "learning_rate"
+        assert len(value) == labml_side.MOST_OF_VALUE
+        # The page is set right meanwhile, which an edit in that very moment would not survive.
+        server.wait_for(lambda: server.asked["learning_rate"] == 1e-4)
+        server.edit({"learning_rate": 2e-4})
+        assert until(link.poll) == [("learning_rate", 2e-4)]
+
+
+def test_after_a_refusal_the_page_shows_the_old_value_again(make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn() as server:
+        link = make_link(server.url)
+        for _ in range(2):  # the same wrong value again is heard again
+            server.edit({"learning_rate": 99})
+            assert until(link.poll) == [("learning_rate", 99)]
+            link.show({"learning_rate": 1e-4})
+            server.wait_for(lambda: server.asked["learning_rate"] == 1e-4)
+        link.show({"learning_rate": 5e-5})  # edited elsewhere
+        server.wait_for(lambda: server.asked["learning_rate"] == 5e-5)
+        link.write(row(500))
+        server.wait_for(lambda: (500, 5e-5) in server.points("hp.learning_rate"))
+        count = len(server.requests)
+        server.wait_for(lambda: len(server.requests) > count + 1)
+        assert link.poll() == []  # what we asked for ourselves is no edit
+        server.edit({"learning_rate": 3e-4})
+        assert until(link.poll) == [("learning_rate", 3e-4)]
+
+
+# ---------------------------------------------------------------------- a server that comes and goes
+
+
+def test_a_server_that_is_down_at_the_start_gets_everything_later(make_link: Callable[..., LabmlLink]) -> None:
+    port = free_port()
+    link = make_link(f"http://127.0.0.1:{port}")
+    link.write(row(500))
+    assert "cannot be reached" in until(link.problem)
+    link.write(row(1_000))
+    with StandIn(port=port) as server:
+        server.wait_for(lambda: steps(server) == {500, 1_000} and server.came("PUT", "claim"))
+        assert any("configs" in packet for packet in server.packets())
+    assert link.dropped == 0
+
+
+def test_a_server_that_goes_down_and_comes_back_misses_nothing(make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn() as first:
+        link = make_link(first.url)
+        link.write(row(500))
+        first.wait_for(lambda: 500 in steps(first) and first.requests[-2:-1] and first.requests[-2].method == "PUT")
+        port = first.port  # by now it knows all about the run
+    link.write(row(1_000))
+    assert "cannot be reached" in until(link.problem)
+    link.write(row(1_500))
+    with StandIn(port=port) as second:
+        second.wait_for(lambda: {1_000, 1_500} <= steps(second))
+        # It may be another server: it hears again who reports, and what can be tuned.
+        assert any("configs" in packet for packet in second.packets())
+        second.edit({"learning_rate": 2e-4})
+        assert until(link.poll) == [("learning_rate", 2e-4)]
+
+
+def test_the_oldest_points_are_dropped_and_counted(make_link: Callable[..., LabmlLink]) -> None:
+    total = labml_side.ROWS_KEPT + 3_000
+    with StandIn("silent") as server:
+        link = make_link(server.url)
+        server.wait_for(lambda: server.requests)
+        for step in range(1, total + 1):
+            before = link.dropped
+            link.write(row(step))
+            if not step % 100:  # as slowly as the side process reads, or the kernel's buffer would fill first
+                until(lambda: not _unread(link))
+            assert link.dropped >= before
+        until(lambda: link.dropped >= total - labml_side.ROWS_KEPT - labml_side.ROWS_AT_ONCE)
+        memory = psutil.Process(link.process.pid).memory_info().rss
+        server.behaviour = "labml"
+        server.release.set()
+        server.wait_for(lambda: total in steps(server))
+        missing = set(range(1, total + 1)) - steps(server)
+        assert link.dropped >= len(missing) > 0
+        assert max(missing) < min(step for step in steps(server) if step > labml_side.ROWS_AT_ONCE)
+        assert memory < MOST_MEMORY
+
+
+def _unread(link: LabmlLink) -> bool:
+    """True while messages wait in the kernel's buffer."""
+    import array
+    import fcntl
+    import termios
+
+    waiting = array.array("i", [0])
+    fcntl.ioctl(link._channel.fileno(), termios.TIOCOUTQ, waiting)
+    return waiting[0] > 0
+
+
+# ---------------------------------------------------------------------- a hostile server
+
+
+HOSTILE = {
+    "html": "not JSON",
+    "invalid_json": "not JSON",
+    "errors": "blocked_run_uuid",
+    "status_500": "status 500",
+    "gigabyte": "more than",
+    "redirect": "redirect",
+}
+
+
+@pytest.mark.parametrize("behaviour", HOSTILE)
+def test_a_hostile_answer_costs_points_and_one_line(behaviour: str, make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn() as elsewhere, StandIn(behaviour, elsewhere=elsewhere.url) as server:
+        link = make_link(server.url)
+        link.write(row(500))
+        line = until(link.problem)
+        assert HOSTILE[behaviour] in line
+        assert len(line) <= 200
+        assert line.isprintable()
+        server.wait_for(lambda: len(server.requests) >= 3)
+        assert link.problem() is None  # said once
+        assert link.poll() == []
+        assert psutil.Process(link.process.pid).memory_info().rss < MOST_MEMORY
+        assert server.bytes_sent < 10**8  # the rest of a gigabyte is not even taken
+        until(lambda: link.dropped == 1)  # after some tries, so that it does not stand in the way of others
+        server.behaviour = "labml"
+        link.write(row(1_000))
+        server.wait_for(lambda: 1_000 in steps(server))
+        assert elsewhere.requests == []
+        start = time.monotonic()
+        link.close()
+        assert time.monotonic() - start < EXIT
+
+
+@pytest.mark.parametrize("behaviour", ["silent", "slow", "refusing"])
+def test_an_exit_is_delayed_by_five_seconds_at_most(behaviour: str, make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn(behaviour) as server:
+        link = make_link(server.url if behaviour != "refusing" else f"http://127.0.0.1:{free_port()}")
+        link.write(row(500))
+        until(lambda: server.requests or link.problem())
+        link.write(row(1_000))
+        start = time.monotonic()
+        link.close()
+        assert time.monotonic() - start < EXIT
+        assert link.dropped == 2
+        assert not link.process.is_alive()
+        start = time.monotonic()
+        link.close()
+        link.write(row(1_500))
+        link.show({"learning_rate": 1e-3})
+        assert link.poll() == []
+        assert time.monotonic() - start < EXIT
+
+
+def test_a_side_process_that_is_stuck_holds_nothing_up(make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn() as server:
+        link = make_link(server.url)
+        server.wait_for(lambda: server.requests)
+        psutil.Process(link.process.pid).suspend()
+        for step in range(20_000):
+            link.write(row(step))  # would hang here
+        assert link.dropped > 10_000
+        start = time.monotonic()
+        link.close()
+        assert time.monotonic() - start < EXIT
+        assert not link.process.is_alive()
+
+
+@pytest.mark.parametrize("behaviour", ["drip", "silent"])
+def test_a_reply_has_a_deadline_as_a_whole(behaviour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labml_http, "REPLY_SECONDS", 0.5)
+    with StandIn(behaviour) as server, pytest.raises(labml_http.Trouble, match=r"has not answered for 0\.5 s"):
+        labml_http.Server(check_url(server.url)).ask("POST", "track", [])
+
+
+# ---------------------------------------------------------------------- hostile addresses
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "labml", "localhost:5005", "file:///etc/passwd", "ftp://host/x", "http://", "http:///api", "//host"),
+        *("http://host:0", "http://host:99999", "http://host:port", "http://ho st", "http://host/a b", "http://host\n"),
+        *("http://host/?x=1", "http://host/#x", "javascript:alert(1)", "http://host\r\nX: y", "http://h\x00st"),
+        *("http://user:secret@host", "https://secret@host/x"),
+    ],
+)
+def test_a_hostile_url_is_refused_in_one_line_without_its_secrets(url: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        check_url(url)
+    assert "must be like http" in str(refusal.value)
+    assert str(refusal.value).isprintable()
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://127.0.0.1:5005", "http://127.0.0.1:5005/api/v1"),
+        ("https://labml.example/", "https://labml.example/api/v1"),
+        ("http://[::1]:5005/api/v1/", "http://[::1]:5005/api/v1"),
+        ("HTTP://host/somewhere/else", "HTTP://host/somewhere/else"),
+    ],
+)
+def test_a_plain_url_is_completed(url: str, address: str) -> None:
+    assert check_url(url) == address
+
+
+# ---------------------------------------------------------------------- what stays private, and what ends
+
+
+def test_no_credential_browser_or_file_comes_of_a_report(
+    tmp_path: Path, make_link: Callable[..., LabmlLink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, temporary, repository = tmp_path / "home", tmp_path / "temporary", tmp_path / "repository"
+    for directory in (home, temporary, repository):
+        directory.mkdir()
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(f"#!/bin/sh\necho $1 > {opened}\n")
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(browser))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    remote = "https://user:secret@host.example/x.git"
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["remote", "add", "origin", remote]):
+        subprocess.run([*git, *arguments], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", f"from {remote}"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    with StandIn() as server:
+        link = make_link(server.url, repository=repository, name=f"run of {remote}", config={"from": [remote]})
+        link.write(row(500))
+        server.wait_for(lambda: 500 in steps(server))
+        link.close()
+        everything = "".join(f"{request.path} {request.headers} {request.body!r}" for request in server.requests)
+    assert commit in everything
+    assert "host.example/x.git" in everything
+    assert "secret" not in everything
+    assert "user" not in everything.replace("User-Agent", "")
+    assert not opened.exists()
+    assert list(home.iterdir()) == []
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_side_process_is_light_and_deaf_to_signals(make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn() as server:
+        link = make_link(server.url)
+        server.wait_for(lambda: server.requests)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            psutil.Process(link.process.pid).send_signal(number)
+        link.write(row(500))
+        server.wait_for(lambda: 500 in steps(server))
+        loaded = {Path(region.path).name for region in psutil.Process(link.process.pid).memory_maps()}
+        assert not [name for name in loaded if "torch" in name]
+
+
+def test_the_link_itself_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, atari_dqn.labml.link; print(sorted({'torch', 'labml', 'gymnasium', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+ORPHAN = """
+import os, sys, time
+from pathlib import Path
+from atari_dqn.labml.link import LabmlLink
+link = LabmlLink(sys.argv[1], name="orphan", config={}, live={}, repository=Path("."))
+print(link.process.pid, flush=True)
+if sys.argv[2] == "leave":
+    sys.exit()
+time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize("end", ["kill", "leave"])
+@pytest.mark.parametrize("behaviour", ["labml", "silent"])
+def test_no_side_process_outlives_its_parent(end: str, behaviour: str, tmp_path: Path) -> None:
+    with StandIn(behaviour) as server:
+        command = [sys.executable, "-c", ORPHAN, server.url, end]
+        environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+        parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert parent.stdout is not None
+        side = psutil.Process(int(parent.stdout.readline()))
+        server.wait_for(lambda: server.requests or end == "leave")
+        if end == "kill":
+            parent.kill()
+        parent.wait(DEADLINE)
+        until(lambda: not side.is_running())
+        until(lambda: not list(tmp_path.iterdir()))
+
+
+# ---------------------------------------------------------------------- the real server
+
+
+@pytest.fixture
+def real_server(tmp_path: Path) -> Iterator[str]:
+    pytest.importorskip(["labml_app", "handlers"][0], reason="needs the extra `dashboard`")
+    port = free_port()
+    environment = os.environ | {
+        "HOME": str(tmp_path),
+        "LABML_APP_SERVER_IP": "127.0.0.1",
+        "LABML_APP_SERVER_PORT": str(port),
+    }
+    code = f"import uvicorn, labml_app.flask_app as f; uvicorn.run(f.app, host='127.0.0.1', port={port})"
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=tmp_path, stdout=log, stderr=log)
+    yield f"http://127.0.0.1:{port}"
+    server.kill()
+    server.wait()
+
+
+def ask(url: str, content: Any = None) -> dict[str, Any]:
+    data = None if content is None else json.dumps(content).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=DEADLINE) as reply:
+            answer: dict[str, Any] = json.loads(reply.read())
+            return answer
+    except OSError:
+        return {}
+
+
+def test_the_real_server_shows_the_run_and_its_edits_arrive(
+    real_server: str, make_link: Callable[..., LabmlLink]
+) -> None:
+    link = make_link(real_server)
+    link.write(row(500) | {"charts/SPS": 1.0})
+    link.write(row(1_000))
+    api = f"{real_server}/api/v1"
+
+    def series(kind: str) -> dict[str, Any]:
+        return {line["name"]: line for line in ask(f"{api}/{kind}/{link.uuid}").get("series", [])}
+
+    until(lambda: "charts/episodic_return" in series("metrics"))
+    assert series("metrics")["charts/episodic_return"]["value"] == [50, 100]
+    until(lambda: ask(f"{api}/metrics/preferences/{link.uuid}").get("series_preferences") == [-1, 1])
+    assert [line["name"] for line in ask(f"{api}/metrics/{link.uuid}")["series"]][1] == "charts/episodic_return"
+    run = until(lambda: (found := ask(f"{api}/run/{link.uuid}")).get("is_project_run") and found)
+    assert run["name"] == "a run"
+    slider = series("hyper_params")["learning_rate"]
+    assert (slider["is_editable"], slider["range"], slider["value"][-1]) == (True, [0.0, 1e-3], 1e-4)
+
+    assert ask(f"{api}/hyper_params/{link.uuid}", {"learning_rate": 99}) == {"errors": []}
+    assert until(link.poll) == [("learning_rate", 99)]
+    link.show({"learning_rate": 1e-4})
+    until(lambda: series("hyper_params")["learning_rate"]["sub"]["value"][-1] == 1e-4)
+    ask(f"{api}/hyper_params/{link.uuid}", {"learning_rate": 2e-4})
+    assert until(link.poll) == [("learning_rate", 2e-4)]
+    link.show({"learning_rate": 2e-4})
+    link.write(row(1_500))
+    until(lambda: series("hyper_params")["learning_rate"]["value"][-1] == 2e-4)
+    link.close()
+    assert link.dropped == 0
+    assert ask(f"{api}/run/status/{link.uuid}")["run_status"]["status"] == "completed"

@@ -1,0 +1,122 @@
+"""Views: all show the same names and values, and a line or panel comes in time."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from atari_dqn.monitoring import monitor as monitor_module
+from atari_dqn.monitoring.monitor import Monitor, TensorBoard, Terminal, duration
+from atari_dqn.runs.records import cut_back
+
+ROW = {
+    "env_step": 500,
+    "update": 40,
+    "time": 1.5,
+    "charts/episodic_return": 12.25,
+    "charts/epsilon": 0.5,
+    "losses/td_loss": 0.01,
+}
+
+
+def test_the_record_and_tensorboard_hold_the_same_values(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path, Console(quiet=True), "test", 1_000, 0)
+    monitor.write(ROW)
+    monitor.write(ROW | {"env_step": 1_000, "losses/td_loss": 0.02})
+    monitor.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0] == ROW
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert set(events.Tags()["scalars"]) == {name for name in ROW if "/" in name}
+    assert [(event.step, event.value) for event in events.Scalars("losses/td_loss")] == [
+        (500, pytest.approx(0.01)),
+        (1_000, pytest.approx(0.02)),
+    ]
+
+
+def test_tensorboard_hides_what_was_logged_past_the_checkpoint_of_a_resume(tmp_path: Path) -> None:
+    for resumed_at, steps in ((0, (100, 200, 300)), (200, (310, 400))):
+        view = TensorBoard(tmp_path, resumed_at, print)
+        for step in steps:
+            view.write(ROW | {"env_step": step})
+        view.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("losses/td_loss")
+    assert [event.step for event in events] == [100, 200, 310, 400]
+
+
+def test_a_resume_cuts_the_record_back_to_its_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps({"env_step": step}) + "\n" for step in (100, 200, 300)) + '{"env_st')
+    cut_back(file, 200)
+    assert [json.loads(line)["env_step"] for line in file.read_text().splitlines()] == [100, 200]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_terminal_shows_every_quantity(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PANEL_SECONDS", "FIRST_LINE_SECONDS", "LINE_SECONDS"):
+        monkeypatch.setattr(monitor_module, name, 0.0)
+    out = io.StringIO()
+    view = Terminal(Console(file=out, force_terminal=terminal, width=100), "Breakout", 1_000, 0)
+    view.write(ROW)
+    view.tick(400)
+    view.tick(500)
+    view.close()
+    for words in ("env steps", "500 / 1,000", "updates", "40", "steps/s", "ETA", "12.25", "0.500", "0.01"):
+        assert words in out.getvalue()
+
+
+def test_nothing_is_drawn_before_it_is_time() -> None:
+    out = io.StringIO()
+    view = Terminal(Console(file=out), "Breakout", 1_000, 0)
+    for step in range(1_000):
+        view.tick(step)
+    assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (59.6, "1m00s"), (61, "1m01s"), (3_725, "1h02m"), (90_000, "1d01h")]
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_random_play_says_nothing_of_the_time_that_learning_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(monitor_module, "time", SimpleNamespace(monotonic=lambda: now))
+    view = Terminal(Console(file=io.StringIO()), "Breakout", 1_000, 0, learning_starts=500)
+    view.tick(0)
+    now = 10.0
+    view.tick(490)
+    assert (view.steps_per_second(), view.eta()) == (49.0, "from 500 on")
+    now = 11.0
+    view.tick(510)
+    assert view.eta() == "..."
+    now = 31.0
+    view.tick(550)
+    assert (view.steps_per_second(), view.eta()) == (2.0, "3m45s")
+
+
+def test_a_run_of_random_play_alone_has_its_time_left() -> None:
+    view = Terminal(Console(file=io.StringIO()), "Breakout", 1_000, 0, learning_starts=1_000)
+    view.tick(500)
+    assert view.eta() == "..."
+
+
+def test_what_is_over_takes_no_more_time() -> None:
+    """The last tick of several envs may pass the end, and a clip may be waited for behind it."""
+
+    class Paced(Terminal):
+        def steps_per_second(self) -> float:
+            return 0.5
+
+    view = Paced(Console(file=io.StringIO()), "Breakout", 10, 0)
+    view.tick(8)
+    assert view.eta() == "4s"
+    view.tick(12)
+    assert view.eta() == "0s"

@@ -1,0 +1,22 @@
+"""How torch is set up for a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.system.machine import set_up_torch
+
+
+@pytest.mark.parametrize(
+    ("settings", "rounded"),
+    [({}, True), ({"precision": "bf16"}, True), ({"precision": "fp32"}, False), ({"deterministic": True}, False)],
+)
+def test_where_fp32_is_asked_for_a_gpus_convolutions_do_not_round_it(settings: dict[str, Any], rounded: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = not rounded  # as a run before it in the same process may have left it
+    assert set_up_torch(TrainConfig().replace(torch_threads=1, **settings)) == 1
+    assert torch.backends.cudnn.allow_tf32 == rounded
+    assert torch.are_deterministic_algorithms_enabled() == settings.get("deterministic", False)

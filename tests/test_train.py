@@ -1,0 +1,164 @@
+"""`python -m atari_dqn.train` as a user meets it: help, mistakes, a short run, Ctrl-C, going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from atari_dqn import dashboard, train
+from atari_dqn.config.schema import ConfigError
+from atari_dqn.runs.directory import locked
+
+TRAIN = [sys.executable, "-m", "atari_dqn.train"]
+SHORT = [
+    *TRAIN,
+    *("--env-id", "CartPole-v1", "--num-workers", "2", "--envs-per-worker", "2", "--replay-capacity", "4096"),
+    *("--learning-starts", "200", "--batch-size", "16", "--log-interval", "100", "--checkpoint-interval", "1000"),
+    *("--precision", "fp32", "--torch-threads", "1"),
+]
+
+
+def run(command: list[str], cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+def rows(run_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--env-id", "Braekout"], "Breakout"),
+        (["--learning-rate", "-1"], "--learning-rate is -1; it must be above 0 to 1"),
+        (["--replay-capacity", "1000003"], "524288 or 1048576"),
+        (["--replay-capacity", str(2**30), "--num-workers", "64"], "GB"),
+        (["--config", "nowhere.json"], "nowhere.json"),
+        (["--init-from", "nowhere"], "nowhere"),
+        (["--run-dir", "/proc/nope"], "--run-dir /proc/nope"),
+        (["--run-dir", "x" * 300], "--run-dir"),
+        (["--no-such-flag", "1"], "--no-such-flag"),
+        (["--seed", "x"], "--seed"),
+    ],
+)
+def test_a_mistake_gets_a_short_message_and_exit_code_2(arguments: list[str], words: str, tmp_path: Path) -> None:
+    result = run([*TRAIN, *arguments], tmp_path)
+    assert result.returncode == 2
+    assert words in re.sub(r"\s+", " ", result.stdout + result.stderr)
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_is_found_before_torch_is_imported(tmp_path: Path) -> None:
+    probe = (
+        "import sys\n"
+        "from atari_dqn import train; from atari_dqn.config import schema as config\n"
+        "try:\n"
+        "    train.main(['--env-id', 'Braekout'])\n"
+        "except config.ConfigError:\n"
+        "    print('torch' in sys.modules)\n"
+    )
+    assert run([sys.executable, "-c", probe], tmp_path).stdout == "False\n"
+
+
+def test_help_names_units_bounds_and_sources(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [*TRAIN, "--help"], cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}
+    )
+    assert result.returncode == 0
+    text = re.sub(r"\s+", " ", result.stdout)
+    for words in ("--learning-rate FLOAT", "above 0 to 1", "Schaul", "env steps", "--config", "--init-from"):
+        assert words in text
+
+
+def test_a_short_run_leaves_a_whole_run_directory_and_goes_on_longer(tmp_path: Path) -> None:
+    run_dir = tmp_path / "a run ü"
+    command = [*SHORT, "--run-dir", str(run_dir), "--total-env-steps"]
+    result = run([*command, "1200", "--eval-interval", "600", "--eval-episodes", "2"], tmp_path)
+    assert result.returncode == 0, result.stderr
+    first = rows(run_dir)
+    assert len(first) >= 12
+    assert first[-1]["env_step"] >= 1200
+    quantities = {"update", "time", "charts/episodic_return", "charts/SPS", "losses/td_loss", "losses/q_values"}
+    assert quantities <= set(first[-1])
+    assert any("eval/episodic_return" in row for row in first)
+    assert len((run_dir / "evaluations.jsonl").read_text().splitlines()) == 2
+    assert {"config.json", "command.txt", "system.json"} <= {path.name for path in run_dir.iterdir()}
+    assert list(run_dir.glob("events.out.tfevents*"))
+
+    result = run([*command, "1600"], tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "continuing" in result.stdout
+    steps = [row["env_step"] for row in rows(run_dir)]
+    assert steps == sorted(set(steps)), "a resume repeats no row"
+    assert steps[-1] >= 1600
+
+    changed = run([*SHORT, "--run-dir", str(run_dir), "--n-step", "3"], tmp_path)
+    assert changed.returncode == 2
+    assert "--n-step 1" in changed.stderr
+
+    again = run([*TRAIN, "--config", str(run_dir / "config.json"), "--total-env-steps", "300"], tmp_path)
+    assert again.returncode == 0, again.stderr
+    (other,) = (tmp_path / "runs").iterdir()
+    stored = json.loads((other / "config.json").read_text())
+    assert (stored["batch_size"], stored["total_env_steps"]) == (16, 300)
+
+
+def test_two_trainings_in_one_directory_are_refused(tmp_path: Path) -> None:
+    with locked(tmp_path / "run"):
+        result = run([*SHORT, "--run-dir", "run"], tmp_path)
+    assert result.returncode == 2
+    assert f"process {os.getpid()} is training in run" in result.stderr
+    assert run([*SHORT, "--run-dir", "run", "--total-env-steps", "50"], tmp_path).returncode == 0, "the lock is gone"
+
+
+def test_a_reader_that_leaves_does_not_end_the_training(tmp_path: Path) -> None:
+    command = shlex.join([*SHORT, "--run-dir", "run", "--total-env-steps", "400"])
+    result = subprocess.run(
+        ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert rows(tmp_path / "run")[-1]["env_step"] >= 400
+
+
+def test_ctrl_c_saves_the_state_and_says_so_in_one_line(tmp_path: Path) -> None:
+    command = [*SHORT, "--run-dir", "run", "--total-env-steps", "1000000"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert err == ""
+    assert sum("state saved" in line for line in out.splitlines()) == 1
+    stopped_at = rows(tmp_path / "run")[-1]["env_step"]
+
+    result = run([*SHORT, "--run-dir", "run", "--total-env-steps", str(int(stopped_at) + 400)], tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"env step {int(stopped_at):,}" in result.stdout
+
+
+def test_a_dashboard_that_cannot_start_is_told_with_what_train_can_do_about_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("labml_app")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(dashboard, "PORT", taken.getsockname()[1])
+        with pytest.raises(ConfigError, match=r"already in use.*then train --labml-url"):
+            train.main([*SHORT[len(TRAIN) :], "--run-dir", str(tmp_path / "run"), "--dashboard"])

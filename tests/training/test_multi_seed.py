@@ -1,0 +1,225 @@
+"""`train --seeds N`: a run for each seed, in turn or beside each other, stopped together and continued together."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from atari_dqn import train
+from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
+from atari_dqn.config.derived import Derived, derive
+from atari_dqn.config.schema import ConfigError, TrainConfig
+from atari_dqn.training import multi_seed as seeds
+from tests.faults.trainings import LIMIT, Harmed, training
+from tests.test_train import SHORT, TRAIN, rows, run
+
+FLAGS = SHORT[len(TRAIN) :]
+
+
+def group(total: int, number: int = 2) -> list[str]:
+    return [*SHORT, "--run-dir", "run", "--seeds", str(number), "--total-env-steps", str(total)]
+
+
+def parsed(flags: list[str]) -> TrainConfig:
+    command = train._parse(flags, TrainConfig(), "train")
+    return TrainConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TrainConfig)})
+
+
+def learns(harmed: Harmed, seed: int = 1) -> bool:
+    metrics = harmed.run_dir / f"seed-{seed}" / "metrics.jsonl"
+    return metrics.exists() and "losses/td_loss" in metrics.read_text()
+
+
+def test_a_stop_reaches_all_and_the_same_command_goes_on_with_all(tmp_path: Path) -> None:
+    with training(tmp_path, group(100_000_000)) as harmed:
+        harmed.until(lambda: learns(harmed), 2 * LIMIT)
+        harmed.signal(signal.SIGINT, group=True)
+        assert harmed.end(60) == INTERRUPTED, harmed.said
+    said = harmed.said
+    assert "seeds 1 to 2" in said
+    assert "seed 1 stopped at env step" in said
+    assert "to go on, give --run-dir run --seed 1 --seeds 2" in said
+    assert "Traceback" not in said + (harmed.run_dir / "output-1.txt").read_text()
+    assert "state saved" in (harmed.run_dir / "output-1.txt").read_text()
+    stopped_at = int(rows(harmed.run_dir / "seed-1")[-1]["env_step"])
+
+    result = run([*TRAIN, "--run-dir", "run", "--seeds", "2", "--total-env-steps", f"{stopped_at + 300}"], tmp_path)
+    assert result.returncode == DONE, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1] == "to compare: python -m atari_dqn.compare run/seed-*"
+    assert sorted((tmp_path / "run").glob("seed-*")) == [tmp_path / "run/seed-1", tmp_path / "run/seed-2"]
+    for seed in (1, 2):
+        config = json.loads((tmp_path / f"run/seed-{seed}/config.json").read_text())
+        assert (config["seed"], config["batch_size"], config["env_id"]) == (seed, 16, "CartPole-v1")
+        assert rows(tmp_path / f"run/seed-{seed}")[-1]["env_step"] >= stopped_at + 300
+    assert f"continuing run/seed-1 at env step {stopped_at:,}" in (tmp_path / "run/output-1.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_no_run_outlives_the_command(number: signal.Signals, tmp_path: Path) -> None:
+    """Neither when it is killed, nor after the second Ctrl-C."""
+    with training(tmp_path, group(100_000_000)) as harmed:
+        harmed.until(lambda: learns(harmed), 2 * LIMIT)
+        deadline = time.monotonic() + LIMIT
+        while harmed.process.poll() is None:
+            assert time.monotonic() < deadline
+            harmed.signal(number, group=True)
+            time.sleep(0.05)
+        harmed.end(0, helpers=30)
+    if number == signal.SIGKILL:
+        assert "state saved" in (harmed.run_dir / "output-1.txt").read_text()
+
+
+def test_a_seed_that_fails_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    obstacle = tmp_path / "run/seed-1/metrics.jsonl"
+    obstacle.mkdir(parents=True)
+    flags = [*group(250)[len(TRAIN) :], "--seed", "1"]
+    config = parsed(flags)
+    (tmp_path / "run/seed-1/config.json").write_text(json.dumps(config.to_dict()))
+    with pytest.raises(CommandFailed, match=r"of 2 seeds failed: 1; the same command"):
+        train.main(flags)
+    said = capsys.readouterr().out
+    assert "seed 1 failed at env step 0: error: run/seed-1/metrics.jsonl cannot be written" in said
+    assert "seed 2 done at env step" in said
+
+
+def test_the_reason_of_a_failure_is_no_earlier_attempts(tmp_path: Path) -> None:
+    """One that is killed says nothing."""
+    run = seeds.Run(1, tmp_path / "seed-1", [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], 100)
+    run.log.write_text("error: something of yesterday\n")
+    run.start()
+    assert run.process is not None
+    run.process.wait()
+    run.look()
+    assert (run.state, run.reason()) == ("failed", "exit code -9")
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_stop_promises_no_more_than_there_is(begun: bool, tmp_path: Path) -> None:
+    """Settings are taken from a run that has begun, perhaps not the first: without one, defaults would train on."""
+    runs = [seeds.Run(seed, tmp_path / f"seed-{seed}", [], 100) for seed in (3, 4)]
+    if begun:
+        runs[1].run_dir.mkdir()
+        (runs[1].run_dir / "config.json").write_text(json.dumps(TrainConfig().to_dict()))
+    console = Console(width=200, file=io.StringIO())
+    assert seeds._end(runs, tmp_path, console) == INTERRUPTED
+    assert isinstance(console.file, io.StringIO)
+    last = console.file.getvalue().splitlines()[-1]
+    saved = f"stopped, state saved; to go on, give --run-dir {tmp_path} --seed 3 --seeds 2"
+    assert last == (saved if begun else "stopped, nothing done yet; the same command begins")
+
+
+def test_a_disk_that_takes_no_output_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run/output-1.txt").mkdir(parents=True)
+    with pytest.raises(CommandFailed, match=r"run/output-1\.txt cannot be written: Is a directory"):
+        train.main(group(250)[len(TRAIN) :])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--seeds", "0"], "--seeds is 0; it must be from 1 to 1000"),
+        (["--seeds", "2", "--seed", str(2**31 - 1)], "--seeds 2: the last seed is 2147483648; it must be from 0"),
+        (["--seeds", "2", "--dashboard"], "--labml-url"),
+        (["--seeds", "2", "--run-dir", "single"], "holds a single run"),
+        (["--run-dir", "several"], "several holds several seeds; give --seeds too, or one of them: several/seed-2"),
+        (["--seeds", "2", "--run-dir", "several", "--seed", "1", "--n-step", "3"], "cannot go on with 3"),
+        (["--seeds", "2", "--env-id", "Braekout"], "did you mean ALE/Breakout-v5?"),
+        (["--seeds", "2", "--init-from", "nowhere"], "--init-from nowhere does not exist"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_begins(
+    flags: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place, seed in (("single", 1), ("several/seed-2", 2), ("several/seed-10", 10)):
+        (tmp_path / place).mkdir(parents=True)
+        config = parsed(FLAGS).replace(seed=seed)
+        (tmp_path / place / "config.json").write_text(json.dumps(config.to_dict()))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError) as caught:
+        train.main([*FLAGS, "--total-env-steps", "50", *flags])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_each_run_is_asked_for_the_same_settings(begun: bool, tmp_path: Path) -> None:
+    """But for its seed and its directory, and whatever its own settings were before."""
+    config = TrainConfig().replace(
+        env_id="CartPole-v1",
+        dueling=False,
+        epsilon_values=(1.0, 0.3),
+        epsilon_at=(0.0, 1.0),
+        mlp_hidden=(64,),
+        learning_rate=1.25e-4,
+        epsilon_ladder=True,
+    )
+    if begun:
+        former = config.replace(learning_rate=0.5, epsilon_ladder=False, mlp_hidden=(64, 64), gamma=0.5)
+        (tmp_path / "config.json").write_text(json.dumps(former.to_dict()))
+    command = train.TrainCommand(init_from=Path("some where"), labml_url="http://127.0.0.1:1/api/v1", seeds=3)
+    words = seeds._command(command, config, 3, tmp_path)
+    assert parsed(words[3:]) == config.replace(seed=3, run_dir=tmp_path)
+    of_command = ["--init-from", "some where", "--labml-url", "http://127.0.0.1:1/api/v1"]
+    assert words[-4:] == of_command
+
+
+def derived(config: TrainConfig) -> Derived:
+    return derive(config, 7_056, 4)
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "threads", "beside"),
+    [(1, 64, 0, 1), (3, 64, 0, 1), (4, 64, 0, 2), (16, 64, 0, 5), (16, 64, 8, 2), (16, 5, 0, 2), (16, 1, 0, 1)],
+)
+def test_as_many_are_beside_each_other_as_cores_and_memory_allow(
+    cores: int, gigabytes: float, threads: int, beside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default replay takes 0.93 GB."""
+    monkeypatch.setattr(seeds, "cores", lambda: cores)
+    monkeypatch.setattr(seeds, "available_memory", lambda: int(gigabytes * 1e9))
+    config = TrainConfig().replace(device="cpu", torch_threads=threads)
+    assert seeds._beside(config, derived(config), 5) == beside
+
+
+def test_the_table_fits_a_terminal_and_tells_how_far_all_are(tmp_path: Path) -> None:
+    runs = [seeds.Run(seed, tmp_path / f"seed-{seed}", [], 10_000_000, 2_000_000) for seed in (1, 2, 10)]
+    for made, steps in zip(runs, (10_000_000, 2_500_000), strict=False):
+        made.run_dir.mkdir()
+        row = {"env_step": steps, "charts/SPS": 250.0, "charts/episodic_return": 123.456}
+        row |= {"charts/human_normalized": 4.228} if made is runs[0] else {}
+        (made.run_dir / "metrics.jsonl").write_text(f'{{"env_step": 1}}\n{json.dumps(row)}\n{{"env_st')
+    for made, code in ((runs[0], 0), (runs[1], None)):
+        made.command = ["sleep", "100"]
+        made.start()
+        made.stop()
+        assert made.process is not None
+        made.process.wait()
+        made.code = code
+    assert [made.state for made in runs] == ["done", "running", "waiting"]
+    console = Console(width=80, file=io.StringIO(), force_terminal=False)
+    console.print(seeds._table(runs, beside=1))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert all(word in text for word in ("done", "running", "waiting", "2,500,000", "250", "123.46 (human 4.23)"))
+    assert "ETA of all: 19h26m" in text, "17.5 million steps at 250 a second"
+    line = seeds._line(runs, beside=2)
+    assert line == ("seed 1 done score 123.46 (human 4.23)  seed 2 25% score 123.46  seed 10 waiting  ETA 9h43m")
+    at_random = {"env_step": 1_999_999, "charts/SPS": 3_000.0}
+    (runs[1].run_dir / "metrics.jsonl").write_text(f"{json.dumps(at_random)}\n")
+    assert seeds._line(runs, beside=2).endswith("ETA 10h00m"), "random play says nothing of what learning takes"

@@ -1,0 +1,342 @@
+"""Whatever befalls a worker or its parent: it is named, nothing hangs, and nothing remains."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.workers.pool import WorkerError, WorkerPool
+from tests.stubs import Fragile
+
+NATURE = PROTOCOLS["nature"]
+FRAGILE = "tests.stubs:Fragile-v0"
+
+
+def pool_of(env_id: str, deadline: float = 60.0) -> WorkerPool:
+    """Two workers of two envs."""
+    spec = env_spec(env_id, NATURE, 4)
+    return WorkerPool(spec, NATURE, num_workers=2, envs_per_worker=2, seed=1, deadline=deadline)
+
+
+def workers() -> list[multiprocessing.process.BaseProcess]:
+    return [process for process in multiprocessing.active_children() if process.name.startswith("env-worker")]
+
+
+def pid_of(name: str) -> int:
+    return next(process.pid for process in workers() if process.name == name and process.pid)
+
+
+@contextlib.contextmanager
+def failing(pool: WorkerPool, *, message: str) -> Iterator[None]:
+    """The block must end in a `WorkerError` that matches; the pool is closed by it, and its processes are gone."""
+    with pool:
+        with pytest.raises(WorkerError, match=message):
+            yield
+        assert workers() == []
+        with pytest.raises(RuntimeError, match="closed"):
+            pool.reset()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raise", r"worker 1 \(envs 2 to 3 of tests.stubs:Fragile-v0\) failed:\n(.*\n)*.*stubs.py(.*\n)*.*stub broke"),
+        ("exit", r"worker 1 \(envs 2 to 3 .*\) failed:\n(.*\n)*SystemExit: the stub left"),
+        ("crash", r"worker 1 \(envs 2 to 3 .*\) exited with code 7"),
+        ("hang", r"worker 1 \(envs 2 to 3 .*\) has not answered for 1.5 s(.*\n)*.*stubs.py.* in _sleep_for_good"),
+        ("spin", r"worker 1 \(envs 2 to 3 .*\) has not answered for 1.5 s(.*\n)*.*stubs.py.* in step"),
+    ],
+    ids=["raise", "exit", "crash", "hang", "spin"],
+)
+def test_an_env_that_fails_is_named_with_its_stack(fault: str, message: str) -> None:
+    pool = pool_of(FRAGILE, deadline=1.5)
+    with failing(pool, message=message):
+        pool.reset()
+        pool.send(np.zeros(4, np.int64))
+        pool.recv()
+        pool.send(np.array([0, 0, Fragile.FAULTS.index(fault), 0]))
+        pool.recv()
+
+
+def test_a_fault_in_mid_game_is_reported_alike() -> None:
+    pool = pool_of("tests.stubs:Raises-v0")
+    with failing(pool, message=r"(?s)worker [01] \(envs .*the stub broke"):
+        pool.reset()
+        for _ in range(21):
+            pool.send(np.zeros(4, np.int64))
+            pool.recv()
+
+
+def test_an_env_that_a_worker_cannot_make_is_reported_at_once() -> None:
+    with pytest.raises(WorkerError, match=r"(?s)worker [01] \(envs .*Traceback.*no licence on this machine"):
+        pool_of("tests.stubs:Unmakeable-v0")
+    assert workers() == []
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_a_killed_worker_is_named(busy: bool) -> None:
+    pool = pool_of(FRAGILE)
+    with failing(pool, message=r"worker 1 \(envs 2 to 3 .*\) was killed by SIGKILL"):
+        pool.reset()
+        if busy:
+            pool.send(np.array([0, 0, 0, Fragile.FAULTS.index("spin")]))
+        os.kill(pid_of("env-worker-1"), signal.SIGKILL)
+        if not busy:
+            pool.send(np.zeros(4, np.int64))
+        pool.recv()
+
+
+def test_a_stopped_worker_is_named_and_ended() -> None:
+    pool = pool_of(FRAGILE, deadline=1.5)
+    with failing(pool, message=r"worker 0 \(envs 0 to 1 .*not answered for 1.5 s and hangs; it answers no signal"):
+        pool.reset()
+        os.kill(pid_of("env-worker-0"), signal.SIGSTOP)
+        pool.send(np.zeros(4, np.int64))
+        pool.recv()
+
+
+def test_workers_leave_ctrl_c_and_termination_to_the_trainer() -> None:
+    with pool_of(FRAGILE) as pool:
+        pool.reset()
+        for process in workers():
+            assert process.pid
+            os.kill(process.pid, signal.SIGINT)
+            os.kill(process.pid, signal.SIGTERM)
+        pool.send(np.zeros(4, np.int64))
+        assert (pool.recv().frames[:, 1] == 1).all()
+
+
+# --- programs of their own: what remains of a parent that ends, and of its workers
+
+HEAD = """\
+import os, signal, sys, threading
+import numpy as np
+from multiprocessing import active_children
+from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.workers.pool import WorkerPool
+from tests.stubs import Fragile
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
+def pool_of(env_id, **settings):
+    nature = PROTOCOLS["nature"]
+    return WorkerPool(env_spec(env_id, nature, 4), nature, num_workers=2, envs_per_worker=2, seed=1, **settings)
+def tell_pids():
+    print(*(process.pid for process in active_children()), flush=True)
+"""
+LIMIT = 60
+"""Seconds after which a program that should have ended hangs."""
+
+
+@contextlib.contextmanager
+def program(tmp_path: Path, body: str) -> Iterator[subprocess.Popen[str]]:
+    """A script without `if __name__ == "__main__"`, in a session of its own, which is killed at the end."""
+    script = tmp_path / "script.py"
+    script.write_text(HEAD + textwrap.dedent(body))
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def told_pids(process: subprocess.Popen[str]) -> list[int]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, "the program failed before it had workers"
+    return [int(pid) for pid in line.split()]
+
+
+def all_end(pids: list[int], seconds: float) -> bool:
+    """Whether each process ends in time; a pidfd becomes readable when its process does."""
+    poller = select.poll()
+    left = set()
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            left.add(descriptor)
+            poller.register(descriptor, select.POLLIN)
+    while left:
+        ended = poller.poll(seconds * 1000)
+        if not ended:
+            return False
+        for descriptor, _ in ended:
+            poller.unregister(descriptor)
+            left.remove(descriptor)
+            os.close(descriptor)
+    return True
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "signal.pause()",
+        "pool.send(np.full(4, Fragile.FAULTS.index('spin'))); pool.recv()",
+        "pool.send(np.full(4, Fragile.FAULTS.index('hang'))); pool.recv()",
+    ],
+    ids=["idle", "busy", "hanging"],
+)
+def test_workers_end_with_a_killed_parent(tmp_path: Path, state: str) -> None:
+    body = f"""
+        pool = pool_of("{FRAGILE}")
+        pool.reset()
+        tell_pids()
+        {state}
+    """
+    with program(tmp_path, body) as parent:
+        pids = told_pids(parent)
+        assert len(pids) == 2
+        os.kill(parent.pid, signal.SIGKILL)
+        assert all_end(pids, seconds=5)
+
+
+def test_stopped_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """They can do nothing for it themselves."""
+    body = f"""
+        pool = pool_of("{FRAGILE}")
+        pool.reset()
+        for pid in pool.pids:
+            os.kill(pid, signal.SIGSTOP)
+        tell_pids()
+        signal.pause()
+    """
+    with program(tmp_path, body) as parent:
+        pids = told_pids(parent)
+        os.kill(parent.pid, signal.SIGKILL)
+        assert all_end(pids, seconds=5)
+
+
+def test_emulators_end_with_a_killed_parent(tmp_path: Path) -> None:
+    body = """
+        pool = pool_of("ALE/Breakout-v5")
+        pool.reset()
+        tell_pids()
+        while True:
+            pool.send(np.ones(4, np.int64))
+            pool.recv()
+    """
+    with program(tmp_path, body) as parent:
+        pids = told_pids(parent)
+        os.kill(parent.pid, signal.SIGKILL)
+        assert all_end(pids, seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "last_line"),
+    [("raise ValueError('a bug of the user')", 1, "ValueError: a bug of the user"), ("sys.exit(0)", 0, "")],
+    ids=["exception", "exit"],
+)
+def test_a_program_that_forgets_its_pool_still_ends(tmp_path: Path, ending: str, code: int, last_line: str) -> None:
+    body = f"""
+        pool = pool_of("{FRAGILE}")
+        pool.reset()
+        pool.send(np.full(4, Fragile.FAULTS.index("spin")))
+        tell_pids()
+        {ending}
+    """
+    with program(tmp_path, body) as parent:
+        pids = told_pids(parent)
+        assert parent.wait(LIMIT) == code
+        assert all_end(pids, seconds=5)
+        assert parent.stderr is not None
+        assert parent.stderr.read().strip().rpartition("\n")[2] == last_line
+
+
+def test_closing_does_not_wait_for_a_stopped_worker(tmp_path: Path) -> None:
+    body = f"""
+        pool = pool_of("{FRAGILE}")
+        tell_pids()
+        os.kill(active_children()[0].pid, signal.SIGSTOP)
+        pool.close()
+        print(len(active_children()))
+    """
+    with program(tmp_path, body) as parent:
+        pids = told_pids(parent)
+        output, errors = parent.communicate(timeout=LIMIT)
+        assert (output, errors) == ("0\n", "")
+        assert all_end(pids, seconds=5)
+
+
+def test_ctrl_c_reaches_the_program_alone(tmp_path: Path) -> None:
+    """A terminal signals the whole group: workers must neither end nor print a traceback each."""
+    body = f"""
+        with pool_of("{FRAGILE}") as pool:
+            pool.reset()
+            try:
+                tell_pids()
+                signal.pause()
+            except KeyboardInterrupt:
+                pool.send(np.zeros(4, np.int64))
+                print(pool.recv().frames[:, 1])
+    """
+    with program(tmp_path, body) as parent:
+        told_pids(parent)
+        os.killpg(parent.pid, signal.SIGINT)
+        assert parent.communicate(timeout=LIMIT) == ("[1. 1. 1. 1.]\n", "")
+
+
+def test_ctrl_c_while_workers_start_reaches_the_program_alone(tmp_path: Path) -> None:
+    body = f"""
+        signal.signal(signal.SIGINT, lambda *_: None)
+        started = threading.Event()
+        def press():
+            while not started.wait(0.01):
+                os.killpg(0, signal.SIGINT)
+        threading.Thread(target=press).start()
+        try:
+            with pool_of("{FRAGILE}") as pool:
+                started.set()
+                print(pool.reset().is_reset)
+        finally:
+            started.set()
+        print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    """
+    with program(tmp_path, body) as parent:
+        assert parent.communicate(timeout=LIMIT) == ("[ True  True  True  True]\nset()\n", "")
+
+
+def test_workers_run_no_line_of_the_parents_script(tmp_path: Path) -> None:
+    """Neither do they load what it loads, torch above all."""
+    body = """
+        print("once")
+        sys.modules["torch"] = sys  # the real one takes seconds
+        with pool_of("tests.stubs:Modules-v0") as pool:
+            print(pool.reset().frames[0])
+        print(sys.modules["__main__"].__file__ == __file__)
+    """
+    with program(tmp_path, body) as parent:
+        output, _ = parent.communicate(timeout=LIMIT)
+        assert output == "once\n[0. 0. 1.]\nTrue\n", "neither torch nor labml, but the env's own module"
+
+
+def test_shared_memory_has_no_name_that_could_remain(tmp_path: Path) -> None:
+    """What a SIGKILL of everyone leaves in /dev/shm is what has a name there: the block is unlinked at birth."""
+    body = """
+        pool = pool_of("ALE/Breakout-v5")
+        for line in open("/proc/self/maps"):
+            if "pym-" in line:
+                print(line.rstrip().endswith("(deleted)"))
+        os.killpg(0, signal.SIGKILL)
+    """
+    with program(tmp_path, body) as parent:
+        output, _ = parent.communicate(timeout=LIMIT)
+        assert set(output.split()) == {"True"}
