@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from atari_dqn.cli.command import DONE, run_command
-from atari_dqn.config.schema import ConfigError
+from atari_dqn.config.setting import ConfigError
 
 COMMANDS = {
     "train": "train an agent; the same command with the same --run-dir goes on",

@@ -19,11 +19,13 @@ from typing import Annotated, Any
 
 import tyro
 
+from atari_dqn.agent.device import check_memory, set_up_torch
 from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
 from atari_dqn.config.derived import derive
-from atari_dqn.config.schema import ConfigError, Setting, TrainConfig, settings
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError, Setting, settings
 from atari_dqn.diagnostics.report import diagnose, tables
-from atari_dqn.system.machine import check_memory, describe_system, set_up_torch
+from atari_dqn.system.machine import describe_system
 
 SECONDS = Setting("length of each measurement", "seconds", 0, 3600, low_open=True)
 ROUNDS = Setting("so many measurements of each kind, in alternation; medians are shown", "rounds", 1, 1000)
@@ -53,7 +55,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
     if command.out is not None and command.out.is_dir():
         raise ConfigError(f"--out {command.out} is a directory; name a file")
 
-    from atari_dqn.envs.make import PROTOCOLS, env_spec, resolve_env_id
+    from atari_dqn.envs.make import env_spec, resolve_env_id
+    from atari_dqn.envs.protocol import PROTOCOLS
 
     config = config.replace(env_id=resolve_env_id(config.env.env_id))
     spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
@@ -164,7 +167,7 @@ class _Progress:
 
     def line(self) -> str:
         """One line, in minutes and seconds."""
-        from atari_dqn.monitoring.monitor import duration
+        from atari_dqn.cli.format import duration
 
         passed = time.monotonic() - self._started
         if self._doing:

@@ -16,8 +16,8 @@ import tyro
 from atari_dqn.cli.command import DONE, parse_flags, run_command
 from atari_dqn.cli.output import StatusLine, open_console
 from atari_dqn.comparison.runs import Run, configurations, find_runs, names_of, read_run
-from atari_dqn.config.schema import ConfigError, Setting, help_from_settings, settings
-from atari_dqn.runs.records import replace
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.system.files import replace
 
 
 @help_from_settings

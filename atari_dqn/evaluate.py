@@ -12,11 +12,11 @@ import tyro
 
 from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console
-from atari_dqn.config.schema import ConfigError, Setting, flag, help_from_settings, settings
+from atari_dqn.config.setting import ConfigError, Setting, flag, help_from_settings, settings
+from atari_dqn.envs.protocol import protocol_for
 from atari_dqn.policy.source import playable_source
 
 if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds
-    from atari_dqn.envs.make import Protocol
     from atari_dqn.evaluation.evaluation import Evaluation
 
 
@@ -66,9 +66,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.eva
     source = playable_source(command.run, command.checkpoint)
     command = dataclasses.replace(command, run=source.home)
 
-    from atari_dqn.agent.learner import resolve_device
+    from atari_dqn.agent.device import resolve_device
     from atari_dqn.cli.output import StatusLine
-    from atari_dqn.envs.make import PROTOCOLS
+    from atari_dqn.envs.protocol import PROTOCOLS
     from atari_dqn.evaluation.evaluation import append_evaluation, evaluate
     from atari_dqn.evaluation.scorecard import CardProgress, scorecard
     from atari_dqn.workers.pool import WorkerError
@@ -120,14 +120,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.eva
     console.print(scorecard(what, results, PROTOCOLS[trained], policy.spec.num_actions))
     console.print(f"added to {command.run / 'evaluations.jsonl'}", highlight=False, soft_wrap=True)
     return DONE
-
-
-def protocol_for(name: str, trained: str) -> Protocol:
-    """Protocol `name` ("trained": the training's) with the action set that a network trained under `trained` has."""
-    from atari_dqn.envs.make import PROTOCOLS
-
-    asked = PROTOCOLS[trained if name == "trained" else name]
-    return dataclasses.replace(asked, full_action_space=PROTOCOLS[trained].full_action_space)
 
 
 if __name__ == "__main__":

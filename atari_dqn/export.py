@@ -16,15 +16,16 @@ import tyro
 
 from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console
-from atari_dqn.config.schema import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
 from atari_dqn.policy.files import ONNX, SAFETENSORS, Exported, extra, to_onnx, to_safetensors
-from atari_dqn.runs.directory import EVALUATION, is_number, read_config, read_rows, read_system
-from atari_dqn.runs.records import replace
+from atari_dqn.runs.directory import read_config, read_system
+from atari_dqn.runs.records import EVALUATION, is_number, read_rows
+from atari_dqn.system.files import replace
 from atari_dqn.system.machine import git_revision
 
 if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds
     from atari_dqn.policy.policy import Policy
-    from atari_dqn.runs.checkpoints import TrainedNetwork
+    from atari_dqn.policy.trained import TrainedNetwork
 
 CARD = "README.md"
 COMPARED = 256
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     from atari_dqn import evaluate
     from atari_dqn.policy.model_card import Facts, model_card
     from atari_dqn.policy.policy import Policy, torch_q
-    from atari_dqn.runs.checkpoints import load_policy
+    from atari_dqn.policy.trained import load_policy
 
     console = open_console()
     trained = load_policy(command.run, command.checkpoint, "cpu")

@@ -14,7 +14,7 @@ import tyro
 
 from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console
-from atari_dqn.config.schema import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
 from atari_dqn.evaluation.references import with_human
 from atari_dqn.policy.source import playable_source
 from atari_dqn.render.game import play
@@ -24,8 +24,8 @@ if TYPE_CHECKING:  # the real imports wait until the input is known to be right:
     from rich.console import Console
 
     from atari_dqn.envs.film import Picture
-    from atari_dqn.envs.make import Protocol
-    from atari_dqn.runs.checkpoints import TrainedNetwork
+    from atari_dqn.envs.protocol import Protocol
+    from atari_dqn.policy.trained import TrainedNetwork
 
 EPISODES = 10
 """Games that the best or the worst is picked from, where the user does not say."""
@@ -105,8 +105,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
 
     import torch
 
-    from atari_dqn.agent.learner import resolve_device
-    from atari_dqn.evaluate import protocol_for
+    from atari_dqn.agent.device import resolve_device
+    from atari_dqn.envs.protocol import protocol_for
 
     torch.set_num_threads(1)  # one observation at a time: more only wait for each other, and long on a busy machine
     policy = source.load(resolve_device(command.device))
@@ -141,9 +141,9 @@ class Game:
 
 def _scout(policy: TrainedNetwork, protocol: Protocol, command: PlayCommand, console: Console) -> list[Game]:
     """Play the games to pick from, unfilmed: that takes a fraction of the time. Fewer than asked for after Ctrl-C."""
+    from atari_dqn.cli.format import duration
     from atari_dqn.cli.output import StatusLine
     from atari_dqn.envs.film import FilmedEnv
-    from atari_dqn.monitoring.monitor import duration
 
     episodes, began = command.episodes or EPISODES, time.monotonic()
     games: list[Game] = []
@@ -180,9 +180,9 @@ def _film(
 
     Raises `CommandFailed` when it comes out otherwise now, or cannot be written.
     """
+    from atari_dqn.cli.format import duration
     from atari_dqn.cli.output import StatusLine
     from atari_dqn.envs.film import FilmedEnv
-    from atari_dqn.monitoring.monitor import duration
     from atari_dqn.render.overlay import Overlay
     from atari_dqn.render.video import VideoFile, Window
 

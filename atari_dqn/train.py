@@ -16,32 +16,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from atari_dqn import dashboard
 from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console
 from atari_dqn.config.derived import Derived, derive
+from atari_dqn.config.file import load_config
 from atari_dqn.config.live import Edit, for_page
-from atari_dqn.config.schema import ConfigError, Setting, TrainConfig, load_config
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError, Setting
+from atari_dqn.labml import launch
 from atari_dqn.runs.directory import (
-    check_not_training,
     check_run_dir,
     describe_run,
     has_begun,
-    locked,
     new_run_dir,
     read_config,
     seeds_in,
     threads_before,
 )
 from atari_dqn.runs.edits import Inbox, recorded_edits
-from atari_dqn.system.machine import check_memory, is_out_of_memory, set_up_torch
+from atari_dqn.runs.lock import check_not_training, locked
+from atari_dqn.system.machine import is_out_of_memory
 from atari_dqn.system.signals import StopRequest
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from atari_dqn.envs.make import EnvSpec
+    from atari_dqn.envs.protocol import EnvSpec
 
 
 SEEDS = Setting("train so many seeds, from --seed on, each in a directory of its own in --run-dir", "runs", 1, 1000)
@@ -93,7 +94,8 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
     check_not_training(run_dir)  # before all else: whoever starts a run twice is to hear of it at once
 
     from atari_dqn.envs.film import check_drawable
-    from atari_dqn.envs.make import PROTOCOLS, env_spec, resolve_env_id
+    from atari_dqn.envs.make import env_spec, resolve_env_id
+    from atari_dqn.envs.protocol import PROTOCOLS
     from atari_dqn.workers.shared_memory import block_bytes, room_fault
 
     config = config.replace(env_id=resolve_env_id(config.env.env_id))
@@ -108,13 +110,19 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
     if command.seeds > 1:
         from atari_dqn.training.multi_seed import train_seeds
 
-        return train_seeds(command, config, derived, run_dir, stop)
+        if command.dashboard:
+            raise ConfigError("--dashboard is one run's own; start python -m atari_dqn.dashboard and give --labml-url")
+        given = {name: getattr(command, name) for name in ("init_from", "labml_url", "replay_edits")}
+        flags = {name: str(value) for name, value in given.items() if value is not None}
+        return train_seeds(config, derived, run_dir, stop, seeds=command.seeds, flags=flags)
     changed = check_run_dir(config, run_dir)
     stop.check()
     console = open_console()
     console.print(_summary(config, derived, run_dir), highlight=False)
     for line in changed:
         console.print(line, highlight=False, soft_wrap=True)
+    from atari_dqn.agent.device import check_memory
+
     if fault := room_fault(block_bytes(derived.num_envs, spec.frame_shape, spec.frame_dtype)):
         raise ConfigError(fault)
     check_memory(config, derived.replay_bytes)
@@ -144,6 +152,7 @@ def _train(
     console: Console,
     stop: StopRequest,
 ) -> int:
+    from atari_dqn.agent.device import set_up_torch
     from atari_dqn.labml.link import LabmlLink
     from atari_dqn.monitoring.monitor import Monitor
     from atari_dqn.runs.checkpoints import CheckpointStore
@@ -200,7 +209,7 @@ def _train(
             repository=Path(__file__).parent,
             env_step=began_at,
         )
-        page = labml_url.removesuffix(dashboard.API)
+        page = labml_url.removesuffix(launch.API)
         console.print(f"watch and tune at {page}/run/{link.uuid}", highlight=False, soft_wrap=True)
     with _writing(run_dir):
         monitor = Monitor(
@@ -246,7 +255,7 @@ def _labml_url(command: TrainCommand) -> str | None:
     if command.dashboard:
         if command.labml_url is not None:
             raise ConfigError("--dashboard and --labml-url both say where to report; give one of them")
-        return f"http://127.0.0.1:{dashboard.PORT}{dashboard.API}"
+        return f"http://127.0.0.1:{launch.PORT}{launch.API}"
     return None if command.labml_url is None else check_url(command.labml_url)
 
 
@@ -256,12 +265,12 @@ def _dashboard(command: TrainCommand, console: Console, stop: StopRequest) -> It
     if not command.dashboard:
         yield
         return
-    url = f"http://127.0.0.1:{dashboard.PORT}"
+    url = f"http://127.0.0.1:{launch.PORT}"
     with contextlib.ExitStack() as stack:
-        if not dashboard.running(url):
+        if not launch.running(url):
             try:
                 with stop.breaking():
-                    server = stack.enter_context(contextlib.closing(dashboard.start(dashboard.PORT)))
+                    server = stack.enter_context(contextlib.closing(launch.start(launch.PORT)))
             except ConfigError as error:
                 # What it advises are flags of its own.
                 raise ConfigError(f"{error} [python -m atari_dqn.dashboard; then train --labml-url]") from None

@@ -17,9 +17,11 @@ import tyro
 from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console
 from atari_dqn.config.live import SCHEDULE, Edit, Request, live_settings, new_request
-from atari_dqn.config.schema import ConfigError, TrainConfig
-from atari_dqn.runs.directory import is_training, read_config
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.runs.directory import read_config
 from atari_dqn.runs.edits import Inbox, present_values, read_edits, to_undo
+from atari_dqn.runs.lock import is_training
 
 PATIENCE_SECONDS = 10.0
 """For an answer; a run answers within one iteration, unless it starts, evaluates or saves."""

@@ -14,12 +14,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from atari_dqn.agent.network import Precision
 from atari_dqn.agent.schedules import Piecewise
+from atari_dqn.agent.weights import Precision
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics.profiler import CALLS, UPDATE_PARTS, account_of
-from atari_dqn.envs.make import PROTOCOLS, EnvSpec, env_spec
-from atari_dqn.training.trainer import Trainer, make_replay
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
+from atari_dqn.replay.make import make_replay
+from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.shared_memory import block_bytes
 
 GAME, WORKERS, ENVS_PER_WORKER, TICKS = "ALE/Breakout-v5", 2, 4, 5
@@ -61,7 +63,15 @@ def figures() -> dict[str, int]:
     """All of them by name, each the smaller the better."""
     config = TrainConfig().replace(env_id=GAME)
     spec = env_spec(GAME, PROTOCOLS[config.env.protocol], config.env.frame_stack)
-    replay = make_replay(config, spec, torch.device("cpu"), seed=1)
+    replay = make_replay(
+        config.replay,
+        num_envs=config.num_envs,
+        frame_shape=spec.frame_shape,
+        frame_dtype=spec.frame_dtype,
+        stack=spec.stack,
+        seed=1,
+        device=torch.device("cpu"),
+    )
     per_env = block_bytes(config.num_envs, spec.frame_shape, spec.frame_dtype) / config.num_envs
     result = {
         "replay: bytes a transition": math.ceil(replay.nbytes / replay.capacity),

@@ -17,12 +17,14 @@ import numpy as np
 import torch
 
 from atari_dqn.agent.cuda_graph import Captured, CapturedLearner
-from atari_dqn.agent.learner import Learner, resolve_precision
+from atari_dqn.agent.device import resolve_precision
+from atari_dqn.agent.learner import Learner
 from atari_dqn.agent.network import make_network
 from atari_dqn.config.schema import LearnerConfig, NetworkConfig, TrainConfig
 from atari_dqn.diagnostics.measure import Bench, Rates
 from atari_dqn.diagnostics.profiler import UPDATE_PARTS
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.replay import SumTree, sum_tree
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.training.trainer import Trainer

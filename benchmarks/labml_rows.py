@@ -211,9 +211,10 @@ def most_memory(pid: int) -> int:
 @contextlib.contextmanager
 def started() -> Iterator[Loop]:
     """The loop past `learning_starts`, alone on its machine as far as we can tell."""
+    from atari_dqn.agent.device import set_up_torch
     from atari_dqn.diagnostics.measure import Bench
-    from atari_dqn.envs.make import PROTOCOLS, env_spec
-    from atari_dqn.system.machine import set_up_torch
+    from atari_dqn.envs.make import env_spec
+    from atari_dqn.envs.protocol import PROTOCOLS
     from atari_dqn.training.trainer import Trainer
 
     set_up_torch(CONFIG)

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atari_dqn.agent.learner import Learner, resolve_precision
+from atari_dqn.agent.device import resolve_precision
+from atari_dqn.agent.learner import Learner
 from atari_dqn.agent.network import Pixels, QNetwork, make_network
 from atari_dqn.config.schema import LearnerConfig, NetworkConfig
 from atari_dqn.replay.base import Batch

@@ -42,7 +42,8 @@ WHOLE = ((CONFIG.env.num_workers, CONFIG.env.envs_per_worker), (8, 1), (2, 4))
 def worker_pool(num_workers: int) -> Iterator[Kinds]:
     """Ours, without learner and replay."""
     from atari_dqn.diagnostics.measure import RandomPlay, measure
-    from atari_dqn.envs.make import PROTOCOLS, env_spec
+    from atari_dqn.envs.make import env_spec
+    from atari_dqn.envs.protocol import PROTOCOLS
     from atari_dqn.workers.pool import WorkerPool
 
     protocol = PROTOCOLS[CONFIG.env.protocol]
@@ -62,7 +63,7 @@ def native_vector_env(num_threads: int) -> Iterator[Kinds]:
     from gymnasium.vector import AutoresetMode
 
     from atari_dqn.diagnostics.measure import measure
-    from atari_dqn.envs.make import PROTOCOLS
+    from atari_dqn.envs.protocol import PROTOCOLS
 
     protocol = PROTOCOLS[CONFIG.env.protocol]
     env = AtariVectorEnv(
@@ -149,7 +150,8 @@ def whole(
     import torch
 
     from atari_dqn.diagnostics.measure import Bench
-    from atari_dqn.envs.make import PROTOCOLS, env_spec
+    from atari_dqn.envs.make import env_spec
+    from atari_dqn.envs.protocol import PROTOCOLS
     from atari_dqn.training.trainer import Trainer
 
     torch.set_num_threads(threads)

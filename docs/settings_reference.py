@@ -10,7 +10,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from atari_dqn.config.schema import COLUMNS, Setting, TrainConfig, flag
+from atari_dqn.config.schema import COLUMNS, TrainConfig
+from atari_dqn.config.setting import Setting, flag
 from atari_dqn.train import TrainCommand
 
 HEAD = """# Settings

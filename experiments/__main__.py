@@ -18,7 +18,7 @@ import tyro
 import experiments
 from atari_dqn.cli.command import DONE, parse_flags, run_command
 from atari_dqn.cli.output import open_console
-from atari_dqn.config.schema import ConfigError, Setting, help_from_settings
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 
 
 @help_from_settings

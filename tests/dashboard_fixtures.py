@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
-from atari_dqn import dashboard
+from atari_dqn.labml import launch, server
 from atari_dqn.labml.page import PageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def call(method: str, url: str, body: Any = None, headers: dict[str, str] | None
 @pytest.fixture
 def page_packages() -> None:
     """The page's packages, in the user's cache as at a first start."""
-    packages = dashboard.page_packages()
+    packages = server.page_packages()
     try:
         packages.fetch()
     except PageError as error:
@@ -74,13 +74,13 @@ def page_packages() -> None:
 
 
 @pytest.fixture
-def dashboard_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dashboard.Server]:
+def dashboard_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[launch.Server]:
     """A server on a free port, its data in `tmp_path / "dashboard"`."""
     with pytest.MonkeyPatch.context() as patch:
         if "page_packages" not in request.fixturenames:
             patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
             patch.setenv("NPM_CONFIG_REGISTRY", NOBODY)
-        server = dashboard.start(0, tmp_path / "dashboard")
+        server = launch.start(0, tmp_path / "dashboard")
     yield server
     server.close()
 
@@ -119,7 +119,7 @@ class LabmlRun:
 
 
 @pytest.fixture
-def labml_run(dashboard_server: dashboard.Server, tmp_path: Path) -> Iterator[LabmlRun]:
+def labml_run(dashboard_server: launch.Server, tmp_path: Path) -> Iterator[LabmlRun]:
     """A run that reports to `dashboard_server`, claimed, so that edits count."""
     with contextlib.closing(LabmlRun(dashboard_server.api_url, tmp_path / "run")) as run:
         claim = f"{dashboard_server.api_url}/run/{run.uuid}/claim"

@@ -13,7 +13,8 @@ import torch
 from atari_dqn.agent.network import make_network
 from atari_dqn.comparison.runs import GAMES, SCORE
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.runs.checkpoints import CheckpointStore, Snapshot
 
 
@@ -61,7 +62,7 @@ def refusals(mistakes: list[list[str]], without: set[str]) -> list[str]:
     program = (
         "import sys\n"
         "from atari_dqn.__main__ import run\n"
-        "from atari_dqn.config.schema import ConfigError\n"
+        "from atari_dqn.config.setting import ConfigError\n"
         f"for argv in {mistakes!r}:\n"
         "    try:\n"
         "        run(argv)\n"

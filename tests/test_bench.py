@@ -18,7 +18,8 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics import report as bench_report
 from atari_dqn.diagnostics.measure import Bench, machine_cpu
 from atari_dqn.diagnostics.profiler import PARTS, UPDATE_PARTS
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.training.trainer import Trainer
 
 BENCH = [sys.executable, "-m", "atari_dqn.bench"]

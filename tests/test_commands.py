@@ -9,7 +9,7 @@ import pytest
 
 from atari_dqn import evaluate, play
 from atari_dqn.__main__ import COMMANDS, run
-from atari_dqn.config.schema import ConfigError
+from atari_dqn.config.setting import ConfigError
 from tests.run_dirs import log, make_run, python, refusals
 
 

@@ -27,7 +27,8 @@ from atari_dqn.comparison.runs import (
 )
 from atari_dqn.comparison.scores import curve, evaluation_points, final_scores, shared_games, times_to
 from atari_dqn.comparison.tables import Table, markdown, tables, terminal
-from atari_dqn.config.schema import ConfigError, TrainConfig, settings
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError, settings
 from atari_dqn.evaluation.intervals import estimate, improvement, interval, iqm
 from tests.run_dirs import log, make_run, make_settings, python
 

@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 from atari_dqn import dashboard
-from atari_dqn.config.schema import ConfigError
-from atari_dqn.dashboard import Server, running, start
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.labml.launch import Server, running, start
 from tests.dashboard_fixtures import DEADLINE, NOBODY, call, dashboard_server, wait_until  # noqa: F401
 
 CHUNKED = {"Transfer-Encoding": "chunked"}
@@ -198,8 +198,8 @@ def test_without_the_right_labml_app_the_pip_command_is_named(tmp_path: Path, in
 
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from atari_dqn import dashboard\n"
-        "server = dashboard.start(0, Path(sys.argv[1])); print(server.pid, server.url, flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from atari_dqn.labml import launch\n"
+        "server = launch.start(0, Path(sys.argv[1])); print(server.pid, server.url, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "data")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from atari_dqn.dashboard import Server
+from atari_dqn.labml.launch import Server
 from tests.dashboard_fixtures import (  # noqa: F401
     LabmlRun,
     browser,

@@ -15,7 +15,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from atari_dqn.config.live import Edit
-from atari_dqn.dashboard import Server
+from atari_dqn.labml.launch import Server
 from atari_dqn.runs.edits import read_edits
 from tests.dashboard_fixtures import (  # noqa: F401
     browser,

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from atari_dqn import evaluate
 from atari_dqn.cli import output as status
-from atari_dqn.config.schema import ConfigError
-from atari_dqn.envs.make import PROTOCOLS
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.evaluation import scorecard
 from atari_dqn.evaluation.evaluation import Progress
 from atari_dqn.evaluation.intervals import interval, iqm, mean
 from atari_dqn.evaluation.scorecard import CardProgress
-from atari_dqn.runs.directory import read_rows
+from atari_dqn.runs.records import read_rows
 from tests.run_dirs import make_run
 
 

@@ -19,11 +19,11 @@ import yaml
 
 from atari_dqn import Policy, evaluate, export, play
 from atari_dqn.cli.command import CommandFailed
-from atari_dqn.config.schema import ConfigError
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.policy.files import ONNX, SAFETENSORS, Exported, read_exported, to_safetensors
 from atari_dqn.policy.model_card import Facts, model_card
-from atari_dqn.runs.checkpoints import load_policy
-from atari_dqn.runs.directory import read_rows
+from atari_dqn.policy.trained import load_policy
+from atari_dqn.runs.records import read_rows
 from tests.policy.test_files import NETWORKS, make
 from tests.run_dirs import make_run, python, refusals
 from tests.test_train import SHORT, run

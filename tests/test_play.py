@@ -17,8 +17,9 @@ from atari_dqn import evaluate, play
 from atari_dqn.cli.command import FAILED, INTERRUPTED, CommandFailed
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.film import FilmedEnv
-from atari_dqn.envs.make import PROTOCOLS, env_spec
-from atari_dqn.runs.checkpoints import TrainedNetwork
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.policy.trained import TrainedNetwork
 from tests.run_dirs import make_run, python
 
 

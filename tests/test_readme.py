@@ -20,7 +20,7 @@ import torch
 
 from atari_dqn import train
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.runs.directory import is_training
+from atari_dqn.runs.lock import is_training
 from tests.faults.trainings import LIMIT
 from tests.test_bench import TINY
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from atari_dqn import dashboard, train
-from atari_dqn.config.schema import ConfigError
-from atari_dqn.runs.directory import locked
+from atari_dqn import train
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.labml import launch
+from atari_dqn.runs.lock import locked
 
 TRAIN = [sys.executable, "-m", "atari_dqn.train"]
 SHORT = [
@@ -159,6 +160,6 @@ def test_a_dashboard_that_cannot_start_is_told_with_what_train_can_do_about_it(
 ) -> None:
     pytest.importorskip("labml_app")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setattr(dashboard, "PORT", taken.getsockname()[1])
+        monkeypatch.setattr(launch, "PORT", taken.getsockname()[1])
         with pytest.raises(ConfigError, match=r"already in use.*then train --labml-url"):
             train.main([*SHORT[len(TRAIN) :], "--run-dir", str(tmp_path / "run"), "--dashboard"])

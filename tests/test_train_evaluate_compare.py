@@ -9,7 +9,7 @@ import pytest
 from atari_dqn.__main__ import run
 from atari_dqn.evaluation.references import human_normalized
 from atari_dqn.monitoring import monitor
-from atari_dqn.runs.directory import read_rows
+from atari_dqn.runs.records import read_rows
 
 SHORT = {
     "--env-id": "breakout",

@@ -18,9 +18,9 @@ import pytest
 from atari_dqn import tune
 from atari_dqn.cli.command import INTERRUPTED, CommandFailed
 from atari_dqn.config.live import Edit
-from atari_dqn.config.schema import ConfigError
-from atari_dqn.runs.directory import is_training, locked
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.runs.edits import INBOX, RECORD, read_edits
+from atari_dqn.runs.lock import is_training, locked
 from tests.test_train import SHORT, rows
 
 

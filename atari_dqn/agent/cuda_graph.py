@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from atari_dqn.agent.learner import Learner
-from atari_dqn.agent.network import Precision, QNetwork
+from atari_dqn.agent.network import QNetwork
+from atari_dqn.agent.weights import Precision
 from atari_dqn.config.schema import LearnerConfig
 from atari_dqn.replay.base import Replay
 

@@ -9,8 +9,6 @@ device counts it, and whoever wants to know asks `skipped`.
 from __future__ import annotations
 
 import copy
-import ctypes
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,9 +17,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from atari_dqn.agent.device import keep_freed_memory
 from atari_dqn.agent.loss import LOSSES, double_q_target, q_target, td_error, weighted_loss
-from atari_dqn.agent.network import Precision, QNetwork, follow, in_precision, one_vector, take_weights, views_of
-from atari_dqn.config.schema import ConfigError, LearnerConfig
+from atari_dqn.agent.network import QNetwork
+from atari_dqn.agent.weights import Precision, follow, in_precision, one_vector, take_weights, views_of
+from atari_dqn.config.schema import LearnerConfig
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.replay.base import NO_ID, Batch
 
 METRICS = ("losses/td_loss", "losses/q_values", "losses/grad_norm", "losses/abs_td_error")
@@ -234,44 +235,6 @@ class Learner:
     def _follow(self) -> None:
         follow(self.policy, self.online)
         follow(self.target_policy, self.target)
-
-
-def resolve_device(requested: str) -> torch.device:
-    """`auto` is cuda where there is one. Raises `ConfigError` when cuda is asked for and absent."""
-    if requested == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device is cuda, and torch finds no usable GPU here; take cpu or auto")
-    if requested == "auto":
-        requested = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(requested)
-
-
-def resolve_precision(requested: str, device: torch.device, deterministic: bool) -> Precision:
-    """`auto` is bf16 where the hardware multiplies it natively (AVX512-BF16 or AMX; Ampere and later), else fp32;
-    and fp32 when `deterministic`."""
-    if requested == "bf16":
-        return "bf16"
-    if requested == "fp32" or deterministic:
-        return "fp32"
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native else "fp32"
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks instead of returning them to the kernel.
-
-    Activations of a few megabytes are freed and asked for again at every update; by default each time costs fresh
-    zeroed pages. Process-wide, harmless to repeat; does nothing without glibc.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        mallopt(m_mmap_threshold, 1 << 25)  # the largest value it takes
-        mallopt(m_trim_threshold, 1 << 30)
 
 
 def _make_optimizer(config: LearnerConfig, weights: Tensor, learning_rate: Tensor) -> torch.optim.Optimizer:

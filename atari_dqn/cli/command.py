@@ -14,7 +14,7 @@ from typing import NoReturn, TypeVar
 import tyro
 
 from atari_dqn.cli.output import release_output
-from atari_dqn.config.schema import ConfigError
+from atari_dqn.config.setting import ConfigError
 
 Schema = TypeVar("Schema")
 

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from atari_dqn.cli.format import short
 from atari_dqn.comparison.runs import Configuration, Run, remarks
 from atari_dqn.comparison.scores import (
     Estimate,
@@ -24,7 +25,7 @@ from atari_dqn.comparison.scores import (
 )
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.evaluation.intervals import RESAMPLES, Array, improvement, iqm, mean, median, optimality_gap
-from atari_dqn.evaluation.references import WINDOW, human_normalized, short
+from atari_dqn.evaluation.references import WINDOW, human_normalized
 
 SHOWN = 5
 """Names in a cell."""

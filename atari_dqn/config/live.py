@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import reprlib
 import time
 import typing
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from atari_dqn.config.schema import ConfigError, Setting, TrainConfig, shown_number
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError, Setting, shown
 
 SCHEDULE = "schedule"
 """The value of `epsilon` or `beta` that follows its schedule, as both do at first."""
@@ -202,16 +202,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, int):
         return abs(value) < 10**15
     return value is None or (isinstance(value, str) and shown(value) == value)
-
-
-def shown(value: Any) -> str:
-    """`value`, any JSON, fit for a line of text: short, and nothing in it that a terminal would obey."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return shown_number(value)
-    if isinstance(value, str):
-        text = value[:61] if value[:61].isprintable() else ascii(value[:61])
-    else:
-        text = reprlib.repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

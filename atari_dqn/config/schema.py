@@ -11,109 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import math
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 
-C = TypeVar("C")
-SMALLEST = 2.0**-126
-"""Above 0: what is nearer to it is 0 in float32, which is what reaches the optimizer."""
-
-
-class ConfigError(ValueError):
-    """The user's input is wrong; the message is one line that says what, and what would be right."""
-
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
 
 WEIGHTS, REPLAY = "its saved weights would not fit", "its saved replay would not fit"
 COLUMNS = "its saved replay has a column for each env"
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What one field means. `low` and `high` bound it (inclusive unless `low_open`)."""
-
-    help: str
-    unit: str = ""
-    low: float | None = None
-    high: float | None = None
-    low_open: bool = False
-    source: str = ""
-    structural: str = ""
-    """Why a run's checkpoints make sense under the same value only, so that a resume with another one is refused."""
-    live: str = ""
-    """The name by which it may be changed while a run is on; for the values of a schedule, by one that replaces it."""
-    suggested: tuple[float, float] = (0.0, 1.0)
-    """Of a live setting: the range of its slider, narrower than the bounds."""
-
-    @property
-    def bounds(self) -> str:
-        if self.low is not None and self.high is not None:
-            power = self.high > 2**20 and math.log2(self.high).is_integer()
-            high = f"2^{math.log2(self.high):g}" if power else shown_number(self.high)
-            return f"{'above' if self.low_open else 'from'} {shown_number(self.low)} to {high}"
-        if self.low is not None:
-            return f"{'above' if self.low_open else 'at least'} {shown_number(self.low)}"
-        return ""
-
-    def describe(self) -> str:
-        facts = "; ".join(part for part in (self.unit, self.bounds, self.source and f"source: {self.source}") if part)
-        return f"{self.help} [{facts}]" if facts else self.help
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise `ConfigError` when a number lies outside the bounds or is not finite."""
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, bool) or not isinstance(number, (int, float)):
-                continue
-            fault = self.fault(number)
-            if fault:
-                raise ConfigError(f"{flag(name)} {fault}")
-
-    def fault(self, number: float) -> str:
-        """What is wrong with `number`, as the end of a sentence; empty when nothing is."""
-        below = self.low is not None and (number <= self.low + SMALLEST if self.low_open else number < self.low)
-        above = self.high is not None and number > self.high
-        if below or above or (isinstance(number, float) and not math.isfinite(number)):
-            return f"is {shown_number(number)}; it must be {self.bounds or 'finite'}"
-        return ""
-
-
-def shown_number(number: float) -> str:
-    """`number` as a message shows it: in full where its short form would be another number, but no endless digits."""
-    if isinstance(number, float):
-        short = f"{number:g}"
-        return short if float(short) == number else str(number)
-    return str(number) if abs(number) < 10**15 else f"a number of {number.bit_length() * 3 // 10 + 1} digits or so"
-
-
-def flag(name: str) -> str:
-    """`learning_rate` -> `--learning-rate`."""
-    return "--" + name.replace("_", "-")
-
-
-def settings(cls: type) -> dict[str, Setting]:
-    """The `Setting` of every leaf field of a config dataclass, sections included, by flat name."""
-    found: dict[str, Setting] = {}
-    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-        extras = getattr(hint, "__metadata__", ())
-        found.update((name, extra) for extra in extras if isinstance(extra, Setting))
-        base = typing.get_args(hint)[0] if extras else hint
-        if dataclasses.is_dataclass(base) and isinstance(base, type):
-            found.update(settings(base))
-    return found
-
-
-def help_from_settings(cls: type[C]) -> type[C]:
-    """Let tyro print `Setting.describe()` for every field, so that help and checks cannot disagree."""
-    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-        for extra in hint.__metadata__:
-            if isinstance(extra, Setting):
-                cls.__annotations__[name] = Annotated[hint, tyro.conf.arg(help=extra.describe())]
-    return cls
 
 
 @help_from_settings
@@ -510,48 +417,3 @@ def _check_knots(name: str, values: tuple[float, ...], at: tuple[float, ...]) ->
         )
     if any(later <= earlier for earlier, later in itertools.pairwise(at)):
         raise ConfigError(f"--{name}-at must increase from knot to knot")
-
-
-def load_config(file: Path) -> TrainConfig:
-    """Read a `config.json` written by a run. Raises `ConfigError` naming what is missing, torn or unknown."""
-    try:
-        stored = json.loads(Path(file).read_text())
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} is not JSON: {error}") from None
-    if not isinstance(stored, dict):
-        raise ConfigError(f"{file} holds no settings; a run's config.json is a JSON object")
-    return from_dict(stored)
-
-
-def from_dict(stored: Mapping[str, Any]) -> TrainConfig:
-    """The inverse of `TrainConfig.to_dict`; settings that are absent take their defaults. Raises `ConfigError`."""
-    hints = {
-        name: hint
-        for section in typing.get_type_hints(TrainConfig).values()
-        for name, hint in typing.get_type_hints(section).items()
-    }
-    changes = {name: _typed(name, hints[name], value) if name in hints else value for name, value in stored.items()}
-    return TrainConfig().replace(**changes)
-
-
-def _typed(name: str, hint: Any, value: Any) -> Any:
-    """`value`, as JSON gave it, as the type of the setting `name`. Raises `ConfigError`."""
-    choices = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        if value in choices:
-            return value
-        raise ConfigError(f"{flag(name)} is {value!r} in the config file; it must be one of {', '.join(choices)}")
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(_typed(name, choices[0], element) for element in value)
-    if hint == Path | None and (value is None or isinstance(value, str)):
-        return Path(value) if value else None
-    if hint == float | None:
-        return None if value is None else _typed(name, float, value)
-    if hint is float and type(value) is int and abs(value) < 10**300:
-        return float(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    words = f"a list of {choices[0].__name__}" if choices else hint.__name__
-    raise ConfigError(f"{flag(name)} is {value!r:.60} in the config file; it must be {words}")

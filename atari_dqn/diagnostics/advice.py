@@ -114,8 +114,8 @@ def expected_rate(machine: Machine, batch_size: int) -> float:
 
 def advise() -> None:
     """Measure, and print the command with its reasons."""
+    from atari_dqn.cli.format import duration
     from atari_dqn.cli.output import StatusLine, open_console
-    from atari_dqn.monitoring.monitor import duration
 
     console = open_console()
     with StatusLine(console, f"measuring on {GAME}, some seconds") as status:
@@ -147,10 +147,11 @@ def _measured(tick: Callable[[], None]) -> Machine:
     """This machine, with the figures of one turn each of workers, learner and loop."""
     import torch
 
-    from atari_dqn.agent.learner import resolve_device
+    from atari_dqn.agent.device import resolve_device, set_up_torch
     from atari_dqn.diagnostics.measure import Bench
-    from atari_dqn.envs.make import PROTOCOLS, env_spec, resolve_env_id
-    from atari_dqn.system.machine import available_memory, cgroup_cores, cores, set_up_torch
+    from atari_dqn.envs.make import env_spec, resolve_env_id
+    from atari_dqn.envs.protocol import PROTOCOLS
+    from atari_dqn.system.machine import available_memory, cgroup_cores, cores
     from atari_dqn.training.trainer import Trainer
 
     device = resolve_device("auto")

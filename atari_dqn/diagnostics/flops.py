@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from atari_dqn.agent.learner import resolve_precision
-from atari_dqn.agent.network import Pixels, Precision, QNetwork, Wide
+from atari_dqn.agent.device import resolve_precision
+from atari_dqn.agent.network import Pixels, QNetwork, Wide
+from atari_dqn.agent.weights import Precision
 
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Of the square matrices whose product is taken for the peak: large enough to keep every core or multiprocessor fed."""

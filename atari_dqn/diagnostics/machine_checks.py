@@ -28,7 +28,8 @@ def check_games(runs: Path) -> Found:
     import numpy as np
     from ale_py import roms
 
-    from atari_dqn.envs.make import PROTOCOLS, env_spec, make_vector_env
+    from atari_dqn.envs.make import env_spec, make_vector_env
+    from atari_dqn.envs.protocol import PROTOCOLS
 
     games = {spec.kwargs["game"] for env_id, spec in gymnasium.registry.items() if is_atari(env_id)}
     missing = sorted(game for game in games if not (path := roms.get_rom_path(game)) or not path.is_file())
@@ -86,7 +87,7 @@ def check_gpu(runs: Path) -> Found:
 
 def check_precision(runs: Path) -> Found:
     """Which arithmetic `--precision auto` takes."""
-    from atari_dqn.agent.learner import resolve_device, resolve_precision
+    from atari_dqn.agent.device import resolve_device, resolve_precision
 
     device = resolve_device("auto")
     if resolve_precision("auto", device, deterministic=False) == "bf16":

@@ -19,7 +19,7 @@ from ale_py import roms
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector.utils import batch_space
 
-from atari_dqn.workers.shared_memory import StepResult
+from atari_dqn.envs.step import StepResult
 
 SIZE = 84
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.wrappers import AtariPreprocessing
 
-from atari_dqn.config.schema import ConfigError
-from atari_dqn.envs.make import EnvSpec, Protocol
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.protocol import EnvSpec, Protocol
 from atari_dqn.envs.single import make_emulator
 
 Frame = npt.NDArray[Any]

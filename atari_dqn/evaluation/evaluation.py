@@ -20,11 +20,12 @@ import torch
 
 from atari_dqn.agent.actor import Actor
 from atari_dqn.envs.ids import is_atari
-from atari_dqn.envs.make import EnvSpec, Protocol
+from atari_dqn.envs.protocol import EnvSpec, Protocol
 from atari_dqn.evaluation.intervals import Statistic, estimate, interval, iqm, mean
 from atari_dqn.evaluation.references import human_normalized
 from atari_dqn.replay.ring import FrameRing
-from atari_dqn.runs.records import append, line
+from atari_dqn.runs.records import line
+from atari_dqn.system.files import append
 from atari_dqn.workers.pool import StepResult, WorkerPool
 
 BRANCH = 0xE7A1

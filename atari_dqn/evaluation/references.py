@@ -94,8 +94,3 @@ def with_human(env_id: str, score: float) -> str:
     """`31 (human-normalised 1.02)`; the raw score alone where no reference is known."""
     human = human_normalized(env_id, score)
     return f"{score:g}" + ("" if human is None else f" (human-normalised {human:.2f})")
-
-
-def short(score: float) -> str:
-    """`12.345` -> `12.35`; `1234.5` -> `1,234`, for of so many points no fraction tells anything."""
-    return f"{score:,.0f}" if abs(score) >= 1000 else f"{score:,.2f}"

@@ -9,12 +9,11 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
+from atari_dqn.cli.format import duration, short
 from atari_dqn.envs.ids import is_atari
-from atari_dqn.envs.make import Protocol
+from atari_dqn.envs.protocol import Protocol
 from atari_dqn.evaluation.evaluation import Evaluation, Progress
 from atari_dqn.evaluation.intervals import RESAMPLES
-from atari_dqn.evaluation.references import short
-from atari_dqn.monitoring.monitor import duration
 
 
 class CardProgress:

@@ -21,7 +21,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from atari_dqn.config.schema import ConfigError
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.labml import http as labml_http
 from atari_dqn.labml import reporter as labml_side
 from atari_dqn.labml.client import Introduction, LiveSlider

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from atari_dqn.config.live import shown
-from atari_dqn.config.schema import ConfigError, TrainConfig, from_dict
+from atari_dqn.config.file import from_dict
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError, shown
 from atari_dqn.envs.ids import is_atari
 
 if TYPE_CHECKING:
-    from atari_dqn.envs.make import EnvSpec
+    from atari_dqn.envs.protocol import EnvSpec
 
 FORMAT = 1
 """Of the header, the weights' names and shapes, and the graph."""
@@ -67,7 +68,7 @@ class Header:
 
     @property
     def spec(self) -> EnvSpec:
-        from atari_dqn.envs.make import EnvSpec
+        from atari_dqn.envs.protocol import EnvSpec
 
         shape = self.observation_shape
         stack, *frame_shape = shape if self.kind == "pixels" else (1, math.prod(shape))

@@ -12,7 +12,7 @@ from typing import Any
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.ids import is_atari
-from atari_dqn.envs.make import PROTOCOLS, Protocol
+from atari_dqn.envs.protocol import PROTOCOLS, Protocol
 from atari_dqn.policy.files import ONNX, SAFETENSORS, Header
 
 Row = Mapping[str, Any]

@@ -20,8 +20,8 @@ from atari_dqn.policy.source import check_module, header_of, read_source
 if TYPE_CHECKING:
     import gymnasium as gym
 
-    from atari_dqn.envs.make import Protocol
-    from atari_dqn.runs.checkpoints import TrainedNetwork
+    from atari_dqn.envs.protocol import Protocol
+    from atari_dqn.policy.trained import TrainedNetwork
 
 
 class Policy:
@@ -55,7 +55,7 @@ class Policy:
             from atari_dqn.policy.onnx import onnx_q
 
             return cls(source.exported.header, onnx_q(source.exported), seed)
-        from atari_dqn.agent.learner import resolve_device
+        from atari_dqn.agent.device import resolve_device
 
         trained = source.load(resolve_device(device))
         return cls(source.exported.header if source.exported else header_of(trained), torch_q(trained), seed)
@@ -78,7 +78,7 @@ class Policy:
     @property
     def protocol(self) -> Protocol:
         """How its training presented Atari games."""
-        from atari_dqn.envs.make import PROTOCOLS
+        from atari_dqn.envs.protocol import PROTOCOLS
 
         return PROTOCOLS[self.header.config.env.protocol]
 

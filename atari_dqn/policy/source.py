@@ -10,14 +10,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atari_dqn.config.schema import ConfigError, TrainConfig
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.policy.files import ONNX, READERS, SAFETENSORS, Exported, Header, read_exported
 from atari_dqn.runs.directory import has_begun, read_config
 
 if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds
     import torch
 
-    from atari_dqn.runs.checkpoints import TrainedNetwork
+    from atari_dqn.policy.trained import TrainedNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Source:
     def load(self, device: str | torch.device) -> TrainedNetwork:
         """Raises `ConfigError` when the run has no such checkpoint."""
         from atari_dqn.policy.layouts import OnnxNetwork, torch_network
-        from atari_dqn.runs.checkpoints import TrainedNetwork, load_policy
+        from atari_dqn.policy.trained import TrainedNetwork, load_policy
 
         if self.exported is None:
             return load_policy(self.path, self.checkpoint, device)
@@ -85,7 +86,8 @@ def playable_source(path: Path, checkpoint: str = "latest") -> Source:
 def check_env(header: Header) -> None:
     """Raise `ConfigError` unless the env that a file names is what the file says of it."""
     check_module(header)
-    from atari_dqn.envs.make import PROTOCOLS, env_spec, resolve_env_id
+    from atari_dqn.envs.make import env_spec, resolve_env_id
+    from atari_dqn.envs.protocol import PROTOCOLS
     from atari_dqn.envs.single import interface
 
     spec = env_spec(resolve_env_id(header.env_id), PROTOCOLS[header.config.env.protocol], header.spec.stack)

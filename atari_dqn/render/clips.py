@@ -24,13 +24,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from atari_dqn.agent.network import make_network, take_weights
+from atari_dqn.agent.network import make_network
+from atari_dqn.agent.weights import take_weights
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, EnvSpec
+from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.evaluation.references import with_human
+from atari_dqn.policy.trained import TrainedNetwork
 from atari_dqn.runs.archive import load_tensors
 from atari_dqn.runs.checkpoint_files import MOST_TENSORS
-from atari_dqn.runs.checkpoints import TrainedNetwork
 from atari_dqn.system.processes import end_with_parent, quiet_spawn
 
 if TYPE_CHECKING:  # the training itself draws nothing

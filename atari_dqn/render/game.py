@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from atari_dqn.envs.film import FilmedEnv
+    from atari_dqn.policy.trained import TrainedNetwork
     from atari_dqn.render.overlay import Decision
-    from atari_dqn.runs.checkpoints import TrainedNetwork
 
 
 def play(

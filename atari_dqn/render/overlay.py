@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from atari_dqn.envs.actions import action_names
 from atari_dqn.envs.film import FilmedEnv
-from atari_dqn.envs.make import Protocol
+from atari_dqn.envs.protocol import Protocol
+from atari_dqn.envs.single import action_names
 from atari_dqn.render.drawing import (
     BLUE,
     DIM,
@@ -40,7 +40,7 @@ from atari_dqn.render.drawing import (
 from atari_dqn.render.video import enlarge
 
 if TYPE_CHECKING:  # what shows nothing but films need not wait for torch
-    from atari_dqn.runs.checkpoints import TrainedNetwork
+    from atari_dqn.policy.trained import TrainedNetwork
 
 PANEL_WIDTH, MARGIN, ROWS_AT, LEAST_PITCH, GRAPH_HEIGHT = 400, 16, 132, 16, 160
 """Pixels; from the panel's top to the first action, for each action and for the value at least."""

@@ -16,15 +16,16 @@ import numpy.typing as npt
 
 from atari_dqn.cli.command import CommandFailed
 from atari_dqn.config.derived import derive
-from atari_dqn.config.schema import ConfigError, TrainConfig
-from atari_dqn.runs.records import replace
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.system.files import replace
 
 if TYPE_CHECKING:  # they take seconds
     from rich.console import Console
 
+    from atari_dqn.policy.trained import TrainedNetwork
     from atari_dqn.replay.prioritized import PrioritizedReplay
     from atari_dqn.runs.checkpoint_files import Snapshot
-    from atari_dqn.runs.checkpoints import TrainedNetwork
 
 ACROSS, DOWN = 5, 4
 """Cells of the sheet."""
@@ -74,10 +75,11 @@ def contact_sheet(run_dir: Path, which: str, console: Console) -> Path:
 
     Raises `ConfigError` when there is no such checkpoint, or nothing in it that was learned from.
     """
-    from atari_dqn.envs.actions import action_names
-    from atari_dqn.envs.make import PROTOCOLS
+    from atari_dqn.envs.protocol import PROTOCOLS
+    from atari_dqn.envs.single import action_names
+    from atari_dqn.policy.trained import load_policy
     from atari_dqn.render.contact_sheet import draw
-    from atari_dqn.runs.checkpoints import CheckpointStore, load_policy
+    from atari_dqn.runs.checkpoints import CheckpointStore
 
     policy = load_policy(run_dir, which)
     for line in policy.skipped:
@@ -109,15 +111,23 @@ def load_replay(policy: TrainedNetwork, path: Path) -> tuple[PrioritizedReplay, 
     """The replay in the checkpoint at `path`, on the CPU, and all the checkpoint holds. Raises `ConfigError`."""
     import torch
 
+    from atari_dqn.agent.device import check_memory
+    from atari_dqn.replay.make import make_replay
     from atari_dqn.replay.prioritized import PrioritizedReplay
     from atari_dqn.runs import checkpoint_files as files
     from atari_dqn.runs.archive import Unsound
-    from atari_dqn.system.machine import check_memory
-    from atari_dqn.training.trainer import make_replay
 
     cpu, config, spec = torch.device("cpu"), policy.config, policy.spec
     check_memory(config.replace(device="cpu"), derive(config, spec.frame_bytes, spec.stack).replay_bytes)
-    replay = make_replay(config, spec, cpu, seed=0)
+    replay = make_replay(
+        config.replay,
+        num_envs=config.num_envs,
+        frame_shape=spec.frame_shape,
+        frame_dtype=spec.frame_dtype,
+        stack=spec.stack,
+        seed=0,
+        device=cpu,
+    )
     assert isinstance(replay, PrioritizedReplay)
     try:
         snapshot = files.read(path, cpu, replay.frames)
@@ -135,7 +145,8 @@ def surprises(policy: TrainedNetwork, replay: PrioritizedReplay, snapshot: Snaps
     import torch
 
     from atari_dqn.agent.loss import double_q_target, q_target
-    from atari_dqn.agent.network import make_network, take_weights
+    from atari_dqn.agent.network import make_network
+    from atari_dqn.agent.weights import take_weights
     from atari_dqn.replay.prioritized import PRIORITY_EPSILON
 
     ring = replay.ring

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
-from atari_dqn.config.schema import ConfigError
+from atari_dqn.config.setting import ConfigError
 
 Picture = npt.NDArray[np.uint8]
 

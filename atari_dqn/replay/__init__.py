@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from atari_dqn.replay.base import Batch, Replay
-from atari_dqn.replay.newest import NewestReplay
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.replay.ring import FrameRing
 from atari_dqn.replay.sum_tree import SumTree
-from atari_dqn.replay.uniform import UniformReplay
+from atari_dqn.replay.uniform import NewestReplay, UniformReplay
 
 __all__ = ["Batch", "FrameRing", "NewestReplay", "PrioritizedReplay", "Replay", "SumTree", "UniformReplay"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from atari_dqn.config.live import shown
+from atari_dqn.config.setting import shown
 from atari_dqn.system.machine import is_out_of_memory
 
 MOST_PICKLE = 1 << 22

@@ -21,8 +21,7 @@ from typing import IO, Any
 import torch
 import zstandard
 
-from atari_dqn.config.live import shown
-from atari_dqn.config.schema import ConfigError
+from atari_dqn.config.setting import ConfigError, shown
 from atari_dqn.runs.archive import MOST_PICKLE, Unsound, load_tensors
 
 FORMAT = 2

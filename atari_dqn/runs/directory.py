@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from atari_dqn.config.live import shown
-from atari_dqn.config.schema import COLUMNS, ConfigError, TrainConfig, flag, load_config, settings
-from atari_dqn.runs.records import replace
+from atari_dqn.config.file import load_config
+from atari_dqn.config.schema import COLUMNS, TrainConfig
+from atari_dqn.config.setting import ConfigError, flag, settings
+from atari_dqn.runs.lock import LOCK
+from atari_dqn.system.files import replace
 from atari_dqn.system.machine import describe_system
 
 
@@ -88,66 +87,7 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-LOCK, PARTIAL = ".lock", "config.partial"
-LOOK_SECONDS = 0.5
-"""Within which a lock that is only looked at, as `is_training` does for microseconds, is free again."""
-
-
-@contextlib.contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Create `run_dir` and hold it for this process. Raises `ConfigError` when another one trains in it.
-
-    The kernel drops the lock with the process, however that ends: none is ever stale.
-    """
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file = (run_dir / LOCK).open("ab+", buffering=0)
-    except OSError as error:
-        raise ConfigError(f"--run-dir {run_dir}: {error.strerror}") from None
-    with file:
-        try:
-            _take(file, run_dir)
-        except OSError as error:
-            raise ConfigError(f"--run-dir {run_dir} cannot be locked: {error.strerror}") from None
-        yield
-
-
-def _take(file: IO[bytes], run_dir: Path) -> None:
-    give_up = time.monotonic() + LOOK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > give_up:
-                raise _held(run_dir) from None
-            time.sleep(LOOK_SECONDS / 50)
-    with contextlib.suppress(OSError):  # the name of the process is a courtesy, and the disk may be full
-        file.truncate(0)
-        file.write(str(os.getpid()).encode())
-
-
-def _held(run_dir: Path) -> ConfigError:
-    holder = (run_dir / LOCK).read_text(errors="replace") or "?"
-    return ConfigError(f"process {holder} is training in {run_dir}; name another --run-dir")
-
-
-def check_not_training(run_dir: Path) -> None:
-    """Raise `ConfigError`, naming the process, while one trains in `run_dir`."""
-    if is_training(run_dir):
-        raise _held(run_dir)
-
-
-def is_training(run_dir: Path) -> bool:
-    """True while a process holds `run_dir`."""
-    try:
-        with (run_dir / LOCK).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+PARTIAL = "config.partial"
 
 
 def threads_before(run_dir: Path) -> int | None:
@@ -181,59 +121,3 @@ def read_config(run_dir: Path) -> TrainConfig:
     if not has_begun(run_dir):
         raise ConfigError(f"{run_dir} is not a run directory: it has no config.json")
     return load_config(run_dir / "config.json")
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def is_interval(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
-
-
-Fields = Mapping[str, Callable[[Any], bool]]
-"""What a row must have: a name, and whether a value is of its kind."""
-EVALUATION: Fields = {
-    "protocol": lambda value: isinstance(value, str),
-    "epsilon": is_number,
-    "mean": is_number,
-    "ci95": is_interval,
-}
-
-
-def read_rows(file: Path, fields: Fields | None = None, having: str = "env_step") -> list[dict[str, Any]]:
-    """The rows of one of a run's `.jsonl` files, those `having` something; none when the file is absent. A torn last
-    row is left out.
-
-    Raises `ConfigError` for a row that is none: without an env step or one of the `fields`, as a hand may leave it.
-    """
-    if not file.is_file():
-        return []
-    try:
-        lines = file.read_text().splitlines()
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file} is not text") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            if number < len(lines):
-                raise ConfigError(f"{file}, line {number}, is not JSON") from None
-            break
-        if not isinstance(row, dict) or "env_step" not in row:
-            raise ConfigError(f"{file}, line {number}, is no row: it has no env_step")
-        if having not in row:
-            continue
-        for name, fits in ({"env_step": _is_count} | dict(fields or {})).items():
-            if name not in row or not fits(row[name]):
-                there = f"its {name} is {shown(row[name])}" if name in row else f"it has no {name}"
-                raise ConfigError(f"{file}, line {number}, is no row: {there}")
-        rows.append(row)
-    return rows
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and 0 <= value < 2**63

@@ -14,10 +14,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from atari_dqn.config.live import Edit, LiveValues, Request, Value, live_settings, shown
-from atari_dqn.config.schema import ConfigError, TrainConfig
-from atari_dqn.runs.directory import read_rows
-from atari_dqn.runs.records import append, line, rewrite
+from atari_dqn.config.live import Edit, LiveValues, Request, Value, live_settings
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError, shown
+from atari_dqn.runs.records import line, read_rows
+from atari_dqn.system.files import append, rewrite
 
 RECORD, INBOX = "hparam_edits.jsonl", "edits_asked"
 LAST_TIME = 2**33

@@ -7,25 +7,15 @@ from __future__ import annotations
 
 import collections
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from atari_dqn.config.setting import ConfigError, shown
+from atari_dqn.system.files import append, rewrite
+
 MOST_WAITING = 10_000
 """Records kept while they cannot be written, some megabytes; then the oldest are lost."""
-
-
-def append(file: Path, record: bytes) -> None:
-    """Raises `OSError`; then nothing is appended, not even the start of the record, which would spoil the next."""
-    with file.open("ab", buffering=0) as opened:
-        end = opened.tell()
-        try:
-            while record:
-                record = record[opened.write(record) :]
-        except OSError:
-            opened.truncate(end)
-            raise
 
 
 def line(row: Mapping[str, Any]) -> bytes:
@@ -43,27 +33,6 @@ def cut_back(file: Path, env_step: int) -> None:
     except FileNotFoundError:
         return
     rewrite(file, lines, [text for text in lines if _step_of(text) <= env_step])
-
-
-def rewrite(file: Path, lines: list[bytes], kept: list[bytes]) -> None:
-    """Put `kept` in the place of all the `lines` of `file`, if they differ; at no moment is there less."""
-    if kept == lines:
-        return
-    replace(file, b"".join(kept))
-
-
-def replace(file: Path, content: bytes) -> None:
-    """Give `file` another content; whatever comes between, it has the former one or this. Raises `OSError`."""
-    partial = file.with_suffix(".partial")
-    try:
-        with partial.open("wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        partial.replace(file)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _step_of(text: bytes) -> float:
@@ -112,3 +81,61 @@ class Journal:
 
     def _losses(self) -> str:
         return f", and {self._lost:,} older ones are lost" if self._lost else ""
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def is_interval(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
+
+
+Fields = Mapping[str, Callable[[Any], bool]]
+"""What a row must have: a name, and whether a value is of its kind."""
+
+
+EVALUATION: Fields = {
+    "protocol": lambda value: isinstance(value, str),
+    "epsilon": is_number,
+    "mean": is_number,
+    "ci95": is_interval,
+}
+
+
+def read_rows(file: Path, fields: Fields | None = None, having: str = "env_step") -> list[dict[str, Any]]:
+    """The rows of one of a run's `.jsonl` files, those `having` something; none when the file is absent. A torn last
+    row is left out.
+
+    Raises `ConfigError` for a row that is none: without an env step or one of the `fields`, as a hand may leave it.
+    """
+    if not file.is_file():
+        return []
+    try:
+        lines = file.read_text().splitlines()
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not text") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            if number < len(lines):
+                raise ConfigError(f"{file}, line {number}, is not JSON") from None
+            break
+        if not isinstance(row, dict) or "env_step" not in row:
+            raise ConfigError(f"{file}, line {number}, is no row: it has no env_step")
+        if having not in row:
+            continue
+        for name, fits in ({"env_step": _is_count} | dict(fields or {})).items():
+            if name not in row or not fits(row[name]):
+                there = f"its {name} is {shown(row[name])}" if name in row else f"it has no {name}"
+                raise ConfigError(f"{file}, line {number}, is no row: {there}")
+        rows.append(row)
+    return rows
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**63

@@ -13,8 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from atari_dqn.config.schema import ConfigError, TrainConfig
-
 PACKAGES = ("torch", "gymnasium", "ale-py", "numpy", "opencv-python")
 
 
@@ -53,41 +51,6 @@ def git_revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def set_up_torch(config: TrainConfig) -> int:
-    """Import torch and let it compute as the settings say. Returns the threads of its arithmetic."""
-    import torch
-
-    threads = config.run.torch_threads or cores()
-    torch.set_num_threads(threads)
-    # By torch's default a GPU's convolutions round fp32 to TF32's 10 bits.
-    torch.backends.cudnn.allow_tf32 = not config.run.deterministic and config.learner.precision != "fp32"
-    if config.run.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS may choose by what else is running
-        # On a GPU some sums (the tree's cumsum) have no deterministic version; there torch warns instead of refusing.
-        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-        # Only guards against reading uninitialised memory, at the price of filling every new tensor.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return threads
-
-
-def check_memory(config: TrainConfig, replay_bytes: int) -> None:
-    """Raise `ConfigError`, with figures, when the replay is larger than what is free where it will live."""
-    import torch
-
-    from atari_dqn.agent.learner import resolve_device
-
-    device = resolve_device(config.run.device)
-    on_gpu = device.type == "cuda"
-    available = torch.cuda.mem_get_info(device)[0] if on_gpu else available_memory()
-    if replay_bytes > available:
-        fits = config.replay.replay_capacity * available // replay_bytes
-        raise ConfigError(
-            f"--replay-capacity {config.replay.replay_capacity} needs {replay_bytes / 1e9:.1f} GB and"
-            f" {'the GPU' if on_gpu else 'this machine'} has {available / 1e9:.1f} GB free;"
-            f" {2 ** max(1, fits.bit_length() - 1)} would fit"
-        )
 
 
 def available_memory() -> int:

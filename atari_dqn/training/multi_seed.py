@@ -15,16 +15,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
 from atari_dqn.cli.output import open_console
 from atari_dqn.config.derived import Derived
-from atari_dqn.config.schema import ConfigError, TrainConfig, flag, settings
-from atari_dqn.runs.directory import check_not_training, check_run_dir, has_begun, locked, read_config
-from atari_dqn.system.machine import available_memory, check_memory, cores
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError, flag, settings
+from atari_dqn.runs.directory import check_run_dir, has_begun, read_config
+from atari_dqn.runs.lock import check_not_training, locked
+from atari_dqn.system.machine import available_memory, cores
 from atari_dqn.system.processes import hang_up_after_parent
 from atari_dqn.system.signals import StopRequest
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from atari_dqn.train import TrainCommand
 
 RUN_BYTES = 1.2e9
 """Memory of one run beside its replay: 0.7 GB were measured with 8 workers, and saving takes some more."""
@@ -112,18 +113,19 @@ class Run:
         return said.splitlines()[-1].strip() if said else f"exit code {self.code}"
 
 
-def train_seeds(command: TrainCommand, config: TrainConfig, derived: Derived, run_dir: Path, stop: StopRequest) -> int:
-    """Train `config` with `command.seeds` seeds from `config.run.seed` on. Returns the exit code.
+def train_seeds(
+    config: TrainConfig, derived: Derived, run_dir: Path, stop: StopRequest, *, seeds: int, flags: Mapping[str, str]
+) -> int:
+    """Train `config` with `seeds` seeds, beginning with `config.run.seed`. Returns the exit code.
 
-    What is unfinished in `run_dir` goes on. Raises `ConfigError` for bad input before anything begins, and
-    `CommandFailed`, at the end, naming the seeds that failed.
+    Unfinished runs in `run_dir` are resumed. `flags` are further flags of `train`, by name, passed to every run.
+    Raises `ConfigError` for bad input before anything starts, and `CommandFailed` at the end, naming the seeds that
+    failed.
     """
-    first, last = config.run.seed, config.run.seed + command.seeds - 1
+    first, last = config.run.seed, config.run.seed + seeds - 1
     fault = settings(TrainConfig)["seed"].fault(last)
     if fault:
-        raise ConfigError(f"--seeds {command.seeds}: the last seed {fault}")
-    if command.dashboard:
-        raise ConfigError("--dashboard is one run's own; start python -m atari_dqn.dashboard and give --labml-url")
+        raise ConfigError(f"--seeds {seeds}: the last seed {fault}")
     if has_begun(run_dir):
         raise ConfigError(f"--run-dir {run_dir} holds a single run; name an empty or a new directory for several seeds")
     own = {seed: run_dir / f"seed-{seed}" for seed in range(first, last + 1)}
@@ -131,13 +133,15 @@ def train_seeds(command: TrainCommand, config: TrainConfig, derived: Derived, ru
         check_not_training(place)
         check_run_dir(config.replace(seed=seed, run_dir=place), place)
     stop.check()
+    from atari_dqn.agent.device import check_memory
+
     check_memory(config, derived.replay_bytes)
-    beside = _beside(config, derived, command.seeds)
+    beside = _beside(config, derived, seeds)
     if beside > 1 and not config.run.torch_threads:
         config = config.replace(torch_threads=max(1, cores() // beside))
     total, learning_starts = config.run.total_env_steps, config.learner.learning_starts
     learns_from = min(learning_starts + config.run.log_interval, total) if learning_starts < total else 0
-    runs = [Run(seed, place, _command(command, config, seed, place), total, learns_from) for seed, place in own.items()]
+    runs = [Run(seed, place, _command(config, seed, place, flags), total, learns_from) for seed, place in own.items()]
     console = open_console()
     how = f"{beside} beside each other" if beside > 1 else "in turn"
     console.print(
@@ -161,7 +165,7 @@ def _beside(config: TrainConfig, derived: Derived, seeds: int) -> int:
     """
     import torch
 
-    from atari_dqn.agent.learner import resolve_device
+    from atari_dqn.agent.device import resolve_device
 
     device = resolve_device(config.run.device)
     if device.type == "cpu":
@@ -174,15 +178,12 @@ def _beside(config: TrainConfig, derived: Derived, seeds: int) -> int:
     return max(1, min(seeds, by_cores, int(by_memory)))
 
 
-def _command(command: TrainCommand, config: TrainConfig, seed: int, run_dir: Path) -> list[str]:
+def _command(config: TrainConfig, seed: int, run_dir: Path, flags: Mapping[str, str]) -> list[str]:
     """The training of one seed: only what differs from that run's own settings, or from the defaults, is a flag."""
     default = read_config(run_dir) if has_begun(run_dir) else TrainConfig()
     asked = config.replace(seed=seed, run_dir=run_dir).to_dict()
     given = {name: value for name, value in asked.items() if value != default.to_dict()[name]}
-    given |= {"seed": seed, "run_dir": str(run_dir)}
-    for name in ("init_from", "labml_url", "replay_edits"):
-        if getattr(command, name) is not None:
-            given[name] = str(getattr(command, name))
+    given |= {"seed": seed, "run_dir": str(run_dir), **flags}
     return [sys.executable, "-m", "atari_dqn.train", *(word for item in given.items() for word in _words(*item))]
 
 
@@ -270,7 +271,7 @@ def _score(row: dict[str, Any]) -> str:
 
 def _eta(runs: list[Run], beside: int) -> str:
     """Of all of them, at the mean pace of those that learn."""
-    from atari_dqn.monitoring.monitor import duration
+    from atari_dqn.cli.format import duration
 
     rows = [(run, run.row()) for run in runs]
     learn = [row for run, row in rows if run.state != "waiting" and row.get("env_step", 0) >= run.learns_from]

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from atari_dqn.agent.finite import NotFiniteError, where_not_finite, write_dump
+from atari_dqn.cli.format import duration
 from atari_dqn.config.live import Edit, Request
 from atari_dqn.evaluation.evaluation import Progress, evaluate
 from atari_dqn.evaluation.references import human_normalized
-from atari_dqn.monitoring.monitor import Monitor, duration
+from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.render.clips import LAST_DEADLINE, Clip, Recorder
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.edits import RECORD, EditDesk, forget_edits

@@ -12,9 +12,9 @@ steps; env steps, frames (4 to a step) and updates are three units.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,21 +22,20 @@ import torch
 
 from atari_dqn.agent.actor import Actor
 from atari_dqn.agent.cuda_graph import CapturedLearner, CapturedNetwork
+from atari_dqn.agent.device import resolve_device, resolve_precision
 from atari_dqn.agent.finite import refuse_not_finite, where_not_finite
-from atari_dqn.agent.learner import Learner, resolve_device, resolve_precision
+from atari_dqn.agent.learner import Learner
 from atari_dqn.agent.network import make_network
 from atari_dqn.agent.schedules import Exponential, Ladder, Piecewise
 from atari_dqn.config.derived import Derived, derive, updates_at
 from atari_dqn.config.live import SCHEDULE, Edit, LiveValues, Request, Value
-from atari_dqn.config.schema import ConfigError, TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, EnvSpec
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.evaluation.episodes import WINDOW, Episode, EpisodeStatistics
-from atari_dqn.replay.newest import NewestReplay
-from atari_dqn.replay.prioritized import PrioritizedReplay
-from atari_dqn.replay.uniform import UniformReplay
+from atari_dqn.replay.make import make_replay
 from atari_dqn.runs.checkpoint_files import Snapshot
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
-from atari_dqn.training.clock import Clock
 from atari_dqn.workers.pool import StepResult, WorkerPool
 
 
@@ -61,7 +60,15 @@ class Trainer:
         self.edit_lines = 0
         """of the record of live edits, at the time of the checkpoint that was resumed from"""
         seeds = seeds_of(config.run.seed)
-        self.replay = make_replay(config, spec, self.device, seeds["replay"])
+        self.replay = make_replay(
+            config.replay,
+            num_envs=config.num_envs,
+            frame_shape=spec.frame_shape,
+            frame_dtype=spec.frame_dtype,
+            stack=spec.stack,
+            seed=seeds["replay"],
+            device=self.device,
+        )
         captured = self.device.type == "cuda" and config.learner.cuda_graph
         self.learner: Learner = (CapturedLearner if captured else Learner)(
             lambda: make_network(spec, config.network),
@@ -298,23 +305,6 @@ class Trainer:
             raise ConfigError(f"--init-from {file}: {where}")
 
 
-def make_replay(
-    config: TrainConfig, spec: EnvSpec, device: torch.device, seed: int
-) -> PrioritizedReplay | UniformReplay | NewestReplay:
-    """The replay the config asks for, empty."""
-    shared: dict[str, Any] = {
-        "n_step": config.replay.n_step,
-        "gamma": config.replay.gamma,
-        "clip_rewards": config.replay.clip_rewards,
-        "seed": seed,
-        "device": device,
-    }
-    size = (config.replay.replay_capacity, config.num_envs, spec.frame_shape, spec.frame_dtype, spec.stack)
-    if config.replay.replay == "prioritized":
-        return PrioritizedReplay(*size, alpha=config.replay.alpha, **shared)
-    return (UniformReplay if config.replay.replay == "uniform" else NewestReplay)(*size, **shared)
-
-
 def seeds_of(root: int) -> dict[str, int]:
     """One independent seed for each consumer of randomness, so that none disturbs another."""
     return {
@@ -325,3 +315,25 @@ def seeds_of(root: int) -> dict[str, int]:
 
 def _derived_seed(root: int, branch: int) -> int:
     return int(np.random.SeedSequence((root, branch)).generate_state(1)[0] >> 1)
+
+
+class Clock:
+    """Wall time of the run, its former parts included, and env steps a second since it was last asked."""
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        """seconds, of the run's former parts"""
+        self._start: float | None = None
+
+    def start(self, env_steps: int) -> None:
+        self._start = self._asked = time.monotonic()
+        self._env_steps = env_steps
+
+    def elapsed(self) -> float:
+        return self.before + (0.0 if self._start is None else time.monotonic() - self._start)
+
+    def steps_per_second(self, env_steps: int) -> float:
+        now = time.monotonic()
+        rate = (env_steps - self._env_steps) / max(now - self._asked, 1e-9)
+        self._env_steps, self._asked = env_steps, now
+        return rate

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from atari_dqn.envs.make import EnvSpec, Protocol
+from atari_dqn.envs.protocol import EnvSpec, Protocol
+from atari_dqn.envs.step import StepResult
 from atari_dqn.system.processes import quiet_spawn
 from atari_dqn.workers import worker
 from atari_dqn.workers.history import NO_SEED, History
 from atari_dqn.workers.process import CONTEXT, GRACE, Failures, Stacks, WorkerProcess, cores_of
-from atari_dqn.workers.shared_memory import StepResult, block_bytes, map_block, room_fault
+from atari_dqn.workers.shared_memory import block_bytes, map_block, room_fault
 
 START_DEADLINE = 120.0
 """Seconds that a worker may take at least to get ready or to reset: imports and ROMs load slowly on a busy machine."""

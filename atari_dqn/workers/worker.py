@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from atari_dqn.envs.make import EnvSpec, Protocol, make_vector_env
+from atari_dqn.envs.make import make_vector_env
+from atari_dqn.envs.protocol import EnvSpec, Protocol
+from atari_dqn.envs.step import StepResult
 from atari_dqn.system.processes import end_with_parent
-from atari_dqn.workers.shared_memory import Orders, StepResult, map_block
+from atari_dqn.workers.shared_memory import Orders, map_block
 
 START, RESET, STEP, STEP_AND_SEED = b"b", b"r", b"s", b"a"
 DONE, FAILED = b".", b"!"

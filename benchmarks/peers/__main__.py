@@ -20,7 +20,7 @@ from typing import Any
 
 from atari_dqn.cli.command import DONE, FAILED, run_command
 from atari_dqn.cli.output import StatusLine, open_console
-from atari_dqn.config.schema import ConfigError
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.system.machine import cores, describe_system
 from benchmarks.environments import DIRECTORY, InstallError, interpreter
 from benchmarks.peers.goals import goals, standing

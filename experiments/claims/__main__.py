@@ -22,8 +22,10 @@ from typing import Annotated
 from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console
 from atari_dqn.config.derived import updates_at
-from atari_dqn.config.schema import ConfigError, Setting, TrainConfig, flag, help_from_settings, settings
-from atari_dqn.runs.directory import has_begun, read_config, read_rows
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError, Setting, flag, help_from_settings, settings
+from atari_dqn.runs.directory import has_begun, read_config
+from atari_dqn.runs.records import read_rows
 from atari_dqn.system.machine import cores
 from atari_dqn.system.processes import hang_up_after_parent
 from atari_dqn.system.signals import StopRequest
@@ -176,7 +178,7 @@ class Runs:
 
     def _progress(self, before: dict[Job, float], seconds: float) -> str:
         """After `seconds`; `before` has the shares that were done then."""
-        from atari_dqn.monitoring.monitor import duration
+        from atari_dqn.cli.format import duration
 
         with self._lock:
             left, alive = list(self._left), set(self._alive)

@@ -13,7 +13,8 @@ import numpy as np
 
 from atari_dqn.config.derived import updates_at
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.runs.directory import read_config, read_rows
+from atari_dqn.runs.directory import read_config
+from atari_dqn.runs.records import read_rows
 
 GAMES = 100
 """Games of the evaluation after a run: the field's number for a mean score."""

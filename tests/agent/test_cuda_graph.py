@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from atari_dqn.agent.learner import Learner
-from atari_dqn.agent.network import Precision, make_network
+from atari_dqn.agent.network import make_network
+from atari_dqn.agent.weights import Precision
 from atari_dqn.config.schema import LearnerConfig, NetworkConfig
 from atari_dqn.replay import sum_tree
 from atari_dqn.replay.base import Replay

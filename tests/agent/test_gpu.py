@@ -20,9 +20,10 @@ import torch
 from atari_dqn.agent.cuda_graph import EAGER_CALLS, CapturedLearner
 from atari_dqn.agent.finite import not_finite
 from atari_dqn.agent.learner import Learner
-from atari_dqn.agent.network import Precision
+from atari_dqn.agent.weights import Precision
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.replay.base import Batch, Replay
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.training.trainer import Trainer

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from atari_dqn.agent.learner import Learner, resolve_device, resolve_precision
-from atari_dqn.agent.network import Pixels, Precision, QNetwork, in_precision, make_network
-from atari_dqn.config.schema import ConfigError, LearnerConfig, NetworkConfig
+from atari_dqn.agent.device import resolve_device, resolve_precision
+from atari_dqn.agent.learner import Learner
+from atari_dqn.agent.network import Pixels, QNetwork, make_network
+from atari_dqn.agent.weights import Precision, in_precision
+from atari_dqn.config.schema import LearnerConfig, NetworkConfig
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.replay.base import Batch
 from benchmarks.plain_learner import FixedReplay, PlainLearner, PlainNet, Spec, random_batch
 

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from atari_dqn.agent.network import Mlp, Pixels, Precision, QNetwork, follow, in_precision, make_network
-from atari_dqn.config.schema import ConfigError, NetworkConfig
+from atari_dqn.agent.network import Mlp, Pixels, QNetwork, make_network
+from atari_dqn.agent.weights import Precision, follow, in_precision
+from atari_dqn.config.schema import NetworkConfig
+from atari_dqn.config.setting import ConfigError
 from benchmarks.plain_learner import PlainNet, Spec
 
 CPU = torch.device("cpu")

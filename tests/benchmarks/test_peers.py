@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from atari_dqn.config.schema import ConfigError, TrainConfig
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers.contestants.cleanrl import Replay
 from benchmarks.peers.goals import goals, standing

@@ -150,7 +150,8 @@ def test_a_bound_may_be_on_either_side() -> None:
 def test_counts_of_the_real_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Atari here: what crosses, and that an update is counted part by part."""
     from atari_dqn.config.schema import TrainConfig
-    from atari_dqn.envs.make import PROTOCOLS, env_spec
+    from atari_dqn.envs.make import env_spec
+    from atari_dqn.envs.protocol import PROTOCOLS
 
     monkeypatch.setattr(counts, "TICKS", 2)
     config = TrainConfig().replace(env_id="CartPole-v1")

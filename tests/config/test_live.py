@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atari_dqn.config.live import SCHEDULE, Edit, LiveValues, Request, live_settings, new_request
-from atari_dqn.config.schema import ConfigError, TrainConfig
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.runs.edits import INBOX, RECORD, EditDesk, Inbox, present_values, read_edits, recorded_edits, to_undo
 
 NAMES = {

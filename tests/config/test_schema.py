@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from atari_dqn.agent.schedules import Exponential, Piecewise
 from atari_dqn.config.derived import derive, updates_at
-from atari_dqn.config.schema import ConfigError, LearnerConfig, TrainConfig, from_dict, load_config, settings
+from atari_dqn.config.file import from_dict, load_config
+from atari_dqn.config.schema import LearnerConfig, TrainConfig
+from atari_dqn.config.setting import ConfigError, settings
 
 
 def test_every_setting_has_help_and_its_default_is_in_bounds() -> None:

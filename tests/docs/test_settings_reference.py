@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from atari_dqn.config.schema import TrainConfig, flag, settings
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import flag, settings
 from docs.settings_reference import reference
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"

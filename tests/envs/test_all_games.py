@@ -12,8 +12,10 @@ import pytest
 import torch
 from ale_py import roms
 
-from atari_dqn.config.schema import ConfigError, TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, env_spec, resolve_env_id
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.make import env_spec, resolve_env_id
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.evaluation.references import RANDOM_AND_HUMAN
 from atari_dqn.training.trainer import Trainer
 

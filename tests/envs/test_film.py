@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from atari_dqn.config.schema import ConfigError
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.film import FilmedEnv
-from atari_dqn.envs.make import PROTOCOLS, env_spec, make_vector_env
+from atari_dqn.envs.make import env_spec, make_vector_env
+from atari_dqn.envs.protocol import PROTOCOLS
 from tests.stubs import Shifted
 
 NATURE, MACHADO = PROTOCOLS["nature"], PROTOCOLS["machado"]

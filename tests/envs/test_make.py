@@ -14,8 +14,9 @@ import pytest
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.wrappers import AtariPreprocessing
 
-from atari_dqn.config.schema import ConfigError
-from atari_dqn.envs.make import PROTOCOLS, EnvSpec, Protocol, env_spec, make_vector_env, resolve_env_id
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.make import env_spec, make_vector_env, resolve_env_id
+from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec, Protocol
 from atari_dqn.workers.history import env_seeds
 
 NATURE, MACHADO = PROTOCOLS["nature"], PROTOCOLS["machado"]

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from atari_dqn.envs.make import PROTOCOLS, EnvSpec, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.evaluation.evaluation import Evaluation, Games, Progress, evaluate, quotas
 from atari_dqn.workers.pool import StepResult, WorkerPool
 

@@ -16,8 +16,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from atari_dqn.cli.command import INTERRUPTED, CommandFailed
-from atari_dqn.config.schema import ConfigError
-from atari_dqn.runs.directory import is_training
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.runs.lock import is_training
 from experiments.__main__ import all_experiments
 from experiments.claims import report
 from experiments.claims.__main__ import main

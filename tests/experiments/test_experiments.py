@@ -15,8 +15,10 @@ import pytest
 
 from atari_dqn import train
 from atari_dqn.config.derived import derive
-from atari_dqn.config.schema import ConfigError, TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from experiments.__main__ import all_experiments
 from experiments.shaped_cartpole import SIZES, shaped_reward
 

@@ -20,8 +20,10 @@ import pytest
 import torch
 import zstandard
 
-from atari_dqn.config.schema import ConfigError, TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.runs import checkpoint_files
 from atari_dqn.runs.archive import MOST_PICKLE, Unsound, load_tensors
 from atari_dqn.runs.checkpoint_files import MANIFEST, Snapshot

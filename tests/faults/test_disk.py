@@ -23,12 +23,15 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from atari_dqn.config.schema import ConfigError, TrainConfig
-from atari_dqn.monitoring.monitor import Monitor, TensorBoard
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.monitoring.monitor import Monitor
+from atari_dqn.monitoring.tensorboard import TensorBoard
 from atari_dqn.runs.checkpoint_files import Snapshot
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.directory import check_run_dir
-from atari_dqn.runs.records import MOST_WAITING, Journal, append, cut_back, line
+from atari_dqn.runs.records import MOST_WAITING, Journal, cut_back, line
+from atari_dqn.system.files import append
 from atari_dqn.training.session import NotSaved, Training
 from tests.faults import saver
 from tests.test_train import SHORT, rows

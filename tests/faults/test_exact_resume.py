@@ -23,7 +23,8 @@ from rich.console import Console
 
 from atari_dqn.config.live import Request
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.training.session import Training

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.system.machine import cgroup_memory, is_out_of_memory
 from atari_dqn.workers.pool import WorkerError, WorkerPool

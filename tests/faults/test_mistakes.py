@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from atari_dqn import train
-from atari_dqn.config.schema import ConfigError, TrainConfig, flag, settings
-from atari_dqn.runs.directory import locked
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError, flag, settings
+from atari_dqn.runs.lock import locked
 from tests.test_train import SHORT, TRAIN, run
 
 FLAGS = SHORT[len(TRAIN) :]

@@ -196,8 +196,9 @@ def test_the_dashboard_goes_with_the_training(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    program = "from atari_dqn import dashboard, train; from atari_dqn.cli.command import run_command;"
-    program += f" dashboard.PORT = {port}; run_command(train.main)"
+    program = "from atari_dqn import train; from atari_dqn.labml import launch;"
+    program += " from atari_dqn.cli.command import run_command;"
+    program += f" launch.PORT = {port}; run_command(train.main)"
     with training(tmp_path, [sys.executable, "-c", program, *ENDLESS[3:], "--dashboard"]) as harmed:
         if phase == "starts":
             harmed.until(lambda: harmed.helpers("atari_dqn.dashboard"))

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerError, WorkerPool
 from atari_dqn.workers.process import SOUND_TICKS

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from atari_dqn.config.schema import ConfigError
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.labml import http as labml_http
 from atari_dqn.labml import reporter as labml_side
 from atari_dqn.labml.link import LabmlLink, check_url

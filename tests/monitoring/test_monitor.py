@@ -11,8 +11,11 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from atari_dqn.cli.format import duration
 from atari_dqn.monitoring import monitor as monitor_module
-from atari_dqn.monitoring.monitor import Monitor, TensorBoard, Terminal, duration
+from atari_dqn.monitoring.monitor import Monitor
+from atari_dqn.monitoring.tensorboard import TensorBoard
+from atari_dqn.monitoring.terminal import Terminal
 from atari_dqn.runs.records import cut_back
 
 ROW = {

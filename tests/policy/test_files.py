@@ -18,8 +18,10 @@ from onnx import numpy_helper
 from safetensors.numpy import save
 
 from atari_dqn.agent.network import QNetwork, make_network
-from atari_dqn.config.schema import ConfigError, TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.policy import files
 from atari_dqn.policy.files import KEY, ONNX, SAFETENSORS, Exported, Header, read_exported, to_onnx, to_safetensors
 from atari_dqn.policy.layouts import plain_weights, torch_network

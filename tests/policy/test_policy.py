@@ -13,13 +13,14 @@ from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
 from atari_dqn import Policy
 from atari_dqn.agent.actor import Actor
-from atari_dqn.config.schema import ConfigError
-from atari_dqn.envs.make import PROTOCOLS, Protocol, make_vector_env
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.make import make_vector_env
+from atari_dqn.envs.protocol import PROTOCOLS, Protocol
 from atari_dqn.evaluation.evaluation import BRANCH, evaluate
 from atari_dqn.export import exported
 from atari_dqn.policy.files import ONNX, SAFETENSORS, to_onnx, to_safetensors
+from atari_dqn.policy.trained import load_policy
 from atari_dqn.replay.ring import FrameRing
-from atari_dqn.runs.checkpoints import load_policy
 from atari_dqn.workers.history import env_seeds
 from tests.run_dirs import make_run, python
 

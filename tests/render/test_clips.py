@@ -24,11 +24,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from atari_dqn.agent.network import make_network
 from atari_dqn.config.live import Request
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.render import clips
 from atari_dqn.render.clips import Clip, Order, Recorder
-from atari_dqn.runs.directory import read_rows
+from atari_dqn.runs.records import read_rows
 from atari_dqn.training.session import Training
 from atari_dqn.training.trainer import Trainer
 from tests.faults.trainings import ENDLESS, training

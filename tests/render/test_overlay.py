@@ -17,10 +17,13 @@ import torch
 
 from atari_dqn import play
 from atari_dqn.cli.command import CommandFailed
-from atari_dqn.config.schema import ConfigError, TrainConfig
-from atari_dqn.envs.actions import action_names
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.film import FilmedEnv
-from atari_dqn.envs.make import PROTOCOLS, env_spec, make_vector_env
+from atari_dqn.envs.make import env_spec, make_vector_env
+from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.single import action_names
+from atari_dqn.policy.trained import TrainedNetwork
 from atari_dqn.render.drawing import (
     BLUE,
     DIM,
@@ -39,7 +42,6 @@ from atari_dqn.render.drawing import (
 from atari_dqn.render.game import play as play_game
 from atari_dqn.render.overlay import FLASH_SECONDS, PANEL_WIDTH, ROWS_AT, Decision, Overlay
 from atari_dqn.render.video import enlarge
-from atari_dqn.runs.checkpoints import TrainedNetwork
 from tests.run_dirs import make_run
 from tests.stubs import FiveLives, Info
 
@@ -373,7 +375,7 @@ def test_flags_that_do_not_go_together_are_one_line_before_torch_is_imported(tmp
     probe = (
         "import sys\n"
         "from atari_dqn import play\n"
-        "from atari_dqn.config.schema import ConfigError\n"
+        "from atari_dqn.config.setting import ConfigError\n"
         f"for flags in {mistakes!r}:\n"
         "    try:\n"
         f"        play.main([{str(run_dir)!r}, *flags])\n"

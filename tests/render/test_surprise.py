@@ -14,12 +14,13 @@ import torch
 from matplotlib.image import imread
 
 from atari_dqn import play
-from atari_dqn.config.schema import ConfigError
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.policy.trained import load_policy
 from atari_dqn.render import surprise
 from atari_dqn.render.contact_sheet import GAP, HEADER, MARGIN, SIDE, draw
 from atari_dqn.render.surprise import Surprise, highest, load_replay, surprises
 from atari_dqn.replay.prioritized import PrioritizedReplay
-from atari_dqn.runs.checkpoints import CheckpointStore, load_policy
+from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.training.trainer import Trainer
 from tests.run_dirs import make_run
 from tests.training.test_trainer import started

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from atari_dqn.config.schema import ConfigError
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.render.video import VideoFile, check_display, enlarge
 
 COLOURS = ((200, 72, 72), (72, 160, 72), (66, 72, 200), (142, 142, 142), (0, 0, 0), (255, 255, 255))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from atari_dqn.config.schema import ConfigError
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.runs.checkpoint_files import Snapshot
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from atari_dqn.agent.device import set_up_torch
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.system.machine import set_up_torch
 
 
 @pytest.mark.parametrize(

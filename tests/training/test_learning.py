@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.evaluation.evaluation import evaluate
 from atari_dqn.training.trainer import Trainer
 from experiments import cartpole

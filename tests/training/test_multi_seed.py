@@ -16,7 +16,8 @@ from rich.console import Console
 from atari_dqn import train
 from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
 from atari_dqn.config.derived import Derived, derive
-from atari_dqn.config.schema import ConfigError, TrainConfig
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.training import multi_seed as seeds
 from tests.faults.trainings import LIMIT, Harmed, training
 from tests.test_train import SHORT, TRAIN, rows, run
@@ -171,8 +172,8 @@ def test_each_run_is_asked_for_the_same_settings(begun: bool, tmp_path: Path) ->
     if begun:
         former = config.replace(learning_rate=0.5, epsilon_ladder=False, mlp_hidden=(64, 64), gamma=0.5)
         (tmp_path / "config.json").write_text(json.dumps(former.to_dict()))
-    command = train.TrainCommand(init_from=Path("some where"), labml_url="http://127.0.0.1:1/api/v1", seeds=3)
-    words = seeds._command(command, config, 3, tmp_path)
+    flags = {"init_from": "some where", "labml_url": "http://127.0.0.1:1/api/v1"}
+    words = seeds._command(config, 3, tmp_path, flags)
     assert parsed(words[3:]) == config.replace(seed=3, run_dir=tmp_path)
     of_command = ["--init-from", "some where", "--labml-url", "http://127.0.0.1:1/api/v1"]
     assert words[-4:] == of_command

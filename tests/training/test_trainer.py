@@ -17,10 +17,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from atari_dqn.agent.network import in_precision
+from atari_dqn.agent.weights import in_precision
 from atari_dqn.config.derived import updates_at
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.evaluation.evaluation import evaluate
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoints import CheckpointStore, Snapshot

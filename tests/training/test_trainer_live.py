@@ -18,8 +18,8 @@ from atari_dqn.config.derived import updates_at
 from atari_dqn.config.live import SCHEDULE, Edit, Request, new_request
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoints import CheckpointStore
-from atari_dqn.runs.directory import read_rows
 from atari_dqn.runs.edits import RECORD, Inbox, present_values, read_edits, recorded_edits
+from atari_dqn.runs.records import read_rows
 from atari_dqn.training.session import Training
 from atari_dqn.training.trainer import Trainer
 from tests.training.test_trainer import make_trainer, started, weights

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.workers.pool import WorkerError, WorkerPool
 from tests.stubs import Fragile
 
@@ -124,7 +125,8 @@ HEAD = """\
 import os, signal, sys, threading
 import numpy as np
 from multiprocessing import active_children
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.workers.pool import WorkerPool
 from tests.stubs import Fragile
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it

@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atari_dqn.envs.make import PROTOCOLS, Protocol, env_spec, make_vector_env
+from atari_dqn.envs.make import env_spec, make_vector_env
+from atari_dqn.envs.protocol import PROTOCOLS, Protocol
+from atari_dqn.envs.step import StepResult
 from atari_dqn.workers.history import env_seeds
 from atari_dqn.workers.pool import WorkerPool
-from atari_dqn.workers.shared_memory import Orders, StepResult, block_bytes, map_block
+from atari_dqn.workers.shared_memory import Orders, block_bytes, map_block
 from atari_dqn.workers.worker import Envs
 
 NATURE = PROTOCOLS["nature"]

@@ -9,7 +9,8 @@ import torch
 
 from atari_dqn.agent.schedules import Piecewise
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import PROTOCOLS, env_spec
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.training.trainer import Trainer
 from benchmarks.peers.turns import Turns
 

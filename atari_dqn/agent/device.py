@@ -1,0 +1,81 @@
+"""Where and how the agent computes: device, precision, threads, memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+import torch
+
+from atari_dqn.agent.weights import Precision
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.system.machine import available_memory, cores
+
+
+def resolve_device(requested: str) -> torch.device:
+    """`auto` is cuda where there is one. Raises `ConfigError` when cuda is asked for and absent."""
+    if requested == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device is cuda, and torch finds no usable GPU here; take cpu or auto")
+    if requested == "auto":
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(requested)
+
+
+def resolve_precision(requested: str, device: torch.device, deterministic: bool) -> Precision:
+    """`auto` is bf16 where the hardware multiplies it natively (AVX512-BF16 or AMX; Ampere and later), else fp32;
+    and fp32 when `deterministic`."""
+    if requested == "bf16":
+        return "bf16"
+    if requested == "fp32" or deterministic:
+        return "fp32"
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks instead of returning them to the kernel.
+
+    Activations of a few megabytes are freed and asked for again at every update; by default each time costs fresh
+    zeroed pages. Process-wide, harmless to repeat; does nothing without glibc.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        mallopt(m_mmap_threshold, 1 << 25)  # the largest value it takes
+        mallopt(m_trim_threshold, 1 << 30)
+
+
+def set_up_torch(config: TrainConfig) -> int:
+    """Import torch and let it compute as the settings say. Returns the threads of its arithmetic."""
+    threads = config.run.torch_threads or cores()
+    torch.set_num_threads(threads)
+    # By torch's default a GPU's convolutions round fp32 to TF32's 10 bits.
+    torch.backends.cudnn.allow_tf32 = not config.run.deterministic and config.learner.precision != "fp32"
+    if config.run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS may choose by what else is running
+        # On a GPU some sums (the tree's cumsum) have no deterministic version; there torch warns instead of refusing.
+        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+        # Only guards against reading uninitialised memory, at the price of filling every new tensor.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return threads
+
+
+def check_memory(config: TrainConfig, replay_bytes: int) -> None:
+    """Raise `ConfigError`, with figures, when the replay is larger than what is free where it will live."""
+    device = resolve_device(config.run.device)
+    on_gpu = device.type == "cuda"
+    available = torch.cuda.mem_get_info(device)[0] if on_gpu else available_memory()
+    if replay_bytes > available:
+        fits = config.replay.replay_capacity * available // replay_bytes
+        raise ConfigError(
+            f"--replay-capacity {config.replay.replay_capacity} needs {replay_bytes / 1e9:.1f} GB and"
+            f" {'the GPU' if on_gpu else 'this machine'} has {available / 1e9:.1f} GB free;"
+            f" {2 ** max(1, fits.bit_length() - 1)} would fit"
+        )
