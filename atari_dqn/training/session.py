@@ -104,7 +104,7 @@ class Training:
                 trainer.iterate()
                 now = trainer.env_steps
                 monitor.tick(now)
-                self._tell_troubles()
+                self._tell_failures()
                 if trainer.ended:
                     monitor.keep_episodes(now, trainer.clock.elapsed(), trainer.ended)
                     trainer.ended.clear()
@@ -166,17 +166,17 @@ class Training:
         eta = duration((time.monotonic() - self._began) * (of - done) / done)
         self._wait(f"bringing the games back: {done:,} of {of:,} ticks, {eta} left")
 
-    def _tell_troubles(self) -> None:
+    def _tell_failures(self) -> None:
         """Say which workers had to be replaced, and why."""
         workers = self.trainer.workers
         assert workers is not None
-        for trouble in workers.troubles:
+        for failure in workers.failures:
             self._replaced += 1
             self.monitor.say(
-                f"env step {self.trainer.env_steps:,}: {trouble.rstrip()}\n"
+                f"env step {self.trainer.env_steps:,}: {failure.rstrip()}\n"
                 "The worker was replaced; its unfinished episodes are cut, and the training goes on."
             )
-        workers.troubles.clear()
+        workers.failures.clear()
 
     def _overdue(self) -> bool:
         """It is long since a checkpoint was saved, or tried to be."""

@@ -61,7 +61,7 @@ class WorkerPool:
     ) -> None:
         self.spec, self._protocol = spec, protocol
         self.num_envs = num_workers * envs_per_worker
-        self.troubles: list[str] = []
+        self.failures: list[str] = []
         """What befell workers that were replaced since this was last emptied; for the user"""
         self._envs_per_worker = envs_per_worker
         self._deadline = deadline
@@ -73,7 +73,7 @@ class WorkerPool:
         self._failed: dict[int, str] = {}
         """workers that could not be told what to do, and why"""
         self._ticks = 0
-        self._failures = [Failures(restarts) for _ in range(num_workers)]
+        self._streaks = [Failures(restarts) for _ in range(num_workers)]
         self._cores = cores_of(num_workers)
         needed = block_bytes(self.num_envs, spec.frame_shape, spec.frame_dtype)
         if fault := room_fault(needed):
@@ -272,10 +272,10 @@ class WorkerPool:
 
     def _count(self, index: int, what: str) -> None:
         """Note a failure; raises `WorkerError` when it is one too many in a row."""
-        if too_many := self._failures[index].add(what, self._ticks):
+        if too_many := self._streaks[index].add(what, self._ticks):
             self._kill()
             raise WorkerError(f"{self._name(index)} {too_many}")
-        self.troubles.append(f"{self._name(index)} {what}")
+        self.failures.append(f"{self._name(index)} {what}")
 
     def _envs_of(self, index: int) -> slice:
         return slice(index * self._envs_per_worker, (index + 1) * self._envs_per_worker)

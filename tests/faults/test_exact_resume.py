@@ -168,7 +168,7 @@ def test_a_run_whose_worker_was_replaced_is_cut_in_two_alike(tmp_path: Path, mon
         assert whole.workers is not None
         os.kill(whole.workers.pids[1], signal.SIGKILL)
         iterate(whole, 35)
-        assert len(whole.workers.troubles) == 1
+        assert len(whole.workers.failures) == 1
         whole.save(store)
         iterate(whole, 100)
         expected = digest(whole)
@@ -254,7 +254,7 @@ def test_what_an_action_did_to_a_former_worker_is_not_done_again() -> None:
         for tick in range(9):
             pool.send(np.array([0, 0, 0, Fragile.FAULTS.index("raise") if tick == 4 else 0]))
             frames = pool.recv().frames.copy()
-        assert len(pool.troubles) == 1
+        assert len(pool.failures) == 1
         with WorkerPool(spec, PROTOCOLS["nature"], **settings) as other:
             np.testing.assert_array_equal(other.restore(pool.state(), lambda done, of: None).frames, frames)
             for each in (pool, other):

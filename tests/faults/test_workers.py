@@ -88,10 +88,10 @@ def test_a_worker_killed_in_mid_step_is_replaced_and_no_transition_joins_its_liv
             pid = trainer.workers.pids[worker]
             iterate(trainer, signal.SIGKILL, worker)
             assert not psutil.pid_exists(pid)
-            (trouble,) = trainer.workers.troubles
+            (failure,) = trainer.workers.failures
             envs = f"envs {2 * worker} to {2 * worker + 1}"
-            assert trouble == f"worker {worker} ({envs} of tests.stubs:Lives-v0) was killed by SIGKILL"
-            trainer.workers.troubles.clear()
+            assert failure == f"worker {worker} ({envs} of tests.stubs:Lives-v0) was killed by SIGKILL"
+            trainer.workers.failures.clear()
             updates = trainer.learner.updates
             for _ in range(int(rng.integers(1, 20))):
                 iterate(trainer)
@@ -133,8 +133,8 @@ def test_a_stopped_worker_is_replaced_after_its_deadline() -> None:
             iterate(trainer)
         iterate(trainer, signal.SIGSTOP, worker=2)
         assert trainer.workers is not None
-        (trouble,) = trainer.workers.troubles
-        assert trouble.startswith(
+        (failure,) = trainer.workers.failures
+        assert failure.startswith(
             "worker 2 (envs 4 to 5 of tests.stubs:Lives-v0) has not answered for 1.5 s and hangs;"
         )
         for _ in range(30):
@@ -170,12 +170,12 @@ def test_a_fault_that_comes_once_costs_its_worker_alone(fault: str, words: list[
         np.testing.assert_array_equal(result.frames[:, 1], [4, 4, 0, 0], "the step within the episode")
         np.testing.assert_array_equal(result.rewards, [1, 1, 0, 0])
         assert not (result.terminated | result.truncated | result.life_lost).any()
-        (trouble,) = pool.troubles
-        assert trouble.startswith("worker 1 (envs 2 to 3 of tests.stubs:Fragile-v0) ")
-        assert all(word in trouble for word in words)
+        (failure,) = pool.failures
+        assert failure.startswith("worker 1 (envs 2 to 3 of tests.stubs:Fragile-v0) ")
+        assert all(word in failure for word in words)
         pool.send(nothing)
         np.testing.assert_array_equal(pool.recv().frames[:, 1], [5, 5, 1, 1])
-        assert len(pool.troubles) == 1
+        assert len(pool.failures) == 1
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_fault_that_comes_always_ends_the_pool_with_its_first_cause(env_id: st
         with pytest.raises(WorkerError, match=rf"(?s)worker \d .* failed 3 times in a row; at first it .*{cause}"):
             play()
         assert 60 <= ticks < 70
-        assert len(pool.troubles) in (4, 5), "both workers were replaced twice before"
+        assert len(pool.failures) in (4, 5), "both workers were replaced twice before"
         with pytest.raises(RuntimeError, match="closed"):
             pool.reset()
 
@@ -214,7 +214,7 @@ def test_a_worker_whose_successors_cannot_start_ends_the_pool_with_the_first_cau
         pool.send(np.zeros(2, np.int64))
         with pytest.raises(WorkerError, match=r"worker 0 .* 3 times in a row; at first it was killed by SIGKILL"):
             pool.recv()
-        assert ["killed by SIGKILL" in line or "FileExistsError" in line for line in pool.troubles] == [True, True]
+        assert ["killed by SIGKILL" in line or "FileExistsError" in line for line in pool.failures] == [True, True]
 
 
 def test_a_worker_that_cannot_be_started_again_ends_the_pool_and_is_no_traceback() -> None:
@@ -232,7 +232,7 @@ def test_a_worker_that_cannot_be_started_again_ends_the_pool_and_is_no_traceback
                 pool.recv()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        assert "cannot be started again: [Errno 24]" in pool.troubles[1]
+        assert "cannot be started again: [Errno 24]" in pool.failures[1]
 
 
 def test_a_death_is_seen_at_once_though_an_envs_own_forked_process_holds_the_pipes() -> None:
@@ -242,7 +242,7 @@ def test_a_death_is_seen_at_once_though_an_envs_own_forked_process_holds_the_pip
         pool.send(np.zeros(4, np.int64))
         os.kill(pool.pids[1], signal.SIGKILL)
         pool.recv()
-        assert pool.troubles == ["worker 1 (envs 2 to 3 of tests.stubs:Forks-v0) was killed by SIGKILL"]
+        assert pool.failures == ["worker 1 (envs 2 to 3 of tests.stubs:Forks-v0) was killed by SIGKILL"]
 
 
 def test_a_stack_that_was_told_too_late_is_not_taken_for_anothers() -> None:
@@ -251,9 +251,9 @@ def test_a_stack_that_was_told_too_late_is_not_taken_for_anothers() -> None:
         os.write(pool._stacks.told_by.fileno(), b"a former worker's stack")
         pool.send(np.array([0, 0, Fragile.FAULTS.index("hang"), 0]))
         pool.recv()
-        (trouble,) = pool.troubles
-        assert "_sleep_for_good" in trouble
-        assert "former" not in trouble
+        (failure,) = pool.failures
+        assert "_sleep_for_good" in failure
+        assert "former" not in failure
 
 
 def test_failures_far_apart_are_forgiven() -> None:
@@ -264,7 +264,7 @@ def test_failures_far_apart_are_forgiven() -> None:
             for _ in range(SOUND_TICKS + 2):
                 pool.send(np.zeros(4, np.int64))
                 pool.recv()
-        assert len(pool.troubles) == 3
+        assert len(pool.failures) == 3
 
 
 def test_two_workers_that_fail_at_once_are_both_replaced() -> None:
@@ -276,7 +276,7 @@ def test_two_workers_that_fail_at_once_are_both_replaced() -> None:
         for pid in pool.pids:
             os.kill(pid, signal.SIGKILL)
         assert pool.recv().is_reset.all()
-        assert len(pool.troubles) == 2
+        assert len(pool.failures) == 2
         pool.send(np.zeros(4, np.int64))
         result = pool.recv()
         np.testing.assert_array_equal(result.frames[:, 2], 1)
