@@ -25,8 +25,9 @@ from atari_dqn.diagnostics.measure import Bench, Rates
 from atari_dqn.diagnostics.profiler import UPDATE_PARTS
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
-from atari_dqn.replay import SumTree, sum_tree
+from atari_dqn.replay import sum_tree
 from atari_dqn.replay.prioritized import PrioritizedReplay
+from atari_dqn.replay.sum_tree import SumTree
 from atari_dqn.training.trainer import Trainer
 from benchmarks.plain_learner import FixedReplay, Spec
 

@@ -14,7 +14,8 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics.measure import Bench, Turn, family_memory, family_peak, measure
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
-from atari_dqn.replay import PrioritizedReplay, Replay
+from atari_dqn.replay.base import Replay
+from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.training.trainer import Trainer
 from benchmarks.seats import Kinds
 

@@ -54,7 +54,7 @@ class Ours(Contestant):
     def __init__(self, capacity: int, side: int) -> None:
         import torch
 
-        from atari_dqn.replay import PrioritizedReplay
+        from atari_dqn.replay.prioritized import PrioritizedReplay
 
         self._replay = PrioritizedReplay(
             capacity,

@@ -12,7 +12,7 @@ import torch
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics.measure import family_memory, family_peak
-from atari_dqn.replay import PrioritizedReplay
+from atari_dqn.replay.prioritized import PrioritizedReplay
 from benchmarks import scale
 from benchmarks.scale_report import plot, table
 from benchmarks.scale_seats import fill

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atari_dqn.replay import FrameRing, UniformReplay
+from atari_dqn.replay.ring import FrameRing
+from atari_dqn.replay.uniform import UniformReplay
 
 ONGOING, LIFE_LOST, TERMINATED, TRUNCATED, BOTH = range(5)
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from atari_dqn.replay import NewestReplay, PrioritizedReplay, Replay, UniformReplay
-from atari_dqn.replay.base import NO_ID
+from atari_dqn.replay.base import NO_ID, Replay
+from atari_dqn.replay.prioritized import PrioritizedReplay
+from atari_dqn.replay.uniform import NewestReplay, UniformReplay
 
 EPSILON = 1e-6
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from atari_dqn.replay import SumTree, sum_tree
+from atari_dqn.replay import sum_tree
 from atari_dqn.replay.arrays import native
-from atari_dqn.replay.sum_tree import FANOUT
+from atari_dqn.replay.sum_tree import FANOUT, SumTree
 
 
 @pytest.fixture(autouse=True, params=["cpu", "cuda"])
