@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     if command.out is not None:
         check_out(command.out)
 
-    from atari_dqn import evaluate
+    from atari_dqn.evaluation.scorecard import evaluate_cells
     from atari_dqn.policy.model_card import Facts, model_card
     from atari_dqn.policy.policy import Policy, torch_q
     from atari_dqn.policy.trained import load_policy
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     for line in trained.skipped:
         console.print(line, highlight=False, soft_wrap=True)
     if command.episodes:
-        evaluate.main([str(command.run), "--checkpoint", str(trained.env_step), "--episodes", str(command.episodes)])
+        evaluate_cells(trained, command.run, console, episodes=command.episodes)
     policy = exported(trained)
     name = policy.header.env_id.split(":")[-1].removeprefix("ALE/").replace("/", "-")
     out = command.out or command.run / "export" / f"{name}-{trained.env_step}"

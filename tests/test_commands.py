@@ -64,7 +64,7 @@ def test_a_mistake_is_found_before_torch_is_imported(tmp_path: Path) -> None:
         f"{tmp_path} is not a run directory: it has no config.json",
         "--episodes is 0; it must be from 1 to 100000",
         "--epsilon is 1.5; it must be from 0 to 1",
-        "--protocol names none; leave it away for all",
+        "--protocol is empty; omit it for the default",
         f"{tmp_path / 'nowhere'} is not a run directory: it has no config.json",
         "--epsilon is -1; it must be from 0 to 1",
         f"{tmp_path / 'nowhere'} is not a run directory: it has no config.json, nor has a directory in it",

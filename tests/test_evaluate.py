@@ -14,7 +14,7 @@ from rich.console import Console
 from atari_dqn import evaluate
 from atari_dqn.cli import output as status
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.protocol import PROTOCOLS, protocol_for
 from atari_dqn.evaluation import scorecard
 from atari_dqn.evaluation.evaluation import Progress
 from atari_dqn.evaluation.intervals import interval, iqm, mean
@@ -121,7 +121,7 @@ def test_a_network_keeps_its_actions_under_another_protocol(
     (row,) = read_rows(run_dir / "evaluations.jsonl")
     assert (row["protocol"], row["full_action_space"]) == (played, full)
     assert row["lengths"][0] > 100
-    protocol = evaluate.protocol_for(played, trained)
+    protocol = protocol_for(played, trained)
     assert protocol.repeat_action_probability == PROTOCOLS[played].repeat_action_probability
     assert protocol.noop_max == PROTOCOLS[played].noop_max
     kept = "all 18 actions" if full else "the game's minimal set of 4 actions"

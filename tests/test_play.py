@@ -13,12 +13,12 @@ import av
 import pytest
 import torch
 
-from atari_dqn import evaluate, play
+from atari_dqn import play
 from atari_dqn.cli.command import FAILED, INTERRUPTED, CommandFailed
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.make import env_spec
-from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.protocol import PROTOCOLS, protocol_for
 from atari_dqn.policy.trained import TrainedNetwork
 from tests.run_dirs import make_run, python
 
@@ -88,7 +88,7 @@ def test_the_network_sees_stacked_frames_oldest_first_and_the_score_is_raw() -> 
 
     config = TrainConfig().replace(env_id="ALE/Breakout-v5")
     spec = env_spec("ALE/Breakout-v5", PROTOCOLS["nature"], 4)
-    env = FilmedEnv(spec, evaluate.protocol_for("machado", "nature"), lambda picture: None)
+    env = FilmedEnv(spec, protocol_for("machado", "nature"), lambda picture: None)
     steps = list(play.play(TrainedNetwork(config, spec, Fires(1, 1), 0, []), env, epsilon=0.0, seed=0))
     env.close()
     assert [env_step for _, env_step in steps] == list(range(1, len(steps) + 1))

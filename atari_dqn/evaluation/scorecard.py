@@ -1,19 +1,124 @@
-"""Evaluations of one network under several conditions flow in; how far they are, and then a table, flow out."""
+"""Scorecard of one network: evaluations under several protocols and epsilons, with their progress, as one table.
+
+torch and gymnasium are imported when the games begin, so that commands can take their defaults from here and still
+answer bad input at once.
+"""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from typing import Protocol as TypingProtocol
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 
+from atari_dqn.cli.command import CommandFailed
 from atari_dqn.cli.format import duration, short
+from atari_dqn.cli.output import StatusLine
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.ids import is_atari
-from atari_dqn.envs.protocol import Protocol
-from atari_dqn.evaluation.evaluation import Evaluation, Progress
+from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec, Protocol, protocol_for
 from atari_dqn.evaluation.intervals import RESAMPLES
+
+if TYPE_CHECKING:
+    import torch
+
+    from atari_dqn.evaluation.evaluation import Evaluation, Progress
+
+PROTOCOL_NAMES: tuple[Literal["nature", "machado"], ...] = ("nature", "machado")
+"""Names of the protocols that a scorecard of an Atari game covers by default."""
+EPSILONS = (0.0, 0.01, 0.05)
+"""Probabilities of a random action that a scorecard covers by default."""
+NUM_WORKERS = 8
+"""Default number of worker processes, with one env each."""
+
+
+class Trained(TypingProtocol):
+    """A trained network as a scorecard needs it; `policy.trained.TrainedNetwork` is one."""
+
+    @property
+    def config(self) -> TrainConfig: ...
+    @property
+    def spec(self) -> EnvSpec: ...
+    @property
+    def network(self) -> torch.nn.Module: ...
+    @property
+    def env_step(self) -> int: ...
+
+
+def evaluate_cells(
+    trained: Trained,
+    run_dir: Path,
+    console: Console,
+    *,
+    episodes: int,
+    protocol_names: Sequence[str] = PROTOCOL_NAMES,
+    epsilons: Sequence[float] = EPSILONS,
+    num_workers: int = NUM_WORKERS,
+    seed: int = 0,
+) -> None:
+    """Evaluate a network under every protocol with every epsilon, and print a scorecard.
+
+    Each result is appended to `run_dir`/evaluations.jsonl as soon as its games are over.
+
+    Args:
+        trained: the network, its env and its settings; the games are played on the network's device.
+        run_dir: directory of evaluations.jsonl.
+        console: where progress, results and the scorecard are printed.
+        episodes: whole games of each cell.
+        protocol_names: keys of `PROTOCOLS`, or "trained". Only Atari games have protocols; other envs ignore the names.
+        epsilons: probabilities of a random action.
+        num_workers: worker processes, one env each.
+        seed: of games and random actions.
+
+    Raises:
+        CommandFailed: a worker failed, or evaluations.jsonl cannot be written.
+    """
+    from atari_dqn.evaluation.evaluation import append_evaluation, evaluate
+    from atari_dqn.workers.pool import WorkerError
+
+    spec, trained_under = trained.spec, trained.config.env.protocol
+    names = protocol_names if spec.is_atari else (trained_under,)
+    protocols = {protocol.name: protocol for protocol in (protocol_for(name, trained_under) for name in names)}
+    cells = list(itertools.product(protocols.values(), dict.fromkeys(epsilons)))
+    file = run_dir / "evaluations.jsonl"
+    what = f"{spec.env_id}, the network of env step {trained.env_step:,}"
+    times = f"{len(cells)} times " if len(cells) > 1 else ""
+    console.print(f"{what}: {times}{episodes} games", highlight=False, soft_wrap=True)
+    results: list[Evaluation] = []
+    with StatusLine(console, "starting the workers") as status:
+        card = CardProgress(len(cells))
+        for protocol, epsilon in cells:
+            try:
+                result = evaluate(
+                    trained.network,
+                    spec,
+                    protocol,
+                    episodes=episodes,
+                    num_envs=num_workers,
+                    num_workers=num_workers,
+                    epsilon=epsilon,
+                    seed=seed,
+                    device=next(trained.network.parameters()).device,
+                    on_progress=lambda progress: status.update(card.line(progress)),
+                )
+            except WorkerError as error:
+                raise CommandFailed(str(error)) from None
+            try:
+                append_evaluation(run_dir, trained.env_step, result)
+            except OSError as error:
+                raise CommandFailed(f"cannot write {file}: {error.strerror}") from None
+            card.next()
+            results.append(result)
+            if len(cells) > 1:
+                console.print(result.summary(), highlight=False, soft_wrap=True)
+    console.print(scorecard(what, results, PROTOCOLS[trained_under], spec.num_actions))
+    console.print(f"added to {file}", highlight=False, soft_wrap=True)
 
 
 class CardProgress:
