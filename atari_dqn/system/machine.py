@@ -30,8 +30,16 @@ def describe_system() -> dict[str, Any]:
         "processor": processor(),
         "cores": cores(),
         "git_revision": git_revision(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
     }
+
+
+def installed_version(name: str) -> str | None:
+    """Version of a distribution; None if none has this name (another build, such as opencv-python-headless)."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def processor() -> str:

@@ -32,6 +32,14 @@ PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "opencv-python")
 PROGRESS_SECONDS = 2.0
 
 
+def _version(name: str) -> str | None:
+    """None where no distribution has this name: cv2 may come from another one."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 class Turns:
     """The turns of this process; `package` is the one whose version counts. See the module's first lines."""
 
@@ -55,7 +63,7 @@ class Turns:
                     self._progress_due = now + PROGRESS_SECONDS
                     self._say(env_steps=env_steps, updates=updates)
                 return
-            versions = {name: metadata.version(name) for name in (*PACKAGES, self._package)}
+            versions = {name: _version(name) for name in (*PACKAGES, self._package)}
             self._say(ready=True, python=platform.python_version(), versions=versions)
         elif now < self._end:
             return

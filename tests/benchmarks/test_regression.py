@@ -30,6 +30,9 @@ def test_the_counter_counts_calls_and_fresh_memory() -> None:
         torch._foreach_mul([fresh, fresh[:10]], 2)
         assert counter.allocated == 800 + 880
     assert allocated >= 400 + 4 + 400
+    with Counter() as counter, torch.profiler.record_function("a phase"):
+        pass
+    assert counter.calls == 0, "marking a phase is not work"
 
 
 def test_memory_in_the_layout_of_onednn_counts() -> None:
