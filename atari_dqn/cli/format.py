@@ -1,6 +1,8 @@
-"""Numbers as text for people."""
+"""Number formats: durations, scores, counts and sizes as text for people."""
 
 from __future__ import annotations
+
+import math
 
 
 def duration(seconds: float) -> str:
@@ -15,6 +17,41 @@ def duration(seconds: float) -> str:
     return f"{seconds // 86_400}d{seconds % 86_400 // 3600:02}h"
 
 
-def short(score: float) -> str:
-    """`12.345` -> `12.35`; `1234.5` -> `1,234`, for of so many points no fraction tells anything."""
-    return f"{score:,.0f}" if abs(score) >= 1000 else f"{score:,.2f}"
+def score(value: float) -> str:
+    """`12.345` -> `12.35`, `1234.5` -> `1,234`: of thousands of points nobody reads the fraction.
+
+    Infinity, a score that was never reached, is `never`; NaN, an unknown one, is `–`.
+    """
+    return _special(value) or (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.2f}")
+
+
+def count(value: float) -> str:
+    """`1234.5` -> `1,234`; infinity and NaN as in `score`."""
+    return _special(value) or f"{value:,.0f}"
+
+
+def _special(value: float) -> str:
+    return "never" if math.isinf(value) else "–" if math.isnan(value) else ""
+
+
+def thousands(value: float, position: float | None = None) -> str:
+    """`2500000` -> `2.5M`. `position` is for matplotlib, which takes this function as a tick formatter."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def q_value(value: float) -> str:
+    """`1.5` -> `1.500`, `1234.5` -> `1234.5`: a width that hardly changes from one frame to the next."""
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.5g}"
+
+
+def megabytes(size: float) -> str:
+    """Bytes as megabytes: `1234567` -> `1.2 MB`."""
+    return f"{size / 1e6:,.1f} MB"
+
+
+def gigabytes(size: float) -> str:
+    """Bytes as gigabytes: `1234567890` -> `1.2 GB`."""
+    return f"{size / 1e9:,.1f} GB"

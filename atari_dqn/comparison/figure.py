@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
+from atari_dqn.cli.format import thousands
 from atari_dqn.comparison.runs import Configuration
 from atari_dqn.comparison.scores import curve, evaluation_points, shared_games
 from atari_dqn.comparison.tables import normalised
@@ -208,11 +209,3 @@ def _to_frames(env_steps: Any) -> Any:
 
 def _to_steps(frames: Any) -> Any:
     return frames / FRAMES_PER_STEP
-
-
-def thousands(value: float, position: float | None = None) -> str:
-    """`2500000` -> `2.5M`."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"

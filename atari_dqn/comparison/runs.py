@@ -19,8 +19,8 @@ import numpy.typing as npt
 from atari_dqn.config.live import Edit
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
+from atari_dqn.evaluation.episodes import WINDOW
 from atari_dqn.evaluation.intervals import Array
-from atari_dqn.evaluation.references import WINDOW
 from atari_dqn.runs.directory import has_begun, read_config, read_system
 from atari_dqn.runs.edits import read_edits
 from atari_dqn.runs.records import EVALUATION, is_number, read_rows

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from atari_dqn.cli.format import short
+from atari_dqn.cli.format import count, score
 from atari_dqn.comparison.runs import Configuration, Run, remarks
 from atari_dqn.comparison.scores import (
     Estimate,
@@ -23,9 +23,10 @@ from atari_dqn.comparison.scores import (
     shared_games,
     times_to,
 )
-from atari_dqn.envs.ids import is_atari
+from atari_dqn.envs.ids import short_name
+from atari_dqn.evaluation.episodes import WINDOW
 from atari_dqn.evaluation.intervals import RESAMPLES, Array, improvement, iqm, mean, median, optimality_gap
-from atari_dqn.evaluation.references import WINDOW, human_normalized
+from atari_dqn.evaluation.references import human_normalized
 
 SHOWN = 5
 """Names in a cell."""
@@ -82,18 +83,7 @@ def markdown(made: Sequence[Table], picture: str) -> str:
     return "\n".join(lines)
 
 
-def number(value: float) -> str:
-    """A score, or a time: an infinite one never came. NaN is what one run cannot tell."""
-    if math.isinf(value):
-        return "never"
-    return "–" if math.isnan(value) else short(value)
-
-
-def count(value: float) -> str:
-    return number(value) if not math.isfinite(value) else f"{value:,.0f}"
-
-
-def shown(estimate: Estimate, form: Callable[[float], str] = number) -> str:
+def shown(estimate: Estimate, form: Callable[[float], str] = score) -> str:
     """`12.35 [10.00, 14.00]`; of one run, `12.35`."""
     # Of an infinite lower end the rest is infinite, too.
     interval = "" if not math.isfinite(estimate.low) else f" [{form(estimate.low)}, {form(estimate.high)}]"
@@ -106,7 +96,7 @@ def shown(estimate: Estimate, form: Callable[[float], str] = number) -> str:
 def _settings(found: Sequence[Configuration]) -> Table:
     facts: list[tuple[str, Callable[[Configuration], str]]] = [
         ("runs", lambda each: _some([run.name for run in each.runs])),
-        ("games", lambda each: _some([_short(env_id) for env_id in _games([each])])),
+        ("games", lambda each: _some([short_name(env_id) for env_id in _games([each])])),
         ("seeds", lambda each: " ".join(map(str, sorted({run.config.run.seed for run in each.runs})))),
     ]
     rows = [[name, *(tell(each) for each in found)] for name, tell in facts]
@@ -127,7 +117,7 @@ def _training(found: Sequence[Configuration]) -> Table:
             runs = each.trained(env_id)
             if not runs:
                 continue
-            row = [_short(env_id), each.letter, str(len(runs)), f"{end_of(runs):,}"]
+            row = [short_name(env_id), each.letter, str(len(runs)), f"{end_of(runs):,}"]
             row.append(shown(estimated(iqm, final_scores(runs))))
             if normal:
                 row.append(_normalised(runs))
@@ -160,7 +150,7 @@ def _time_to(found: Sequence[Configuration], threshold: float) -> Table:
             runs = each.trained(env_id)
             if runs:
                 reached, (steps, seconds, games) = times_to(threshold, runs)
-                row = [_short(env_id), each.letter, f"{reached} of {len(runs)}"]
+                row = [short_name(env_id), each.letter, f"{reached} of {len(runs)}"]
                 rows.append([*row, *(shown(estimate, count) for estimate in (steps, seconds, games))])
     return Table(
         f"Until a mean score of {threshold:g}",
@@ -180,8 +170,8 @@ def _evaluations(found: Sequence[Configuration]) -> Table:
             latest = {point.conditions: point for point in evaluation_points(each.on(env_id))}
             for (protocol, epsilon), point in latest.items():
                 human = human_normalized(env_id, point.score.value)
-                row = [_short(env_id), each.letter, protocol or "–", f"{epsilon:g}", str(point.runs)]
-                row += [count(point.env_step), shown(point.score), "–" if human is None else number(human)]
+                row = [short_name(env_id), each.letter, protocol or "–", f"{epsilon:g}", str(point.runs)]
+                row += [count(point.env_step), shown(point.score), "–" if human is None else score(human)]
                 rows.append(row)
     return Table(
         "Latest evaluations",
@@ -212,7 +202,7 @@ def _all_games(found: Sequence[Configuration]) -> Table:
         header,
         rows,
         [
-            f"Of {', '.join(map(_short, env_ids))}: scores of training at their end, 0 random play, 1 a human"
+            f"Of {', '.join(map(short_name, env_ids))}: scores of training at their end, 0 random play, 1 a human"
             " [95% interval, bootstrap stratified by game]. IQM: of all runs of all games; median and mean: of the"
             " games' means; optimality gap: how far runs fall short of 1 on average."
         ],
@@ -224,11 +214,6 @@ def _all_games(found: Sequence[Configuration]) -> Table:
 
 def _games(found: Sequence[Configuration]) -> list[str]:
     return list(dict.fromkeys(run.env_id for each in found for run in each.runs))
-
-
-def _short(env_id: str) -> str:
-    """`ALE/Pong-v5` -> `Pong`; the ids of other envs as they are."""
-    return env_id.removeprefix("ALE/").removesuffix("-v5") if is_atari(env_id) else env_id
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,8 +1,13 @@
-"""What the id of an env tells by itself: a text flows in, an answer flows out. Nothing is imported for it."""
+"""Environment ids: what can be read from an id alone."""
 
 from __future__ import annotations
 
 
 def is_atari(env_id: str) -> bool:
-    """Whether a resolved id is that of a game of ALE, to which protocols, frames and reference scores apply."""
+    """Whether a resolved id names an Atari game, to which protocols, frames and reference scores apply."""
     return env_id.startswith("ALE/")
+
+
+def short_name(env_id: str) -> str:
+    """The name of a game for people: `ALE/Pong-v5` -> `Pong`. Other ids stay as they are."""
+    return env_id.removeprefix("ALE/").removesuffix("-v5") if is_atari(env_id) else env_id

@@ -1,15 +1,12 @@
-"""Reference scores: a game's id and a raw score flow in, the human-normalised score flows out.
+"""Reference scores of random play and human testers, and scores normalised by them.
 
-Raw scores of games of different scale become comparable as (score - random) / (human - random): 0 plays like uniformly
-random actions, 1 like a professional human tester.
+Raw scores of games of different scale become comparable as (score - random) / (human - random): 0 is uniformly random
+play, 1 a professional human tester.
 """
 
 from __future__ import annotations
 
-from atari_dqn.envs.ids import is_atari
-
-WINDOW = 100
-"""Games in a mean score of training: the field's convention."""
+from atari_dqn.envs.ids import is_atari, short_name
 
 # (random, human), means over whole games that begin with 1 to 30 no-ops and are cut after 108,000 frames. Source:
 # dqn_zoo's atari_data.py; the table of Agent57 has the same numbers, but 0 for random play of Video Pinball.
@@ -78,7 +75,7 @@ def references(env_id: str) -> tuple[float, float] | None:
     """(random, human) raw scores of `ALE/<game>-v5`; None for any other env, or a game outside the usual 57."""
     if not (is_atari(env_id) and env_id.endswith("-v5")):
         return None
-    return RANDOM_AND_HUMAN.get(env_id.removeprefix("ALE/").removesuffix("-v5"))
+    return RANDOM_AND_HUMAN.get(short_name(env_id))
 
 
 def human_normalized(env_id: str, score: float) -> float | None:

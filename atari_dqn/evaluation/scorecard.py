@@ -18,17 +18,18 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from atari_dqn.cli.command import CommandFailed
-from atari_dqn.cli.format import duration, short
+from atari_dqn.cli.format import duration, score
 from atari_dqn.cli.output import StatusLine
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec, Protocol, protocol_for
 from atari_dqn.evaluation.intervals import RESAMPLES
+from atari_dqn.evaluation.result import Evaluation, append_evaluation
 
 if TYPE_CHECKING:
     import torch
 
-    from atari_dqn.evaluation.evaluation import Evaluation, Progress
+    from atari_dqn.evaluation.evaluation import Progress
 
 PROTOCOL_NAMES: tuple[Literal["nature", "machado"], ...] = ("nature", "machado")
 """Names of the protocols that a scorecard of an Atari game covers by default."""
@@ -79,7 +80,7 @@ def evaluate_cells(
     Raises:
         CommandFailed: a worker failed, or evaluations.jsonl cannot be written.
     """
-    from atari_dqn.evaluation.evaluation import append_evaluation, evaluate
+    from atari_dqn.evaluation.evaluation import evaluate
     from atari_dqn.workers.pool import WorkerError
 
     spec, trained_under = trained.spec, trained.config.env.protocol
@@ -176,9 +177,9 @@ def scorecard(what: str, results: Sequence[Evaluation], trained: Protocol, num_a
     for result in results:
         table.add_row(
             f"{result.epsilon:g}\n{result.protocol.name if atari else ''}",
-            _over(short(result.mean), result.ci95),
-            _over(short(result.iqm), result.iqm_ci95),
-            _over(short(result.median), (result.returns.min(), result.returns.max())),
+            _over(score(result.mean), result.ci95),
+            _over(score(result.iqm), result.iqm_ci95),
+            _over(score(result.median), (result.returns.min(), result.returns.max())),
             *([f"{result.human_normalized:.2f}"] if normalised else []),
             f"{result.lengths.mean():,.0f}\n{result.cut} cut",
         )
@@ -195,4 +196,4 @@ def scorecard(what: str, results: Sequence[Evaluation], trained: Protocol, num_a
 
 def _over(above: str, below: tuple[float, float]) -> str:
     low, high = below
-    return f"{above}\n{short(low)} to {short(high)}"
+    return f"{above}\n{score(low)} to {score(high)}"

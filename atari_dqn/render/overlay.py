@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from atari_dqn.cli.format import q_value
 from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.protocol import Protocol
 from atari_dqn.envs.single import action_names
@@ -201,7 +202,7 @@ class Overlay:
             bar(panel, middle, top + (pitch - thick) // 2, reach * (bars_to - bars_from) / 2, thick, colour)
             if pitch >= size or chosen or best:
                 shade = INK if chosen or best else DIM
-                write(panel, _figure(decision.q[action]), PANEL_WIDTH - MARGIN, text_at, size, shade, align="right")
+                write(panel, q_value(decision.q[action]), PANEL_WIDTH - MARGIN, text_at, size, shade, align="right")
         panel[ROWS_AT : ROWS_AT + pitch * len(self._names), middle] = DIM
 
     def _draw_value(self, panel: Picture, top: int) -> None:
@@ -214,7 +215,7 @@ class Overlay:
         if not self._moments:
             return
         values = np.array([moment.value for moment in self._moments])
-        write(panel, _figure(values[-1]), right, top, 15, bold=True, align="right")
+        write(panel, q_value(values[-1]), right, top, 15, bold=True, align="right")
         least, most = float(values.min()), float(values.max())
         x = np.linspace(left, right, self._moments.maxlen or 1)[-len(values) :]
         for at, moment in zip(x, self._moments, strict=True):
@@ -228,13 +229,8 @@ class Overlay:
         heights = (values - least) / (most - least) if most > least else np.full(len(values), 0.5)
         thickness = 2 if len(self._moments) < (right - left) / 2 else 1
         curve(panel, np.stack((x, low - 16 - heights * room), axis=1), BLUE, thickness)
-        write(panel, _figure(most), left + 4, high + 2, 10, DIM)
-        write(panel, _figure(least), left + 4, low - 14, 10, DIM)
-
-
-def _figure(value: float) -> str:
-    """Q of a width that changes little."""
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.5g}"
+        write(panel, q_value(most), left + 4, high + 2, 10, DIM)
+        write(panel, q_value(least), left + 4, low - 14, 10, DIM)
 
 
 def _between(one: tuple[int, int, int], other: tuple[int, int, int], share: float) -> tuple[int, int, int]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from atari_dqn.comparison.figure import COLOURS, thousands
+from atari_dqn.cli.format import thousands
+from atari_dqn.comparison.figure import COLOURS
 from atari_dqn.runs.records import read_rows
 from atari_dqn.system.files import replace
 from atari_dqn.system.machine import describe_system

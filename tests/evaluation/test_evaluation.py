@@ -17,7 +17,8 @@ from torch import nn
 
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
-from atari_dqn.evaluation.evaluation import Evaluation, Games, Progress, evaluate, quotas
+from atari_dqn.evaluation.evaluation import Games, Progress, evaluate, quotas
+from atari_dqn.evaluation.result import Evaluation
 from atari_dqn.workers.pool import StepResult, WorkerPool
 
 NATURE = PROTOCOLS["nature"]

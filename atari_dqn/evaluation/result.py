@@ -1,0 +1,108 @@
+"""Result of an evaluation: scores of whole games, their statistics, and their row in evaluations.jsonl."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from atari_dqn.envs.ids import is_atari
+from atari_dqn.envs.protocol import Protocol
+from atari_dqn.evaluation.intervals import estimate, iqm
+from atari_dqn.evaluation.references import human_normalized
+from atari_dqn.runs.records import line
+from atari_dqn.system.files import append
+
+
+class EvaluationRow(TypedDict):
+    """What a reader can rely on in a row of `evaluations.jsonl`, as checked by `records.EVALUATION`."""
+
+    env_step: int
+    """Environment steps that the network had been trained for."""
+    protocol: str
+    epsilon: float
+    """Probability of a random action."""
+    mean: float
+    """Mean raw score."""
+    ci95: tuple[float, float]
+    """95% interval of the mean."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Scores of whole games, those of env 0 first, each env's in the order played."""
+
+    env_id: str
+    protocol: Protocol
+    epsilon: float
+    """Probability of a random action."""
+    seed: int
+    returns: npt.NDArray[np.float64]
+    """Raw scores, [episodes]."""
+    lengths: npt.NDArray[np.int64]
+    """Environment steps, [episodes]."""
+    cut: int
+    """Number of games ended by a time limit."""
+    ci95: tuple[float, float]
+    """95% percentile-bootstrap interval of the mean, from `intervals.RESAMPLES` samples."""
+    iqm_ci95: tuple[float, float]
+    """95% interval of the interquartile mean, from as many samples."""
+    seconds: float
+    """Wall time of the evaluation."""
+
+    @property
+    def mean(self) -> float:
+        return float(self.returns.mean())
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.returns))
+
+    @property
+    def iqm(self) -> float:
+        """Interquartile mean: the mean of the middle half of the games."""
+        return float(estimate(iqm, self.returns))
+
+    @property
+    def human_normalized(self) -> float | None:
+        """0 for random play, 1 for a human's; None where no reference is known."""
+        return human_normalized(self.env_id, self.mean)
+
+    def summary(self) -> str:
+        """One line for the user."""
+        low, high = self.ci95
+        human = "" if self.human_normalized is None else f", human-normalised {self.human_normalized:.3f}"
+        protocol = f", {self.protocol.name}" if is_atari(self.env_id) else ""
+        return (
+            f"mean {self.mean:.2f} (95% interval {low:.2f} to {high:.2f}), median {self.median:g}{human};"
+            f" {len(self.returns)} games{protocol}, epsilon {self.epsilon:g}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: a row of `evaluations.jsonl` without its `env_step`. `time` is the wall time in seconds."""
+        return {
+            "env_id": self.env_id,
+            "protocol": self.protocol.name,
+            "full_action_space": self.protocol.full_action_space,
+            "epsilon": self.epsilon,
+            "episodes": len(self.returns),
+            "mean": self.mean,
+            "median": self.median,
+            "ci95": list(self.ci95),
+            "iqm": self.iqm,
+            "iqm_ci95": list(self.iqm_ci95),
+            "human_normalized": self.human_normalized,
+            "returns": self.returns.tolist(),
+            "lengths": self.lengths.tolist(),
+            "truncated": self.cut,
+            "seed": self.seed,
+            "time": round(self.seconds, 3),
+        }
+
+
+def append_evaluation(run_dir: Path, env_step: int, result: Evaluation) -> None:
+    """Append a row to `run_dir`/evaluations.jsonl. Raises `OSError`; then nothing is appended."""
+    append(run_dir / "evaluations.jsonl", line({"env_step": env_step, **result.to_dict()}))
