@@ -184,9 +184,9 @@ def report(**changes: Any) -> dict[str, Any]:
             "30% of the time",
             "--envs-per-worker",
         ),
-        (report(taken=0.5), "envs", 1.0, "other programs, which kept 0.5", "--torch-threads 1"),
+        (report(taken=0.5), "envs", 1.0, "other programs, which used 0.5", "--torch-threads 1"),
         (report(taken=0.5, torch_threads=1), "envs", 1.0, "the workers", "higher --replay-ratio"),
-        (report(loop=500), "envs", 2.0, "in each other's way", "--torch-threads 1"),
+        (report(loop=500), "envs", 2.0, "compete for cores", "--torch-threads 1"),
     ],
 )
 def test_the_largest_limit_is_named_with_what_to_change(
@@ -225,7 +225,7 @@ def test_the_tables_fit_the_terminal(width: int) -> None:
     assert re.search(r"forward +25\.0% +250 ", text), "a quarter of a millisecond for each env step"
     assert re.search(r"forward +16\.7% +1\.00 +2\.00 +2,000 +50%", text), "of the peak in bf16"
     assert re.search(r"all +100\.0% +6\.00 +3\.00 +500 +12%", text)
-    assert "the GPU is asked for nothing 75.0% of the time, most of it: env" in text
+    assert "the GPU has nothing to do 75.0% of the time, mostly because of: env" in text
     assert "priorities" in text
     assert "priorities" not in text.split("where an update's")[1], "what took no time was not told apart"
     assert (PARTS["idle"] in text) == (width == 120)

@@ -1,1 +1,1 @@
-"""What `bench` and `doctor` measure and check."""
+"""Measurements and checks behind `bench` and `doctor`."""

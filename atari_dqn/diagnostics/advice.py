@@ -1,8 +1,6 @@
-"""Settings that suit a machine: what it has and what short measurements say flow in, a command line with the reason for
-each of its flags flows out.
+"""Settings that suit a machine, from what it has and from a few seconds of measurement.
 
-The measurements are the benchmark's, of Breakout, in turns of half a second; `python -m atari_dqn.bench` takes minutes
-and says more.
+The measurements are those of `atari_dqn.bench`, on Breakout, in one turn of half a second each.
 """
 
 from __future__ import annotations
@@ -13,43 +11,47 @@ from collections.abc import Callable
 
 import numpy as np
 
+from atari_dqn.cli.format import duration
 from atari_dqn.config.derived import derive
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.training.multi_seed import RUN_BYTES
 
 GAME = "breakout"
-FRAME_BYTES, STACK = 7_056, 4
+FRAME_BYTES, STACK = 84 * 84, 4
 TURN_SECONDS = 0.5
 MOST_WORKERS = {"cpu": 8, "cuda": 32}
-"""On a CPU the learner is what takes time, and its threads want the cores."""
-ENVS, ENVS_PER_WORKER_GPU = 8, 8
-"""Of a run on a CPU, at least; and of each worker beside a GPU, as in experiments/breakout_fast.py."""
+"""Largest number of workers; on a CPU the learner takes most of the time, and its threads need the cores."""
+ENVS_CPU, ENVS_PER_WORKER_GPU = 8, 8
+"""Least number of envs on a CPU; envs of each worker beside a GPU, as in experiments/breakout_fast.py."""
 LARGEST_CAPACITY, SMALLEST_CAPACITY = 2**20, 2**13
 LARGEST_BATCH = 512
+BUSY_CORES = 0.2
+"""CPU use of other programs, in cores, from which it is mentioned."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What there is, and how fast it is."""
+    """What a machine has, and how fast it is."""
 
     device: str
-    """cpu or cuda"""
+    """Device type of the learner: cpu or cuda."""
     cores: int
+    """Number of CPU cores this process may use."""
     memory: int
-    """bytes free where the replay will live"""
+    """Free memory of the device that will hold the replay, in bytes."""
     steps_per_core: float = 0.0
-    """env steps of a second of CPU time"""
+    """Env steps per CPU second of the workers."""
     updates: float = 0.0
-    """a second, of 32 transitions, envs idle"""
+    """Updates per second in batches of 32, with idle envs."""
     loop: float = 0.0
-    """env steps a second with the updates that are due, in batches of 32"""
+    """Env steps per second of the loop with the default batch size and replay ratio."""
     taken: float = 0.0
-    """cores that other programs kept busy meanwhile"""
+    """CPU use of other programs meanwhile, in cores."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """One flag of the command line."""
+    """One flag of the suggested command."""
 
     name: str
     value: int
@@ -57,94 +59,83 @@ class Advice:
 
 
 def envs_for(machine: Machine) -> list[Advice]:
-    """How many workers and envs; what is measured is measured with them."""
-    workers = min(machine.cores, MOST_WORKERS[machine.device])
+    """Number of workers and of envs per worker; everything else is measured with these."""
+    most = MOST_WORKERS[machine.device]
+    workers = min(machine.cores, most)
     if machine.device == "cuda":
-        reason = f"one forward pass of the GPU serves all {workers * ENVS_PER_WORKER_GPU} envs"
         per_worker = ENVS_PER_WORKER_GPU
+        reason = f"one forward pass on the GPU serves all {workers * per_worker} envs"
     else:
-        per_worker = max(1, -(-ENVS // workers))
-        reason = f"{workers * per_worker} envs: batches of as many games, and each pass serves all"
+        per_worker = max(1, -(-ENVS_CPU // workers))
+        reason = f"{workers * per_worker} envs: one forward pass serves all of them"
     return [
-        Advice(
-            "num_workers", workers, f"one for each of {machine.cores} cores, {MOST_WORKERS[machine.device]} at most"
-        ),
+        Advice("num_workers", workers, f"one for each of {machine.cores} cores, at most {most}"),
         Advice("envs_per_worker", per_worker, reason),
     ]
 
 
 def capacity_for(machine: Machine) -> Advice:
-    """The largest power of two up to a million whose replay, with the run around it, leaves half of the memory free."""
+    """The largest power of two, up to a million, that leaves half of the free memory to others."""
     capacity = LARGEST_CAPACITY
     room = machine.memory / 2 - (RUN_BYTES if machine.device == "cpu" else 0)
-    while capacity > SMALLEST_CAPACITY and _replay_bytes(capacity) > room:
+    while capacity > SMALLEST_CAPACITY and replay_bytes(capacity) > room:
         capacity //= 2
     most = ", the million of Mnih et al. 2015" if capacity == LARGEST_CAPACITY else ""
-    reason = f"{_replay_bytes(capacity) / 1e9:.1f} of {machine.memory / 1e9:.1f} GB free{most}"
+    reason = f"{replay_bytes(capacity) / 1e9:.1f} of {machine.memory / 1e9:.1f} GB free{most}"
     return Advice("replay_capacity", capacity, reason)
 
 
 def batch_for(machine: Machine) -> list[Advice]:
-    """The usual 32 on a CPU, where a larger batch takes as much longer. On a GPU it takes hardly longer, so: the least
-    whose updates keep up with the emulators; the target then follows after as many env steps as by default."""
+    """Batch size, and the target update interval where the batch is not the default.
+
+    On a CPU an update takes as much longer as its batch is larger: the default. On a GPU it hardly takes longer: the
+    smallest batch whose updates keep up with the emulators. The target network is then copied after as many env steps
+    as by default.
+    """
     default = TrainConfig().learner
-    steps = machine.steps_per_core * machine.cores
     batch = default.batch_size
     if machine.device == "cpu":
-        rate = machine.updates * batch / default.replay_ratio
-        reason = f"{machine.updates:,.0f} updates/s learn from {rate:,.0f} env steps/s; larger ones take as much longer"
+        reason = f"{_keep_up(machine, batch)}; larger batches take as much longer"
         return [Advice("batch_size", batch, reason)]
-    while batch < LARGEST_BATCH and machine.updates * batch / default.replay_ratio < steps:
+    while batch < LARGEST_BATCH and _learned_from(machine, batch) < machine.steps_per_core * machine.cores:
         batch *= 2
-    rate = machine.updates * batch / default.replay_ratio
-    advice = [Advice("batch_size", batch, f"{machine.updates:,.0f} updates/s then learn from {rate:,.0f} env steps/s")]
+    advice = [Advice("batch_size", batch, _keep_up(machine, batch))]
     if batch > default.batch_size:
         interval = default.target_update_interval * default.batch_size // batch
-        advice.append(Advice("target_update_interval", interval, "updates, which are as many env steps as by default"))
+        advice.append(Advice("target_update_interval", interval, "updates, or as many env steps as by default"))
     return advice
 
 
 def expected_rate(machine: Machine, batch_size: int) -> float:
-    """Env steps a second: as measured; with larger batches, what emulators and updates allow at most."""
-    default = TrainConfig().learner
-    if batch_size == default.batch_size:
+    """Env steps per second: measured for the default batch size, else the limit set by emulators and updates."""
+    if batch_size == TrainConfig().learner.batch_size:
         return machine.loop
-    return min(machine.steps_per_core * machine.cores, machine.updates * batch_size / default.replay_ratio)
+    return min(machine.steps_per_core * machine.cores, _learned_from(machine, batch_size))
 
 
-def advise() -> None:
-    """Measure, and print the command with its reasons."""
-    from atari_dqn.cli.format import duration
-    from atari_dqn.cli.output import StatusLine, open_console
-
-    console = open_console()
-    with StatusLine(console, f"measuring on {GAME}, some seconds") as status:
-        machine = _measured(lambda: status.update(f"measuring on {GAME}, some seconds"))
+def suggestion(machine: Machine) -> list[str]:
+    """Lines of text: the suggested flags with their reasons, the expected speed, and last the command itself."""
     advice = [*envs_for(machine), capacity_for(machine), *batch_for(machine)]
-    values = {each.name: each.value for each in advice}
-    rate = expected_rate(machine, values["batch_size"])
+    rate = expected_rate(machine, next(each.value for each in advice if each.name == "batch_size"))
     measured = "measured" if rate == machine.loop else "at most"
     total = TrainConfig().run.total_env_steps
     lines = [
-        "",
-        f"an emulator makes {machine.steps_per_core:,.0f} env steps a second on one core; suggested:",
+        f"an emulator makes {machine.steps_per_core:,.0f} env steps per second on one core; suggested:",
         *(f"  --{each.name.replace('_', '-'):<23}{each.value:<9}{each.reason}" for each in advice),
         f"  expected: {rate:,.0f} env steps/s ({measured}), {3600 * rate:,.0f} an hour;"
-        f" the {total:,} of a whole run take {duration(total / rate)}",
+        f" a whole run of {total:,} takes {duration(total / rate)}",
     ]
-    if machine.taken > 0.2:
+    if machine.taken > BUSY_CORES:
         lines.append(
-            f"  (other programs kept {machine.taken:.1f} cores busy: without them it is faster, and beside them"
-            f" --torch-threads {max(1, machine.cores - 1)} is)"
+            f"  (other programs used {machine.taken:.1f} cores during the measurement; while they run,"
+            f" --torch-threads {max(1, machine.cores - 1)} is faster)"
         )
     flags = [word for each in advice for word in (f"--{each.name.replace('_', '-')}", str(each.value))]
-    lines += ["", shlex.join(["python", "-m", "atari_dqn.train", "--env-id", GAME, *flags])]
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+    return [*lines, "", shlex.join(["python", "-m", "atari_dqn.train", "--env-id", GAME, *flags])]
 
 
-def _measured(tick: Callable[[], None]) -> Machine:
-    """This machine, with the figures of one turn each of workers, learner and loop."""
+def measure_machine(tick: Callable[[], None]) -> Machine:
+    """Measure workers, learner and loop of a short run on this machine; `tick` is called often."""
     import torch
 
     from atari_dqn.agent.device import resolve_device, set_up_torch
@@ -182,5 +173,15 @@ def _measured(tick: Callable[[], None]) -> Machine:
     )
 
 
-def _replay_bytes(capacity: int) -> int:
+def replay_bytes(capacity: int = TrainConfig().replay.replay_capacity) -> int:
+    """Memory of a replay of Atari frames, in bytes."""
     return derive(TrainConfig().replace(replay_capacity=capacity), FRAME_BYTES, STACK).replay_bytes
+
+
+def _learned_from(machine: Machine, batch_size: int) -> float:
+    """Env steps per second for which the updates keep the default replay ratio."""
+    return machine.updates * batch_size / TrainConfig().learner.replay_ratio
+
+
+def _keep_up(machine: Machine, batch_size: int) -> str:
+    return f"{machine.updates:,.0f} updates/s keep up with {_learned_from(machine, batch_size):,.0f} env steps/s"

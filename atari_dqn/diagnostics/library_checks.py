@@ -1,150 +1,106 @@
-"""The doctor's checks of what is installed: distributions and their ranges flow in, findings flow out.
+"""Doctor's checks of the Python version and of the installed libraries.
 
-Each check imports what it needs by itself, so that a library that is missing or broken is a finding and no crash; here
-at the top stands the standard library alone.
+What this package requires itself is compared with its own metadata, what its dependencies require by `pip check`.
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import platform
-import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from importlib import metadata
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-OK, WARNING, FAULT = "ok", "warning", "fault"
+from atari_dqn.diagnostics.finding import Finding
+from atari_dqn.system.machine import installed_version
 
-Found = Iterator[tuple[str, str, str]]
-"""Level, text and remedy of each finding of one check."""
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
-SOURCE = Path(__file__).resolve().parents[2]
-IMPORTED = {"ale-py": "ale_py", "opencv-python": "cv2", "pillow": "PIL"}
-"""Names by which libraries are imported, where they are others."""
-OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
-"""Each brings the same `cv2`, and two of them overwrite each other's files."""
+PACKAGE = "atari_dqn"
+MODULES = {"opencv-python": "cv2", "pillow": "PIL"}
+"""Modules whose name cannot be derived from that of their distribution."""
 
 
-def check_python(runs: Path) -> Found:
-    """The version, against the installed package's range."""
-    version = platform.python_version()
-    try:
-        wanted = metadata.metadata("atari_dqn")["Requires-Python"]
-    except metadata.PackageNotFoundError:
-        yield WARNING, f"{version}; atari_dqn is not installed, so that ranges of versions are not known", _install()
-        return
+def check_python() -> Iterator[Finding]:
+    """The version of Python against the range of the installed package."""
     from packaging.specifiers import SpecifierSet
 
-    fits = SpecifierSet(wanted).contains(version, prereleases=True)
-    yield (OK, version, "") if fits else (FAULT, f"{version}; {wanted} is needed", f"make a venv of Python {wanted}")
-
-
-def check_libraries(runs: Path) -> Found:
-    """All that the package requires: there, in range, and importable."""
+    version = platform.python_version()
     try:
-        requirements = list(_requirements())
-    except ImportError as error:
-        yield FAULT, f"versions cannot be compared: {first_line(error)}", pip("packaging")
-        return
-    names, sound = [], True
-    for wanted in requirements:
-        name, fault = wanted.name, _misfit(wanted)
-        if not fault:
-            try:
-                importlib.import_module(IMPORTED.get(name, name))
-            except (Exception, SystemExit) as error:
-                fault = f"{name} {_version(wanted)} cannot be imported: {first_line(error)}"
-        if fault:
-            sound = False
-            yield FAULT, fault, pip(f'"{name}{wanted.specifier}"', "--force-reinstall " if "imported" in fault else "")
-        names.append(f"{name} {_version(wanted)}")
-    if sound and requirements:
-        yield OK, f"in their ranges: {', '.join(names)}", ""
-
-
-def check_opencv(runs: Path) -> Found:
-    """One of its four distributions and no second one; and that it resizes a frame."""
-    found = [name for name in OPENCV if _installed(name)]
-    if len(found) > 1:
-        extra = " ".join(found[1:])
-        remedy = f"python -m pip uninstall -y {' '.join(found)}; {pip(found[0])}"
-        yield FAULT, f"{found[0]} and {extra} overwrite each other's files", remedy
-    import cv2
-    import numpy as np
-
-    frame = np.full((210, 160), 77, np.uint8)
-    small = cv2.resize(frame, (84, 84), interpolation=cv2.INTER_AREA)
-    if small.shape == (84, 84) and (small == 77).all():
-        yield OK, f"cv2 {cv2.__version__} of {', '.join(found) or 'another source'} resizes a frame", ""
-    else:
-        yield FAULT, "cv2 resizes a grey frame wrongly", pip(found[0], "--force-reinstall ")
-
-
-def check_extras(runs: Path) -> Found:
-    """What is optional: extras of the package, and the browser that tests drive."""
-    try:
-        extras = metadata.metadata("atari_dqn").get_all("Provides-Extra") or []
+        supported = metadata.metadata(PACKAGE)["Requires-Python"]
     except metadata.PackageNotFoundError:
+        yield Finding("warning", f"{version}; {PACKAGE} is not installed: cannot check versions", "pip install .")
         return
-    for extra in extras:
-        faults = [fault for wanted in _requirements(extra) if (fault := _misfit(wanted))]
-        if faults:
-            yield OK, f"[{extra}] is not whole, and only its commands need it: {'; '.join(faults)}", _install(extra)
-        else:
-            yield OK, f"[{extra}] is installed", ""
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        yield OK, "no Chromium: tests of the dashboard's page are skipped", "Debian: chromium and chromium-driver"
+    if SpecifierSet(supported).contains(version, prereleases=True):
+        yield Finding("ok", version)
+    else:
+        yield Finding("error", f"{version} is not supported", f"create a virtual environment of Python {supported}")
 
 
-def _requirements(extra: str = "") -> Iterator[Any]:
-    """What the installed package requires, always or for an extra; none where it is not installed."""
+def check_libraries() -> Iterator[Finding]:
+    """Every dependency: installed, in the range that is required of it, and its own dependencies met."""
+    direct = list(requirements(PACKAGE))
+    problems = [finding for wanted in direct if (finding := _unmet(wanted))]
+    yield from problems
+    if not problems:
+        versions = (f"{wanted.name} {installed_version(wanted.name)}" for wanted in direct)
+        yield Finding("ok", f"versions in range: {', '.join(versions)}")
+    yield from _pip_check(dependencies(direct))
+
+
+def requirements(distribution: str, extras: Iterable[str] = ()) -> Iterator[Requirement]:
+    """What `distribution` requires here, with these of its extras; nothing if it is not installed."""
     from packaging.requirements import Requirement
 
     try:
-        lines = metadata.requires("atari_dqn") or []
+        lines = metadata.requires(distribution) or []
     except metadata.PackageNotFoundError:
         return
     for wanted in map(Requirement, lines):
-        asked = wanted.marker is None or wanted.marker.evaluate({"extra": extra})
-        always = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
-        if asked and always == (not extra) and wanted.name.replace("_", "-") != "atari-dqn":
+        if wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
             yield wanted
 
 
-def _misfit(wanted: Any) -> str:
-    """Why a requirement is not met; empty when it is."""
-    version = _version(wanted)
-    if not version:
-        return f"{wanted.name} is not installed"
+def dependencies(direct: Iterable[Requirement]) -> set[str]:
+    """Canonical names of the distributions in `direct`, and of all that they require in turn."""
+    from packaging.utils import canonicalize_name
+
+    names, left = set[str](), list(direct)
+    while left:
+        wanted = left.pop()
+        if (name := canonicalize_name(wanted.name)) not in names:
+            names.add(name)
+            left += requirements(wanted.name, wanted.extras)
+    return names
+
+
+def _unmet(wanted: Requirement) -> Finding | None:
+    """Why a requirement is not met; None if it is.
+
+    A distribution may be installed under another name (opencv-python-headless, conda, a build from source): only its
+    module shows that it is there.
+    """
+    install, version = f'python -m pip install "{wanted.name}{wanted.specifier}"', installed_version(wanted.name)
+    if version is None:
+        if importlib.util.find_spec(MODULES.get(wanted.name, wanted.name.replace("-", "_"))):
+            return Finding("note", f"{wanted.name} is installed under another name: cannot check its version")
+        return Finding("error", f"{wanted.name} is not installed", install)
     if not wanted.specifier.contains(version, prereleases=True):
-        return f"{wanted.name} is {version}, out of the range {wanted.specifier}"
-    return ""
+        return Finding("error", f"{wanted.name} is {version}; it must be {wanted.specifier}", install)
+    return None
 
 
-def _version(wanted: Any) -> str:
-    """Of the distribution, or for OpenCV of any that brings the same module; empty when there is none."""
-    names = OPENCV if wanted.name in OPENCV else (wanted.name,)
-    return next((found for name in names if (found := _installed(name))), "")
+def _pip_check(names: set[str]) -> Iterator[Finding]:
+    """What `pip check` reports about the distributions in `names`."""
+    from packaging.utils import canonicalize_name
 
-
-def _installed(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def pip(what: str, how: str = "") -> str:
-    return f"python -m pip install {how}{what}"
-
-
-def _install(extra: str = "") -> str:
-    suffix = f"[{extra}]" if extra else ""
-    if (SOURCE / "pyproject.toml").is_file():
-        return pip(f'"{SOURCE}{suffix}"', f"--constraint {SOURCE / 'constraints.txt'} --editable ")
-    return pip(f'"atari_dqn{suffix}"')
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if importlib.util.find_spec("pip") is None:
+        yield Finding("note", "pip is not installed: cannot check what the libraries require of each other")
+        return
+    result = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, timeout=60)
+    for line in result.stdout.splitlines():  # "NAME VERSION requires ..."
+        if result.returncode and canonicalize_name(line.split()[0]) in names:
+            yield Finding("warning", line, "reinstall with --constraint constraints.txt")

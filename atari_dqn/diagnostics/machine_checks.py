@@ -1,6 +1,6 @@
-"""The doctor's checks of the machine: games, GPU, cores, memory and disk flow in, findings flow out.
+"""Doctor's checks of the machine: GPU, CPU cores, memory and shared memory.
 
-As in doctor_libraries.py, each check imports what it needs by itself.
+Each check imports what it needs, so that a broken library is a finding of its own check only.
 """
 
 from __future__ import annotations
@@ -8,180 +8,112 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
-import time
-from pathlib import Path
+from collections.abc import Iterator
 
-from atari_dqn.diagnostics.library_checks import FAULT, OK, WARNING, Found, first_line, pip
-from atari_dqn.envs.ids import is_atari
+from atari_dqn.diagnostics.finding import Finding, first_line
 
 GIGABYTE = 1e9
-LEAST_DISK, SLOW_DISK = 5 * GIGABYTE, 30e6
-"""Bytes free, and bytes a second, below which a run directory is warned of."""
-WRITTEN = 32 * 2**20
-"""Bytes written to tell how fast a disk is."""
+GET_TORCH = "https://pytorch.org/get-started/locally/"
 
 
-def check_games(runs: Path) -> Found:
-    """ROMs, and that an emulator steps."""
-    import gymnasium
-    import numpy as np
-    from ale_py import roms
-
-    from atari_dqn.envs.make import env_spec, make_vector_env
-    from atari_dqn.envs.protocol import PROTOCOLS
-
-    games = {spec.kwargs["game"] for env_id, spec in gymnasium.registry.items() if is_atari(env_id)}
-    missing = sorted(game for game in games if not (path := roms.get_rom_path(game)) or not path.is_file())
-    if missing or not games:
-        what = f"{len(missing)} of {len(games)} ROMs are missing, {missing[0]} first" if missing else "no game is known"
-        yield FAULT, what, pip('"ale-py>=0.12.1"', "--force-reinstall --no-deps ")
-        return
-    protocol = PROTOCOLS["nature"]
-    envs = make_vector_env(env_spec("ALE/Breakout-v5", protocol, 4), protocol, 1)
-    envs.reset(seed=[1])  # type: ignore[arg-type]
-    frames = envs.step(np.zeros(1, np.int64))[0]
-    envs.close()
-    yield (OK, f"{len(games)} ROMs; Breakout plays", "") if frames.any() else (FAULT, "Breakout shows black frames", "")
-
-
-def check_gpu(runs: Path) -> Found:
-    """What torch would compute on, with one small product as a trial."""
+def check_gpu() -> Iterator[Finding]:
+    """The device torch will use, tried with one matrix product."""
     import torch
 
-    present = _nvidia_smi()
+    driver = _nvidia_smi()
     if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        name, cuda = torch.cuda.get_device_name(), torch.version.cuda
+        name, (free, total) = torch.cuda.get_device_name(), torch.cuda.mem_get_info()
         try:
             ones = torch.ones(256, 256, device="cuda")
             right = (ones @ ones).sum().item() == 256**3
         except RuntimeError as error:
-            remedy = "install a torch that is built for it: https://pytorch.org/get-started/locally/"
-            yield FAULT, f"{name} cannot compute: {first_line(error)}; --device cpu does without", remedy
+            text = f"{name} cannot compute: {first_line(error)}"
+            yield Finding("error", text, f"install a torch built for this GPU ({GET_TORCH}), or use --device cpu")
             return
         memory = f"{free / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GB free"
-        text = f"{name}, {memory}, CUDA {cuda}; {present or 'no driver told'}"
+        text = f"{name}, {memory}, CUDA {torch.version.cuda}; {driver or 'driver unknown'}"
         if right:
-            yield OK, text, ""
+            yield Finding("ok", text)
         else:
-            yield FAULT, f"{text}; it multiplies wrongly", "use another one: CUDA_VISIBLE_DEVICES"
-    elif present and torch.version.cuda is None:
+            yield Finding("error", f"{text}; its matrix product is wrong", "choose another: CUDA_VISIBLE_DEVICES")
+    elif driver and torch.version.cuda is None:
         version = torch.__version__.partition("+")[0]
-        remedy = (
-            f"{pip(f'torch=={version}', '--force-reinstall ')} takes PyPI's build, which for Linux has CUDA;"
-            " others: https://pytorch.org/get-started/locally/"
+        yield Finding(
+            "warning",
+            f"{driver}, but torch {torch.__version__} is built for CPUs only",
+            f"python -m pip install --force-reinstall torch=={version} installs PyPI's build, which has CUDA on Linux;"
+            f" for other builds see {GET_TORCH}",
         )
-        yield WARNING, f"{present}, and torch {torch.__version__} is a build for CPUs alone", remedy
-    elif present:
+    elif driver:
         try:
-            torch.cuda.init()
-            reason = "CUDA_VISIBLE_DEVICES may hide it"
+            torch.zeros(1, device="cuda")
+            reason = "is it hidden by CUDA_VISIBLE_DEVICES?"
         except (RuntimeError, AssertionError) as error:
             reason = first_line(error)
-        remedy = f"a driver for CUDA {torch.version.cuda} or later, or a torch for the driver's CUDA"
-        yield WARNING, f"{present}, and torch {torch.__version__} finds none: {reason}", remedy
+        yield Finding(
+            "warning",
+            f"{driver}, but torch {torch.__version__} finds no GPU: {reason}",
+            f"install a driver for CUDA {torch.version.cuda} or later, or a torch for the driver's CUDA",
+        )
     else:
-        yield OK, "none: the learner computes on the CPU", ""
+        yield Finding("ok", "none; the learner runs on the CPU")
 
 
-def check_precision(runs: Path) -> Found:
-    """Which arithmetic `--precision auto` takes."""
-    from atari_dqn.agent.device import resolve_device, resolve_precision
-
-    device = resolve_device("auto")
-    if resolve_precision("auto", device, deterministic=False) == "bf16":
-        yield OK, f"the {device.type} multiplies bf16 natively, and --precision auto takes it", ""
-    else:
-        yield OK, f"the {device.type} has no native bf16, so --precision auto takes fp32", ""
-
-
-def check_cores(runs: Path) -> Found:
-    """Cores there are, may be used, and are allowed."""
+def check_cores() -> Iterator[Finding]:
+    """CPU cores: those of the machine, those this process may use, and the limit of its control group."""
     from atari_dqn.system.machine import cgroup_cores, cores, processor
 
     usable, quota = cores(), min(cgroup_cores(), default=float(os.cpu_count() or 1))
-    text = f"{usable} of {os.cpu_count()} may be used: {processor()}"
+    text = f"{usable} of {os.cpu_count()} usable: {processor()}"
     if quota < usable:
-        threads = max(1, int(quota))
-        remedy = f"--torch-threads {threads}: more threads than that would wait for each other"
-        yield WARNING, f"{text}; a control group allows {quota:g} cores' worth of time", remedy
+        remedy = f"--torch-threads {max(1, int(quota))}: more threads would wait for each other"
+        yield Finding("warning", f"{text}; a control group limits this process to {quota:g} cores", remedy)
     else:
-        yield OK, text, ""
+        yield Finding("ok", text)
 
 
-def check_memory(runs: Path) -> Found:
-    """What is free, against the default replay."""
-    from atari_dqn.config.derived import derive
-    from atari_dqn.config.schema import TrainConfig
+def check_memory() -> Iterator[Finding]:
+    """Free memory against what a run with the default replay takes."""
+    from atari_dqn.diagnostics.advice import replay_bytes
     from atari_dqn.system.machine import available_memory
     from atari_dqn.training.multi_seed import RUN_BYTES
 
-    replay, free = derive(TrainConfig(), 7_056, 4).replay_bytes, available_memory()
-    text = f"{free / GIGABYTE:.1f} GB free; a run takes {RUN_BYTES / GIGABYTE:.1f} and its replay, by default"
-    text += f" {replay / GIGABYTE:.1f} GB"
+    replay, free = replay_bytes(), available_memory()
+    run = f"a run takes {RUN_BYTES / GIGABYTE:.1f} GB, and {replay / GIGABYTE:.1f} GB for the default replay"
+    text = f"{free / GIGABYTE:.1f} GB free; {run}"
     if free < RUN_BYTES:
-        yield FAULT, text, "stop other programs, or raise the memory limit of the container"
+        yield Finding("error", text, "stop other programs, or raise the memory limit of the container")
     elif free < RUN_BYTES + replay:
-        yield WARNING, text, "a smaller --replay-capacity, as suggested below"
+        yield Finding("warning", text, "use a smaller --replay-capacity, as suggested below")
     else:
-        yield OK, text, ""
+        yield Finding("ok", text)
 
 
-def check_shared_memory(runs: Path) -> Found:
-    """Room for what workers hand over."""
+def check_shared_memory() -> Iterator[Finding]:
+    """Room in /dev/shm for the block through which the default workers hand over their frames."""
     import numpy as np
 
     from atari_dqn.config.schema import TrainConfig
     from atari_dqn.workers.shared_memory import block_bytes, room_fault
 
-    default = TrainConfig().num_envs
-    needed = block_bytes(default, (84, 84), np.dtype(np.uint8))
+    envs = TrainConfig().num_envs
+    needed = block_bytes(envs, (84, 84), np.dtype(np.uint8))
     if fault := room_fault(needed):
-        yield FAULT, fault, "in a container: docker run --shm-size 256m"
-    else:
-        yield OK, f"room for the {needed / 1e6:.2f} MB of {default} envs" + _shm_size(), ""
-
-
-def check_disk(runs: Path) -> Found:
-    """Room for runs, and how fast they are written."""
-    place = next(path for path in (runs, *runs.absolute().parents) if os.path.exists(path))
-    try:
-        with tempfile.TemporaryFile(dir=place) as file:
-            content = os.urandom(WRITTEN)  # zeros might be compressed
-            began = time.perf_counter()
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            speed = WRITTEN / (time.perf_counter() - began)
-    except OSError as error:
-        remedy = "name another directory, by --run-dir of train and by --runs here, or make room"
-        yield FAULT, f"{place.absolute()} cannot be written: {error.strerror}", remedy
+        yield Finding("error", fault, "in a container: docker run --shm-size 256m")
         return
-    free = shutil.disk_usage(place).free
-    text = f"{free / GIGABYTE:,.1f} GB free in {place.absolute()}, written at {speed / 1e6:,.0f} MB/s"
-    if free < LEAST_DISK:
-        yield WARNING, text, "make room: checkpoints of a full replay and videos take some GB"
-    elif speed < SLOW_DISK:
-        yield WARNING, text, "a local disk for --run-dir: training waits while a checkpoint is saved"
-    else:
-        yield OK, text, ""
+    text = f"enough for the {needed / 1e6:.2f} MB of {envs} envs"
+    if os.path.isdir("/dev/shm"):
+        usage = shutil.disk_usage("/dev/shm")
+        text += f"; {usage.free / 1e6:,.0f} of {usage.total / 1e6:,.0f} MB free in /dev/shm"
+    yield Finding("ok", text)
 
 
 def _nvidia_smi() -> str:
-    """The first GPU and its driver, as the driver's own program tells them; empty without."""
+    """Name and driver version of the first GPU according to the driver's own program; empty without one."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-    name, _, driver = (told.splitlines() or [""])[0].partition(", ")
+    name, _, driver = (output.splitlines() or [""])[0].partition(", ")
     return f"{name}, driver {driver}" if driver else ""
-
-
-def _shm_size() -> str:
-    try:
-        usage = shutil.disk_usage("/dev/shm")
-    except OSError:
-        return ""
-    return f"; /dev/shm has {usage.free / 1e6:,.0f} of {usage.total / 1e6:,.0f} MB free"

@@ -1,7 +1,7 @@
-"""A started `Trainer` flows in; how fast its workers, its learner and its loop are, and where the time goes, flow out.
+"""Speed measurements of a `Trainer`: its workers alone, its learner alone, its loop, and where their time goes.
 
-Every measurement is a short turn, so that a caller can take many in alternation: what disturbs the machine then
-disturbs all alike. Nothing here is part of a training.
+Every measurement is one short turn. A caller takes many turns of several kinds in alternation, so that other load on
+the machine affects all kinds alike.
 """
 
 from __future__ import annotations
@@ -33,45 +33,53 @@ from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerPool
 
 EPSILON = 0.1
-"""While measured: nearly every decision needs the network, and yet no game stands still for want of a FIRE."""
+"""Exploration while measuring: nearly every action needs the network, but no game waits forever for FIRE."""
 WARM_UP = 0.3
-"""Seconds of each kind that are thrown away: first calls allocate, and choose their kernels."""
+"""Seconds of each kind that are discarded: first calls allocate memory and choose kernels."""
 
 Tick = Callable[[], object]
-"""Called every now and then while a turn lasts."""
+"""Called often during a turn."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """What was done in one turn, and at what cost."""
+    """What was done in one turn, and what it cost."""
 
     env_steps: int
     updates: int
     wall: float
-    """seconds"""
+    """Duration in seconds."""
     cpu: float
-    """CPU seconds of this process and its workers"""
+    """CPU seconds of this process and its descendants."""
     others: float
-    """CPU seconds of all other programs of the machine, and of its neighbours where it is a virtual one"""
+    """CPU seconds of all other programs; on a virtual machine also those stolen by its neighbours."""
+
+    @property
+    def env_steps_per_second(self) -> float:
+        return self.env_steps / self.wall
+
+    @property
+    def updates_per_second(self) -> float:
+        return self.updates / self.wall
 
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """Medians over turns of the same kind."""
+    """Medians over turns of one kind."""
 
     env_steps_per_second: float
     updates_per_second: float
     cores_busy: float
-    """CPU seconds per second"""
+    """CPU seconds of this process and its descendants per second."""
     cores_taken: float
-    """CPU seconds per second that others took"""
+    """CPU seconds of other programs per second."""
     turns: list[Turn]
 
     @staticmethod
     def of(turns: Sequence[Turn]) -> Rates:
         return Rates(
-            env_steps_per_second=statistics.median(turn.env_steps / turn.wall for turn in turns),
-            updates_per_second=statistics.median(turn.updates / turn.wall for turn in turns),
+            env_steps_per_second=statistics.median(turn.env_steps_per_second for turn in turns),
+            updates_per_second=statistics.median(turn.updates_per_second for turn in turns),
             cores_busy=statistics.median(turn.cpu / turn.wall for turn in turns),
             cores_taken=statistics.median(turn.others / turn.wall for turn in turns),
             turns=list(turns),
@@ -86,7 +94,18 @@ def measure(
     updates: Callable[[], int] = lambda: 0,
     finish: Tick = lambda: None,
 ) -> Turn:
-    """Repeat `work` for at least `seconds`, once at least, then `finish`. `env_steps` and `updates` are counters."""
+    """Repeat `work` for at least `seconds`, and at least once.
+
+    Args:
+        work: What is measured.
+        seconds: Least duration of the turn.
+        env_steps: Counter of env steps, read before and after.
+        updates: Counter of updates, read before and after.
+        finish: Called at the end of the turn, such as to wait for a GPU.
+
+    Returns:
+        The counts, the duration and the CPU time of the turn.
+    """
     steps_before, updates_before, cpu_before, machine_before = env_steps(), updates(), family_cpu(), machine_cpu()
     start, done = time.perf_counter(), False
     while not done:
@@ -98,16 +117,16 @@ def measure(
 
 
 def family_cpu() -> float:
-    """CPU seconds, so far, of this process and all its living descendants."""
+    """CPU seconds used so far by this process and its living descendants."""
     return time.process_time() + sum(cpu_clock(child.pid) for child in psutil.Process().children(recursive=True))
 
 
 def machine_cpu() -> float:
-    """CPU seconds, so far, that the cores which this process may use were not idle."""
+    """CPU seconds for which the cores this process may use have been busy so far."""
     mine = os.sched_getaffinity(0)
-    # `user` and `nice` count what guests took already.
+    # `user` and `nice` already include the time of guests.
     return sum(
-        spent
+        float(spent)
         for core, times in enumerate(psutil.cpu_times(percpu=True))
         for kind, spent in times._asdict().items()
         if core in mine and kind not in ("idle", "iowait", "guest", "guest_nice")
@@ -115,24 +134,25 @@ def machine_cpu() -> float:
 
 
 def family_memory() -> int:
-    """Bytes of memory that this process and all its living descendants hold now, shared pages counted once (PSS)."""
+    """Bytes of memory held by this process and its living descendants, shared pages counted once (PSS)."""
     me = psutil.Process()
     return sum(process.memory_full_info().pss for process in (me, *me.children(recursive=True)))
 
 
 def family_peak() -> int:
-    """Bytes: the largest resident set that each process of the family ever had, summed; shared pages count for each."""
+    """Sum of the largest resident sets of this process and its living descendants, in bytes, shared pages included."""
     me = psutil.Process()
-    return sum(_resident_peak(process.pid) for process in (me, *me.children(recursive=True)))
+    return sum(resident_peak(process.pid) for process in (me, *me.children(recursive=True)))
 
 
-def _resident_peak(pid: int) -> int:
+def resident_peak(pid: int) -> int:
+    """Largest resident set of a process so far, in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 class RandomPlay:
-    """Steps a pool with random actions and counts the env steps (reset ticks are none)."""
+    """Steps a pool of workers with random actions and counts the env steps; a reset is not one."""
 
     def __init__(self, workers: WorkerPool, seed: int) -> None:
         self.workers = workers
@@ -145,9 +165,11 @@ class RandomPlay:
 
 
 class Bench:
-    """Measures a trainer that is not yet started, which is worth nothing as a training afterwards.
+    """Benchmarks a fresh trainer. Do not train with it afterwards.
 
-    `tick` is called at every step and update.
+    Args:
+        trainer: A trainer that has not been started.
+        tick: Called at every iteration and update.
     """
 
     def __init__(self, trainer: Trainer, tick: Tick = lambda: None) -> None:
@@ -155,7 +177,7 @@ class Bench:
         self._tick = tick
 
     def prepare(self) -> None:
-        """Start the workers and play at random until `learning_starts`; from then on the network acts."""
+        """Start the workers, play at random until `learning_starts` env steps, then warm up every kind of turn."""
         trainer = self.trainer
         trainer.start()
         trainer.epsilon = Piecewise(((0, 1.0),))
@@ -167,26 +189,26 @@ class Bench:
             warm_up(WARM_UP)
 
     def workers_alone(self, seconds: float) -> Turn:
-        """Envs stepped at random, learner and replay idle."""
-        assert self.trainer.workers is not None, "prepare() comes first"
+        """Step the envs with random actions; learner and replay are idle."""
+        assert self.trainer.workers is not None, "call prepare() first"
         play = RandomPlay(self.trainer.workers, seed=self.trainer.env_steps)
         turn = measure(self._ticking(play.tick), seconds, env_steps=lambda: play.env_steps)
-        # The replay has missed these frames: its games end where it saw them last.
+        # The replay has not seen these frames: cut its games at the last ones it saw.
         self.trainer.replay.cut()
         return turn
 
     def learner_alone(self, seconds: float) -> Turn:
-        """Whole updates on the replay as it is, envs idle."""
+        """Make updates from the replay; the envs are idle."""
         learner = self.trainer.learner
         before = learner.updates
         turn = measure(
             self._ticking(learner.update), seconds, updates=lambda: learner.updates, finish=self._synchronize
         )
-        learner.updates = before  # the loop must not take these for its own
+        learner.updates = before  # the loop counts its own updates only
         return turn
 
     def loop(self, seconds: float) -> Turn:
-        """The real loop."""
+        """Run the training loop."""
         return measure(
             self._ticking(self.trainer.iterate),
             seconds,
@@ -196,7 +218,7 @@ class Bench:
         )
 
     def account(self, seconds: float) -> Account:
-        """Where the time of the loop goes, and that of the cores."""
+        """Run the training loop and account for its time and for that of the CPU cores."""
         trainer, settle, workers = self.trainer, self._synchronize, worker_pids()
         with (
             account_of(trainer, time.perf_counter, settle) as spent,
@@ -213,7 +235,7 @@ class Bench:
         )
 
     def update_account(self, seconds: float) -> dict[str, float]:
-        """Seconds that each of `UPDATE_PARTS` takes of an update, envs idle."""
+        """Seconds of one update spent in each of `UPDATE_PARTS`; the envs are idle."""
         learner = self.trainer.learner
         before = learner.updates
         with account_of(self.trainer, time.perf_counter, self._synchronize) as spent:

@@ -1,4 +1,4 @@
-"""The figures of a benchmark flow in; its tables, what limits the machine, and which setting to change flow out."""
+"""Report of a benchmark: its tables, the bottleneck of the machine, and the setting to change."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ from rich.text import Text
 from atari_dqn.diagnostics.profiler import PARTS
 
 WIDE = 118
-"""Columns of a terminal from which on a line has room to say what a part is."""
+"""Width of a terminal, in columns, from which each part of the loop is explained."""
 BAR = 16
-"""Columns of the longest bar."""
+"""Length of the longest bar, in columns."""
 
 
 def diagnose(report: dict[str, Any]) -> dict[str, Any]:
-    """What limits the loop, and which setting to change.
+    """Find what limits the loop, and the setting to change.
 
-    No loop can take less time for an env step than its envs alone, than the updates due alone, or than the CPU
-    seconds of both dealt out to all cores. The largest of the three is the limit; `limits` gives them in seconds per
-    env step, and `times_limit` how much longer the loop really takes.
+    Per env step, no loop can take less time than its envs alone, than the updates due alone, or than the CPU time of
+    both divided by the number of cores. The largest of these three is the limit.
+
+    Args:
+        report: Figures of `benchmark`.
+
+    Returns:
+        `limits` (the three, in seconds per env step), `times_limit` (time of the loop over the largest of them),
+        `bottleneck` and `advice` (text).
     """
     config, rates = report["config"], report["rates"]
     workers, learner, loop = rates["workers alone"], rates["learner alone"], rates["the loop"]
@@ -37,14 +43,14 @@ def diagnose(report: dict[str, Any]) -> dict[str, Any]:
     others = statistics.median(rate["cores_taken"] for rate in rates.values())
     serial = sum(report["account"][part] for part in ("transport", "inference", "append", "other"))
     if others > 0.2 and report["torch_threads"] >= report["system"]["cores"]:
-        # Threads that work in step all wait for the one whose core another program has.
-        words = f"other programs, which kept {others:.1f} cores busy meanwhile"
+        # torch's threads meet at barriers: all wait for the one whose core another program is using.
+        words = f"other programs, which used {others:.1f} cores during the measurement"
         advice = f"--torch-threads {max(1, report['torch_threads'] - 1)}, or stop the other programs"
     elif taken > 1.25 * limits[limit] and serial > 0.2:
-        words = f"{serial:.0%} of the time the envs wait while this process acts and stores"
-        advice = "raise --envs-per-worker: one forward pass then serves more envs"
+        words = f"{serial:.0%} of the time the envs wait while this process chooses actions and stores frames"
+        advice = "a higher --envs-per-worker: one forward pass then serves more envs"
     elif taken > 1.25 * limits[limit] and report["torch_threads"] > 1:
-        words = "torch's threads and the workers are in each other's way"
+        words = "torch's threads and the workers compete for cores"
         advice = f"--torch-threads {report['torch_threads'] - 1}"
     else:
         share = update_cpu / (step_cpu + update_cpu)
@@ -62,7 +68,7 @@ def _learn_less(report: dict[str, Any]) -> str:
     if report["precision"] == "fp32" and config["precision"] != "fp32" and not config["deterministic"]:
         return "a processor or GPU with native bf16 would help; here, a lower --replay-ratio"
     if report["precision"] == "fp32":
-        return "--precision auto, which takes bf16 where it pays; or a lower --replay-ratio"
+        return "--precision auto, which uses bf16 where it is faster; or a lower --replay-ratio"
     return (
         f"a lower --replay-ratio than {config['replay_ratio']:g}, or a larger --batch-size than"
         f" {config['batch_size']} (fewer, larger updates)"
@@ -72,12 +78,12 @@ def _learn_less(report: dict[str, Any]) -> str:
 def _step_more(report: dict[str, Any]) -> str:
     config, available = report["config"], report["system"]["cores"]
     if config["num_workers"] < available:
-        return f"--num-workers {available}: some of the {available} cores have no envs to step"
+        return f"--num-workers {available}: some of the {available} cores have no worker"
     return "more cores; until then a higher --replay-ratio learns more from each env step"
 
 
 def tables(report: dict[str, Any], width: int) -> list[Group]:
-    """The report for a terminal of `width` columns: rates, the loop's time, the cores' time, an update."""
+    """Tables for a terminal of `width` columns: rates, time of the loop, use of the cores, time of an update."""
     return [_rates(report), _loop(report, width), _cores(report), _update(report)]
 
 
@@ -98,7 +104,7 @@ def _rates(report: dict[str, Any]) -> Group:
         f" commit {system['git_revision']}\n"
         f"memory of all processes: {_gigabytes(report)}",
         table,
-        f"the loop takes {report['times_limit']:.2f} times its limit, the largest of the three",
+        f"the loop takes {report['times_limit']:.2f} times the largest of its three limits",
     )
 
 
@@ -116,7 +122,7 @@ def _loop(report: dict[str, Any], width: int) -> Group:
     if report["device"] != "cpu":
         unasked = {part: report["account"][part] for part in ("env", "transport", "idle", "other")}
         reason = max(unasked, key=lambda part: unasked[part])
-        caption = f"the GPU is asked for nothing {sum(unasked.values()):.1%} of the time, most of it: {reason}"
+        caption = f"the GPU has nothing to do {sum(unasked.values()):.1%} of the time, mostly because of: {reason}"
     return _titled("where the loop's time goes", "", table, caption)
 
 
@@ -125,7 +131,7 @@ def _cores(report: dict[str, Any]) -> Group:
     table = _table("", "share", "cores", "")
     for who, cores in report["cores"].items():
         table.add_row(who, f"{cores / available:.1%}", f"{cores:.2f}", _bar(cores / available))
-    return _titled("who keeps the cores busy meanwhile", "", table)
+    return _titled("what the cores are busy with", "", table)
 
 
 def _update(report: dict[str, Any]) -> Group:
@@ -140,7 +146,7 @@ def _update(report: dict[str, Any]) -> Group:
         table.add_row(name, f"{taken / whole:.1%}", f"{1e3 * taken:.2f}", *arithmetic)
 
     for part, taken in seconds.items():
-        if taken:  # within a captured graph nothing can be told apart
+        if taken:  # 0 within a captured graph, whose parts cannot be measured
             row(part, taken, flops.get(part, 0))
     table.add_section()
     row("all", whole, sum(flops.values()))
@@ -149,7 +155,7 @@ def _update(report: dict[str, Any]) -> Group:
         f"where an update's time goes: {report['config']['batch_size']} transitions, envs idle",
         "",
         table,
-        f"the peak, of products of large matrices, in GFLOP/s: {peaks}",
+        f"peak in GFLOP/s, measured with products of large matrices: {peaks}",
     )
 
 
@@ -176,7 +182,7 @@ def _number(value: float) -> str:
 
 
 def _bar(share: float) -> Text:
-    """`share` of `BAR` columns, to an eighth of one."""
+    """A bar of `share` times `BAR` columns, to an eighth of a column."""
     eighths = round(share * BAR * 8)
     partial = " ▏▎▍▌▋▊▉"[eighths % 8].strip()
     return Text("█" * (eighths // 8) + partial, style="cyan")
