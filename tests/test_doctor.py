@@ -32,8 +32,8 @@ def test_a_machine_that_is_ready_gets_settings_that_are_valid(tmp_path: Path) ->
     for name in doctor.CHECKS:
         assert f" {name} " in result.stdout
     assert "\nready" in result.stdout
-    for words in ("suggested:", "expected:", "env steps/s", "an hour", "--replay-capacity"):
-        assert words in result.stdout, words
+    for text in ("suggested:", "expected:", "env steps/s", "an hour", "--replay-capacity"):
+        assert text in result.stdout, text
     words = shlex.split(result.stdout.splitlines()[-1])
     assert words[:3] == ["python", "-m", "atari_dqn.train"]
     command = train._parse(words[3:], TrainConfig(), "train")
