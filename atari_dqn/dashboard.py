@@ -1,8 +1,6 @@
-"""`python -m atari_dqn.dashboard`: labml's own server on this machine's loopback, with its page made private.
+"""Command `python -m atari_dqn.dashboard`: serves labml's page on this machine's loopback address.
 
-A port and a directory flow in; a server of labml-app 0.0.102 comes out, whose page shows the runs that
-`train --labml-url` reports and lets their hyperparameters be changed. `start` runs the same command as a subprocess
-that ends with its parent. The page is prepared by `dashboard_page`, the requests are checked by `dashboard_guard`.
+The page shows the runs that `train --labml-url` reports, and changes their hyperparameters.
 """
 
 from __future__ import annotations
@@ -22,24 +20,32 @@ import tyro
 
 from atari_dqn.cli.command import DONE, parse_flags, run_command
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.labml.launch import API, PORT
-from atari_dqn.labml.server import check_installed, default_data_dir, held, listening, make_app, serve
+from atari_dqn.labml.http import API
+from atari_dqn.labml.launch import PORT
+from atari_dqn.labml.server import (
+    check_labml_app,
+    default_data_dir,
+    listening_socket,
+    locked_data_dir,
+    make_app,
+    serve,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DashboardCommand:
-    """Serve the labml dashboard on 127.0.0.1, until Ctrl-C.
+    """Serve the labml dashboard on 127.0.0.1 until Ctrl-C.
 
-    The first start fetches the page's three packages from the npm registry; from then on it needs no internet.
+    The first start downloads the page's three packages from the npm registry; later ones need no internet.
     """
 
-    port: Annotated[int, tyro.conf.arg(help="0 takes any free port [from 0 to 65535]")] = PORT
+    port: Annotated[int, tyro.conf.arg(help="port to listen at; 0 for any free one [from 0 to 65535]")] = PORT
     data_dir: Annotated[
         Path | None,
-        tyro.conf.arg(help="where runs are kept; by default atari_dqn/dashboard among the user's data"),
+        tyro.conf.arg(help="where runs are kept; by default ~/.local/share/atari_dqn/dashboard"),
     ] = None
     until_stdin_ends: Annotated[
-        bool, tyro.conf.arg(help="stop too when standard input ends, as it does with the program that holds it")
+        bool, tyro.conf.arg(help="stop also when standard input ends, as it does when the parent program exits")
     ] = False
 
 
@@ -49,13 +55,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.das
     if not 0 <= command.port <= 65535:
         raise ConfigError(f"--port is {command.port}; it must be from 0 to 65535")
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+        signal.signal(number, _exit)
     if command.until_stdin_ends:
-        threading.Thread(target=_leave_with_stdin, daemon=True).start()  # before what takes seconds to import
-    check_installed()
+        threading.Thread(target=_exit_with_stdin, daemon=True).start()  # before imports that take seconds
+    check_labml_app()
     data_dir = (command.data_dir or default_data_dir()).expanduser().absolute()
-    # The socket first: two servers started at once must not both get as far as the data.
-    with listening(command.port) as listener, held(data_dir):
+    # The socket first: of two dashboards started at once the second says that the port is taken, not the directory.
+    with listening_socket(command.port) as listener, locked_data_dir(data_dir):
         port = listener.getsockname()[1]
         app = make_app(port, data_dir)
         url = f"http://127.0.0.1:{port}"
@@ -64,12 +70,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.das
     return DONE
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    # Both before uvicorn takes the signals over and after it has closed down, when it raises them once more.
+def _exit(number: int, frame: FrameType | None) -> None:
+    # Called before uvicorn handles signals, and after it has shut down, when it raises them again.
     sys.exit(DONE)
 
 
-def _leave_with_stdin() -> None:
+def _exit_with_stdin() -> None:
     with contextlib.suppress(OSError):
         while os.read(0, 4096):
             pass

@@ -250,7 +250,7 @@ def _writing(run_dir: Path) -> Iterator[None]:
 
 def _labml_url(command: TrainCommand) -> str | None:
     """Where to report, if anywhere. Raises `ConfigError` for a URL that is none."""
-    from atari_dqn.labml.link import check_url
+    from atari_dqn.labml.http import check_url
 
     if command.dashboard:
         if command.labml_url is not None:

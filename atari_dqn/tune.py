@@ -1,7 +1,7 @@
-"""`python -m atari_dqn.tune RUN name=value...`: edits of a running training in, its answers out.
+"""Command `python -m atari_dqn.tune RUN name=value...`: changes hyperparameters of a running training.
 
-Without edits it lists the live hyperparameters: present values, bounds, and what was asked so far. It speaks to the
-run through files in its directory, so it needs no server, and imports no torch.
+Without edits it lists the live hyperparameters with their present values, bounds and edits so far. It exchanges files
+with the run in the run's directory, so it needs no server, and it imports no torch.
 """
 
 from __future__ import annotations
@@ -24,41 +24,44 @@ from atari_dqn.runs.edits import Inbox, present_values, read_edits, to_undo
 from atari_dqn.runs.lock import is_training
 
 PATIENCE_SECONDS = 10.0
-"""For an answer; a run answers within one iteration, unless it starts, evaluates or saves."""
-LOOK_SECONDS = 0.05
-HISTORY = 12
-"""Lines of history shown"""
+"""Time to wait for an answer. A run answers within one iteration unless it is starting, evaluating or saving."""
+POLL_SECONDS = 0.05
+HISTORY_LINES = 12
+"""Number of the newest edits shown."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TuneCommand:
     """Change hyperparameters of a running training, or list them.
 
-    An edit is taken or refused between two updates, and remembered in the run's hparam_edits.jsonl. `epsilon=schedule`
-    and `beta=schedule` go back to the schedule. Play before --learning-starts is random whatever epsilon is.
+    The run accepts or refuses an edit between two updates and records it in its hparam_edits.jsonl. `epsilon=schedule`
+    and `beta=schedule` return to the schedule. Before --learning-starts all actions are random, whatever epsilon is.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="the run's directory", metavar="RUN")]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="directory of the run", metavar="RUN")]
     edits: Annotated[
         tuple[str, ...],
         tyro.conf.Positional,
-        tyro.conf.arg(help="such as learning_rate=5e-5", metavar="[NAME=VALUE ...]"),
+        tyro.conf.arg(
+            help="new values, such as learning_rate=5e-5; omit them to list the present ones",
+            metavar="[NAME=VALUE ...]",
+        ),
     ] = ()
     undo: Annotated[
-        bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="take back the newest edit that was taken")
+        bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="undo the newest accepted edit that is not undone yet")
     ] = False
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.tune") -> int:
-    """Ask and list as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
+    """Run the command. Returns the exit code; raises `ConfigError` for bad input and refused edits."""
     command = parse_flags(TuneCommand, argv, prog=prog)
     config = read_config(command.run)
     if command.undo and command.edits:
-        raise ConfigError("--undo takes back the newest edit alone; give either it or new edits")
+        raise ConfigError("cannot undo and edit at once; give either --undo or new values")
     if command.undo:
         last = to_undo(read_edits(command.run))
         if last is None:
-            raise ConfigError(f"nothing to undo: no edit of {command.run} stands")
+            raise ConfigError(f"nothing to undo: {command.run} has no accepted edit that is not undone yet")
         requests = [new_request(last.name, last.old, undo=True)]
     else:
         requests = [_parsed(text) for text in command.edits]
@@ -66,7 +69,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.tun
         _list(config, command.run)
         return DONE
     if not is_training(command.run):
-        raise ConfigError(f"no process is training in {command.run}; start one with flags, and tune it while it runs")
+        raise ConfigError(
+            f"cannot tune {command.run}: no process is training there; set its hyperparameters with flags of train"
+        )
     answers = [_ask(command.run, request) for request in requests]
     refused = [answer.reason for answer in answers if not answer.taken]
     if refused:
@@ -77,12 +82,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.tun
 def _parsed(text: str) -> Request:
     name, equals, value = text.partition("=")
     if not (equals and name.strip() and value.strip()):
-        raise ConfigError(f"{text!r} is no edit; write name=value, such as learning_rate=5e-5")
+        raise ConfigError(f"cannot read the edit {text!r}; write name=value, such as learning_rate=5e-5")
     return new_request(name.strip(), _number(value.strip()))
 
 
 def _number(text: str) -> Any:
-    """What the user typed as a number if it is one, else as it is: the run refuses it with a reason."""
+    """The number that the user typed, or the text itself, which the run refuses with a reason."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -92,25 +97,27 @@ def _number(text: str) -> Any:
 
 
 def _ask(run_dir: Path, request: Request) -> Edit:
-    """Leave a request, wait for the answer and print it. Raises `CommandFailed` when none comes.
+    """Write a request into the run's inbox, wait for the answer and print it.
 
-    Raises `ConfigError` when the run is one that this user may not write to.
+    Raises:
+        CommandFailed: The run did not answer.
+        ConfigError: The user may not write to the run's directory.
     """
     try:
         file = Inbox(run_dir).put(request)
     except OSError as error:
-        raise ConfigError(f"{run_dir} cannot be asked: {error.filename}: {error.strerror}") from None
+        raise ConfigError(f"cannot write to {run_dir}: {error.filename}: {error.strerror}") from None
     try:
         return _answer(run_dir, request, file)
     except KeyboardInterrupt:
-        file.unlink(missing_ok=True)  # whoever gives up does not want it taken afterwards
+        file.unlink(missing_ok=True)  # a user who gives up does not want the edit later
         raise
 
 
 def _answer(run_dir: Path, request: Request, file: Path) -> Edit:
     give_up = time.monotonic() + PATIENCE_SECONDS
     while True:
-        alive = is_training(run_dir)  # before looking: the last answer may come just before the end
+        alive = is_training(run_dir)  # read first: the run may answer just before it ends
         for edit in read_edits(run_dir):
             if edit.id == request.id:
                 if edit.taken:
@@ -118,13 +125,13 @@ def _answer(run_dir: Path, request: Request, file: Path) -> Edit:
                 return edit
         if not alive:
             file.unlink(missing_ok=True)
-            raise CommandFailed(f"the training in {run_dir} ended before it could take {request.name}")
+            raise CommandFailed(f"cannot change {request.name}: the training in {run_dir} ended before it answered")
         if time.monotonic() > give_up:
             raise CommandFailed(
-                f"asked, and not answered within {PATIENCE_SECONDS:g} s: {run_dir} is starting, evaluating, saving"
-                f" or busy with very many updates, and takes {request.name} afterwards; `tune {run_dir}` will show it"
+                f"no answer within {PATIENCE_SECONDS:g} s: {run_dir} is starting, evaluating, saving or making many"
+                f" updates; it will still answer the edit of {request.name}, see `tune {run_dir}`"
             )
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _list(config: TrainConfig, run_dir: Path) -> None:
@@ -145,11 +152,11 @@ def _list(config: TrainConfig, run_dir: Path) -> None:
         shown = value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:g}"
         table.add_row(name, shown, bounds, live.setting.unit)
     console.print(table)
-    for edit in edits[-HISTORY:]:
+    for edit in edits[-HISTORY_LINES:]:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(edit.time))
         console.print(f"  {when}  env step {edit.env_step:>11,}  {edit}", highlight=False, soft_wrap=True)
     if not edits:
-        console.print("  no edit yet; change one with NAME=VALUE", highlight=False)
+        console.print("  no edits yet; change a value with NAME=VALUE", highlight=False)
 
 
 if __name__ == "__main__":

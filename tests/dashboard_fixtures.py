@@ -1,7 +1,7 @@
-"""Fixtures for whoever needs the dashboard in a test: a real server, a real run of labml's client, a real browser.
+"""Fixtures for tests of the dashboard: a real server, a real run of labml's client, a real browser.
 
-Import the ones you want into the test's file. `dashboard_server` leaves the npm registry alone unless the test also
-asks for `page_packages`; without those the page is served, but a browser shows nothing.
+Import them into the test's file. `dashboard_server` does not use the npm registry unless the test also requests
+`page_packages`; without those the page is served, but a browser shows nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CHROMIUM, CHROMEDRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 NOBODY = "http://127.0.0.1:9"
-"""A registry that answers nobody."""
+"""An address where nothing listens, as the npm registry."""
 DEADLINE = 60.0
 """Seconds after which a test gives up waiting."""
 
@@ -38,7 +38,7 @@ Reply = tuple[int, Any]
 
 
 def wait_until(met: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
-    """The first true value of `met()`; polls, since neither a page nor a foreign process says when."""
+    """The first true value of `met()`, which is called again and again."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         found = met()
@@ -65,24 +65,24 @@ def call(method: str, url: str, body: Any = None, headers: dict[str, str] | None
 
 @pytest.fixture
 def page_packages() -> None:
-    """The page's packages, in the user's cache as at a first start."""
+    """Download the page's packages into the user's cache, as a first start does."""
     packages = server.page_packages()
     try:
-        packages.fetch()
+        packages.download()
     except PageError as error:
-        pytest.skip(f"the page's npm packages are not to be had: {error}")
+        pytest.skip(f"cannot download the page's npm packages: {error}")
 
 
 @pytest.fixture
-def dashboard_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[launch.Server]:
-    """A server on a free port, its data in `tmp_path / "dashboard"`."""
+def dashboard_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[launch.DashboardProcess]:
+    """A dashboard on a free port, with its data in `tmp_path / "dashboard"`."""
     with pytest.MonkeyPatch.context() as patch:
         if "page_packages" not in request.fixturenames:
             patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
             patch.setenv("NPM_CONFIG_REGISTRY", NOBODY)
-        server = launch.start(0, tmp_path / "dashboard")
-    yield server
-    server.close()
+        dashboard = launch.start(0, tmp_path / "dashboard")
+    yield dashboard
+    dashboard.close()
 
 
 class LabmlRun:
@@ -103,13 +103,13 @@ class LabmlRun:
         self.uuid = self.next("run ")
 
     def next(self, prefix: str) -> str:
-        """What follows `prefix` on the next line that begins with it."""
+        """The rest of the next line that begins with `prefix`."""
         seen = []
         for line in self._lines:
             seen.append(line)
             if line.startswith(prefix):
                 return line.removeprefix(prefix).strip()
-        raise AssertionError(f"the run ended before it said {prefix!r}:\n{''.join(seen)}")
+        raise AssertionError(f"the run ended before it printed {prefix!r}:\n{''.join(seen)}")
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -119,8 +119,8 @@ class LabmlRun:
 
 
 @pytest.fixture
-def labml_run(dashboard_server: launch.Server, tmp_path: Path) -> Iterator[LabmlRun]:
-    """A run that reports to `dashboard_server`, claimed, so that edits count."""
+def labml_run(dashboard_server: launch.DashboardProcess, tmp_path: Path) -> Iterator[LabmlRun]:
+    """A run that reports to `dashboard_server`, claimed, so that it can be edited."""
     with contextlib.closing(LabmlRun(dashboard_server.api_url, tmp_path / "run")) as run:
         claim = f"{dashboard_server.api_url}/run/{run.uuid}/claim"
         wait_until(lambda: call("PUT", claim)[0] == 200, "the run is known to the server")
@@ -151,7 +151,7 @@ def browser(tmp_path: Path) -> Iterator[Chrome]:
 
 
 def requested_hosts(driver: Chrome) -> set[str]:
-    """Every `host:port` the browser has sent, or tried to send, a request to; reading empties the record."""
+    """Every `host:port` to which the browser has sent, or tried to send, a request since the last call."""
     hosts = set()
     for entry in driver.get_log("performance"):
         message = json.loads(entry["message"])["message"]

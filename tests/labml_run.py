@@ -1,7 +1,7 @@
 """A run as labml's own client reports it, for the tests of the dashboard: made-up curves, one live learning rate.
 
-Takes the server's URL (with /api/v1) and a directory; prints `run UUID`, then `learning_rate VALUE` for each value it
-gets, and ends when its standard input does. Its HOME must be a directory of the test's: labml writes to `~/.labml`.
+Takes the server's URL (with /api/v1) and a directory; prints `run UUID`, then `learning_rate VALUE` for each new value,
+and ends when its standard input does. Its HOME must be a directory of the test's: labml writes to `~/.labml`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(url: str, directory: str) -> None:
                 step * 100,
                 {"losses.td_loss": math.exp(-step / 50) + 0.02 * math.sin(step), "charts.episodic_return": step**0.5},
             )
-    # labml would wait for a server that may be gone.
+    # labml would wait for a server that may have ended.
     os._exit(0)
 
 

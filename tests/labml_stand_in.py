@@ -1,6 +1,6 @@
-"""A labml server's double, honest or hostile: requests flow in over real sockets and are kept, replies flow out.
+"""Test double of a labml server, honest or hostile, on a real socket. It keeps all requests.
 
-As `python -m tests.labml_stand_in BEHAVIOUR PORT` it serves from a process of its own.
+`python -m tests.labml_stand_in BEHAVIOUR PORT` serves from a process of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 DEADLINE = 60.0
-"""Seconds that a test waits for what must come."""
+"""Seconds after which a test gives up waiting."""
 GIGABYTE = 10**9
 
 
@@ -36,15 +36,15 @@ class _Http(ThreadingHTTPServer):
     stand_in: StandIn
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # a client that hangs up in mid-reply
+        pass  # the client may close the connection at any time
 
 
 class StandIn:
     """Serves on 127.0.0.1 until `stop`; `behaviour` may change meanwhile.
 
     `labml` is the real server's protocol without its 3 s of waiting. The others: `html`, `invalid_json`, `errors`,
-    `status_500`, `redirect` (to `elsewhere`), `gigabyte`, `slow` (30 s a reply), and until `release` `drip` (a byte at
-    a time) and `silent`.
+    `status_500`, `redirect` (to `elsewhere`), `gigabyte`, `slow` (30 s a reply), and until `release` `drip` and
+    `drip_head` (body or head a byte at a time) and `silent`.
     """
 
     def __init__(self, behaviour: str = "labml", port: int = 0, elsewhere: str = "") -> None:
@@ -73,24 +73,24 @@ class StandIn:
         self.stop()
 
     def edit(self, asked: dict[str, Any]) -> None:
-        """As if a user had asked for these values on the page."""
+        """Make edits as a user does on the page."""
         with self._changed:
             self.asked |= asked
             self._pending |= asked
             self._changed.notify_all()
 
     def wait_for(self, what: Callable[[], Any]) -> Any:
-        """What `what` gives as soon as that is true; it is asked again at every request. Fails after `DEADLINE`."""
+        """The first true value of `what()`, called at every request. Fails after `DEADLINE`."""
         with self._changed:
             found = self._changed.wait_for(what, DEADLINE)
-        assert found, f"{len(self.requests)} requests came, none was it"
+        assert found, f"none of {len(self.requests)} requests made it true"
         return found
 
     def packets(self) -> list[dict[str, Any]]:
         return [packet for request in list(self.requests) for packet in request.packets]
 
     def points(self, name: str) -> list[tuple[float, float]]:
-        """All points of a metric, as they came: (env step, value)."""
+        """All points of a metric in the order of arrival: (environment step, value)."""
         series = [packet["track"][name] for packet in self.packets() if name in packet.get("track", {})]
         return [pair for one in series for pair in zip(one["step"], one["value"], strict=True)]
 
@@ -103,7 +103,7 @@ class StandIn:
             self._changed.notify_all()
 
     def answer(self, request: Request) -> dict[str, Any]:
-        """The honest server's."""
+        """The honest server's reply."""
         if "hyper_params" in request.path:
             if request.method == "POST":
                 self.edit(json.loads(request.body))
@@ -149,6 +149,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(200, GIGABYTE)
             while not stand_in.release.wait(0.05):
                 self.wfile.write(b" ")
+        if behaviour == "drip_head":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+            while not stand_in.release.wait(0.05):
+                self.wfile.write(b"x")
         if behaviour == "gigabyte":
             self._head(200, GIGABYTE)
             for _ in range(GIGABYTE // 2**16):

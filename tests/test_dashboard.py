@@ -1,4 +1,4 @@
-"""`python -m atari_dqn.dashboard` as a process: who may speak to it, where its data are, how it begins and ends."""
+"""`python -m atari_dqn.dashboard` as a process: refused requests, its data, its start and its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 
 from atari_dqn import dashboard
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.labml.launch import Server, running, start
+from atari_dqn.labml.launch import DashboardProcess, running, start
 from tests.dashboard_fixtures import DEADLINE, NOBODY, call, dashboard_server, wait_until  # noqa: F401
 
 CHUNKED = {"Transfer-Encoding": "chunked"}
@@ -31,15 +31,15 @@ COMMAND = [sys.executable, "-m", "atari_dqn.dashboard"]
 
 
 @pytest.fixture(autouse=True)
-def lonely(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No npm registry and nobody's home: what these tests guard needs neither."""
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No npm registry, and an empty home: these tests need neither."""
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", NOBODY)
     for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
 
 
 def report(api_url: str, step: int = 100, rate: float = 1e-4) -> Any:
-    """One report of a run as labml's client words it; the server answers it after a pause of 3 s."""
+    """Send one report of a run in labml's format; the server answers it after a pause of 3 s."""
     live = {"type": "DynamicSchedule", "default": 1e-4, "range": [0.0, 1e-3], "dynamic_type": "float"}
     packet = {
         "name": "made up",
@@ -54,24 +54,24 @@ def report(api_url: str, step: int = 100, rate: float = 1e-4) -> Any:
     return reply
 
 
-def test_a_foreign_host_or_origin_is_refused(dashboard_server: Server) -> None:  # noqa: F811
+def test_another_host_or_origin_is_refused(dashboard_server: DashboardProcess) -> None:  # noqa: F811
     port = urllib.parse.urlsplit(dashboard_server.url).port
-    asked = f"{dashboard_server.api_url}/auth/is_logged"
+    url = f"{dashboard_server.api_url}/auth/is_logged"
     for host in (f"localhost:{port}", f"127.0.0.1:{port}"):
-        assert call("GET", asked, headers={"Host": host})[0] == 200
-        assert call("GET", asked, headers={"Host": host, "Origin": f"http://{host}"})[0] == 200
-    for host in ("attacker.example", f"attacker.example:{port}", "127.0.0.1", f"127.0.0.1.attacker.example:{port}"):
-        assert call("GET", asked, headers={"Host": host})[0] == 403
+        assert call("GET", url, headers={"Host": host})[0] == 200
+        assert call("GET", url, headers={"Host": host, "Origin": f"http://{host}"})[0] == 200
+    for host in ("attacker.example", f"attacker.example:{port}", f"127.0.0.1.attacker.example:{port}", "", "["):
+        assert call("GET", url, headers={"Host": host})[0] == 400
     for origin in ("http://attacker.example", "null", "https://app.labml.ai", "http://127.0.0.1:1", "http://localhost"):
         assert call("POST", f"{dashboard_server.api_url}/user", {"user": {}}, {"Origin": origin})[0] == 403
 
 
-def test_it_listens_on_loopback_only(dashboard_server: Server) -> None:  # noqa: F811
+def test_it_listens_on_loopback_only(dashboard_server: DashboardProcess) -> None:  # noqa: F811
     listening = [c for c in psutil.Process(dashboard_server.pid).net_connections() if c.status == psutil.CONN_LISTEN]
     assert [c.laddr.ip for c in listening] == ["127.0.0.1"]
 
 
-def test_no_path_climbs_out_of_the_page(dashboard_server: Server, tmp_path: Path) -> None:  # noqa: F811
+def test_no_path_leaves_the_pages_folder(dashboard_server: DashboardProcess, tmp_path: Path) -> None:  # noqa: F811
     assert (tmp_path / "dashboard" / "data" / "ProjectIndex.yaml").is_file()
     for up in ("..", "%2e%2e", "%2E."):
         connection = http.client.HTTPConnection(urllib.parse.urlsplit(dashboard_server.url).netloc)
@@ -80,15 +80,21 @@ def test_no_path_climbs_out_of_the_page(dashboard_server: Server, tmp_path: Path
         connection.close()
 
 
-def test_a_body_without_end_is_refused(dashboard_server: Server) -> None:  # noqa: F811
+def test_a_body_without_end_is_refused(dashboard_server: DashboardProcess) -> None:  # noqa: F811
     def endless() -> Iterator[bytes]:
         for _ in range(1000):
             yield b" " * 2**20
 
     host = urllib.parse.urlsplit(dashboard_server.url).netloc
     connection = http.client.HTTPConnection(host, timeout=20)
-    with pytest.raises(ConnectionError):  # hung up on in the middle
-        connection.request("POST", "/api/v1/track", endless(), encode_chunked=True, headers=CHUNKED)
+    with pytest.raises(ConnectionError):  # the server closes the connection in the middle
+        connection.request(
+            "POST",
+            f"/api/v1/track?run_uuid={UUID}&labml_version=0.5.3",
+            endless(),
+            encode_chunked=True,
+            headers=CHUNKED,
+        )
     assert running(dashboard_server.url)
     connection = http.client.HTTPConnection(host, timeout=20)
     connection.putrequest("POST", "/api/v1/track")
@@ -97,7 +103,7 @@ def test_a_body_without_end_is_refused(dashboard_server: Server) -> None:  # noq
     assert connection.getresponse().status == 413
 
 
-def test_values_that_would_break_the_page_are_refused(dashboard_server: Server) -> None:  # noqa: F811
+def test_values_that_would_break_the_page_are_refused(dashboard_server: DashboardProcess) -> None:  # noqa: F811
     api = dashboard_server.api_url
     report(api)
     assert call("PUT", f"{api}/run/{UUID}/claim")[0] == 200
@@ -115,7 +121,7 @@ def test_values_that_would_break_the_page_are_refused(dashboard_server: Server) 
     assert report(api, 200)["dynamic"] == {"learning_rate": 3e-4}
 
 
-def test_the_data_stay_where_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_are_kept_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -135,7 +141,7 @@ def test_the_data_stay_where_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_the_reply_under_way_out(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_waits_for_the_reply_under_way(tmp_path: Path, number: signal.Signals) -> None:
     command = [*COMMAND, "--port", "0", "--data-dir", str(tmp_path / "data")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -151,7 +157,7 @@ def test_a_signal_lets_the_reply_under_way_out(tmp_path: Path, number: signal.Si
     assert replies[0]["errors"] == []
 
 
-def test_what_is_taken_is_said_in_one_line(dashboard_server: Server, tmp_path: Path) -> None:  # noqa: F811
+def test_a_port_or_directory_in_use_is_reported_in_one_line(dashboard_server: DashboardProcess, tmp_path: Path) -> None:  # noqa: F811
     taken = str(urllib.parse.urlsplit(dashboard_server.url).port)
     held = ["--port", "0", "--data-dir", str(tmp_path / "dashboard")]
     a_file = tmp_path / "file"
@@ -171,7 +177,7 @@ def test_what_is_taken_is_said_in_one_line(dashboard_server: Server, tmp_path: P
 
 
 @pytest.mark.parametrize("instead", [None, "0.5.14"])
-def test_without_the_right_labml_app_the_pip_command_is_named(tmp_path: Path, instead: str | None) -> None:
+def test_without_the_right_labml_app_the_pip_command_is_printed(tmp_path: Path, instead: str | None) -> None:
     import labml
 
     packages = tmp_path / "packages"
@@ -185,7 +191,7 @@ def test_without_the_right_labml_app_the_pip_command_is_named(tmp_path: Path, in
         metadata.write_text(f"Metadata-Version: 2.1\nName: labml-app\nVersion: {instead}\n")
     root = Path(dashboard.__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-S", *COMMAND[1:]],  # -S: without the packages that are installed
+        [sys.executable, "-S", *COMMAND[1:]],  # -S: without the installed packages
         env=os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{packages}"},
         capture_output=True,
         text=True,
@@ -209,10 +215,10 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
         assert running(url)
         child = psutil.Process(int(pid))
         parent.kill()
-    assert child.wait(DEADLINE) in (0, None)  # None where another process than ours has reaped it
+    assert child.wait(DEADLINE) in (0, None)  # None if another process has reaped it
 
 
-def test_running_knows_a_labml_server(dashboard_server: Server) -> None:  # noqa: F811
+def test_running_recognises_a_labml_server(dashboard_server: DashboardProcess) -> None:  # noqa: F811
     assert running(dashboard_server.url)
     assert running(dashboard_server.api_url)
 
@@ -237,7 +243,7 @@ def test_running_knows_a_labml_server(dashboard_server: Server) -> None:  # noqa
         assert not running(url)
 
 
-def test_without_packages_the_page_keeps_its_links_and_loses_the_reporters(dashboard_server: Server) -> None:  # noqa: F811
+def test_without_packages_the_page_keeps_its_links_and_loses_the_reporters(dashboard_server: DashboardProcess) -> None:  # noqa: F811
     assert any("needs the internet" in line for line in dashboard_server.said)
     with urllib.request.urlopen(dashboard_server.url) as reply:
         policy, page = reply.headers["Content-Security-Policy"], reply.read().decode()

@@ -1,4 +1,4 @@
-"""The dashboard in a browser: a run is seen, its learning rate changed in the page, and nobody else is called."""
+"""The dashboard in a browser: it shows a run, changes its learning rate, and calls no other server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from atari_dqn.labml.launch import Server
+from atari_dqn.labml.launch import DashboardProcess
 from tests.dashboard_fixtures import (  # noqa: F401
     LabmlRun,
     browser,
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("page_packages")]
 
 
 def shot(driver: Chrome, name: str) -> None:
-    """Keep a picture where the environment asks for them."""
+    """Save a screenshot if the environment variable DASHBOARD_SHOTS names a directory."""
     directory = os.environ.get("DASHBOARD_SHOTS")
     if directory:
         Path(directory).mkdir(parents=True, exist_ok=True)
@@ -36,13 +36,13 @@ def shot(driver: Chrome, name: str) -> None:
 
 
 def wait_for(driver: Chrome, css: str, enough: Callable[[WebElement], bool] = lambda element: True) -> WebElement:
-    """The first displayed element of `css` that is `enough`."""
+    """The first displayed element that matches `css` and is `enough`."""
     from selenium.common.exceptions import StaleElementReferenceException
 
     def found() -> WebElement | None:
         try:
             return next((e for e in driver.find_elements(By.CSS_SELECTOR, css) if e.is_displayed() and enough(e)), None)
-        except StaleElementReferenceException:  # the page has drawn itself anew
+        except StaleElementReferenceException:  # the page was redrawn
             return None
 
     element: WebElement = wait_until(found, f"the page shows {css}")
@@ -50,7 +50,7 @@ def wait_for(driver: Chrome, css: str, enough: Callable[[WebElement], bool] = la
 
 
 def test_the_learning_rate_is_changed_in_the_page(
-    dashboard_server: Server,  # noqa: F811
+    dashboard_server: DashboardProcess,  # noqa: F811
     labml_run: LabmlRun,  # noqa: F811
     browser: Chrome,  # noqa: F811
 ) -> None:
@@ -85,7 +85,7 @@ def test_the_learning_rate_is_changed_in_the_page(
     browser.switch_to.alert.accept()
     assert field.get_attribute("value") == "7.0000e-4"
 
-    # These show the user's picture, which the page would take from elsewhere.
+    # These show the user's picture, which labml's page loads from another server.
     for view, css in (("runs", ".list-group-item"), ("settings", "img")):
         browser.get(f"{dashboard_server.url}/{view}")
         wait_for(browser, css)

@@ -1,4 +1,4 @@
-"""The whole of it: a training, the real labml server, and a browser in which the training is watched and tuned."""
+"""End to end: a training, the real labml server, and a browser in which the training is watched and tuned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from atari_dqn.config.live import Edit
-from atari_dqn.labml.launch import Server
+from atari_dqn.labml.launch import DashboardProcess
 from atari_dqn.runs.edits import read_edits
 from tests.dashboard_fixtures import (  # noqa: F401
     browser,
@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("page_packages")]
 
 
 @pytest.fixture
-def training(dashboard_server: Server, tmp_path: Path) -> Iterator[tuple[Path, str]]:  # noqa: F811
-    """The directory of a training that goes on until the test is over, and the address of its page."""
+def training(dashboard_server: DashboardProcess, tmp_path: Path) -> Iterator[tuple[Path, str]]:  # noqa: F811
+    """Directory of a training that runs until the test is over, and the address of its page."""
     run_dir = tmp_path / "run"
     command = [*SHORT, "--run-dir", str(run_dir), "--total-env-steps", "100000000", "--log-interval", "200"]
     process = subprocess.Popen(
@@ -47,7 +47,7 @@ def training(dashboard_server: Server, tmp_path: Path) -> Iterator[tuple[Path, s
 
 
 def card_of(driver: Chrome, name: str, value: float | None = None, seconds: float = 60) -> WebElement:
-    """What the page has of a live hyperparameter, once its field shows `value`, if one is given."""
+    """The page's element for a live hyperparameter, once its field shows `value`, if one is given."""
     path = f"//*[contains(@class, 'sparkline-content')][*[@class='title' and text()='{name}']]"
 
     def found() -> WebElement | None:
@@ -63,13 +63,13 @@ def field(card: WebElement) -> WebElement:
 
 
 def number_in(field: WebElement) -> float:
-    """As the page writes numbers: with a typographic minus, and commas."""
+    """The number in a field, which the page writes with a typographic minus and commas."""
     text = field.get_attribute("value") or "nan"
     return float(text.replace("\u2212", "-").replace(",", ""))
 
 
 def reloaded_card(driver: Chrome, name: str, value: float) -> WebElement:
-    """As `card_of`, on a page that is loaded anew until it knows."""
+    """As `card_of`, reloading the page until it shows `value`."""
     deadline = time.monotonic() + 60
     while True:
         driver.refresh()
@@ -80,7 +80,7 @@ def reloaded_card(driver: Chrome, name: str, value: float) -> WebElement:
 
 
 def enter(driver: Chrome, card: WebElement, text: str) -> None:
-    """Type a value and save it, as a user does."""
+    """Type a value and save it as a user does."""
     field(card).send_keys(Keys.CONTROL, "a")
     field(card).send_keys(text)
     wait_for(driver, "nav.nav-link", lambda button: button.text == "save").click()
@@ -88,7 +88,7 @@ def enter(driver: Chrome, card: WebElement, text: str) -> None:
 
 def test_watched_and_tuned_in_the_page(
     training: tuple[Path, str],
-    dashboard_server: Server,  # noqa: F811
+    dashboard_server: DashboardProcess,  # noqa: F811
     browser: Chrome,  # noqa: F811
 ) -> None:
     run_dir, page = training
@@ -112,10 +112,10 @@ def test_watched_and_tuned_in_the_page(
     def edits(taken: bool) -> list[Edit]:
         return [edit for edit in read_edits(run_dir) if edit.taken == taken]
 
-    (edit,) = wait_until(lambda: edits(taken=True), "the edit is taken")
+    (edit,) = wait_until(lambda: edits(taken=True), "the edit is accepted")
     assert (edit.name, edit.old, edit.new, edit.source) == ("learning_rate", 1e-4, 7e-4, "dashboard")
-    row = wait_until(lambda: [row for row in rows(run_dir) if row["env_step"] > edit.env_step], "a row behind it")[0]
-    assert row["charts/learning_rate"] == 7e-4, "which is read off the optimizer's own tensor"
+    row = wait_until(lambda: [row for row in rows(run_dir) if row["env_step"] > edit.env_step], "a row after it")[0]
+    assert row["charts/learning_rate"] == 7e-4, "the rate in the optimizer's own tensor"
 
     enter(browser, reloaded_card(browser, "learning_rate", 7e-4), "5")
     (refused,) = wait_until(lambda: edits(taken=False), "the edit is refused")

@@ -1,4 +1,4 @@
-"""`tune` beside a training in another process: lists, edits, refuses, takes back, and never waits for ever."""
+"""`tune` beside a training in another process: it lists, edits, refuses, undoes, and never waits for ever."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tuned(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The directory of a training that goes on for as long as the tests need it."""
+    """Directory of a training that runs for as long as the tests need it."""
     run_dir = tmp_path_factory.mktemp("runs") / "run"
     command = [*SHORT, "--run-dir", str(run_dir), "--total-env-steps", "100000000", "--log-interval", "50"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -45,7 +45,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def next_row(run_dir: Path, after: Edit) -> dict[str, float]:
-    """The first row of metrics behind an edit."""
+    """The first row of metrics after an edit."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for row in rows(run_dir):
@@ -53,10 +53,10 @@ def next_row(run_dir: Path, after: Edit) -> dict[str, float]:
                 found: dict[str, float] = row
                 return found
         time.sleep(0.01)
-    pytest.fail("no row came")
+    pytest.fail("no row after the edit")
 
 
-def test_an_edit_reaches_the_running_optimizer_and_is_remembered(training: Path) -> None:
+def test_an_edit_reaches_the_running_optimizer_and_is_recorded(training: Path) -> None:
     asked_at = time.time()
     result = tuned(str(training), "learning_rate=5e-4", "epsilon=0.25")
     assert result.returncode == 0, result.stderr
@@ -65,12 +65,12 @@ def test_an_edit_reaches_the_running_optimizer_and_is_remembered(training: Path)
     assert (rate.name, rate.new, rate.taken, rate.source) == ("learning_rate", 5e-4, True, "tune")
     assert (epsilon.name, epsilon.new) == ("epsilon", 0.25)
     assert asked_at <= rate.time <= epsilon.time <= time.time()
-    assert next_row(training, rate)["charts/learning_rate"] == 5e-4, "which is the optimizer's own tensor"
+    assert next_row(training, rate)["charts/learning_rate"] == 5e-4, "the rate in the optimizer's own tensor"
     assert next_row(training, epsilon)["charts/epsilon"] == 0.25
     assert not any((training / INBOX).iterdir())
 
 
-def test_a_refused_edit_exits_2_with_the_reason_and_is_remembered_too(training: Path) -> None:
+def test_a_refused_edit_exits_2_with_the_reason_and_is_recorded(training: Path) -> None:
     before = len(read_edits(training))
     result = tuned(str(training), "learning_rate=1e9", "target_update_interval=3.7", "n_step=3")
     assert result.returncode == 2
@@ -100,15 +100,15 @@ def test_undo_and_the_list(training: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["learning_rate"], "'learning_rate' is no edit; write name=value, such as learning_rate=5e-5"),
-        (["=1e-4"], "'=1e-4' is no edit"),
-        (["learning_rate="], "'learning_rate=' is no edit"),
-        (["learning_rate=1e-4", "--undo"], "--undo takes back the newest edit alone"),
+        (["learning_rate"], "cannot read the edit 'learning_rate'; write name=value, such as learning_rate=5e-5"),
+        (["=1e-4"], "cannot read the edit '=1e-4'"),
+        (["learning_rate="], "cannot read the edit 'learning_rate='"),
+        (["learning_rate=1e-4", "--undo"], "cannot undo and edit at once"),
         (["--undo"], "nothing to undo"),
-        (["learning_rate=1e-4"], "no process is training in"),
+        (["learning_rate=1e-4"], "no process is training there"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_wrong_arguments_are_explained_in_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
     (tmp_path / "config.json").write_text("{}")
     result = tuned(str(tmp_path), *arguments)
     assert result.returncode == 2
@@ -117,7 +117,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, arguments: list[str], wor
     assert not (tmp_path / RECORD).exists()
 
 
-def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run directory"):
         tune.main([str(tmp_path), "beta=1"])
 
@@ -127,24 +127,24 @@ def test_a_run_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatc
     monkeypatch.setattr(tune, "PATIENCE_SECONDS", 0.2)
     with locked(tmp_path):
         assert is_training(tmp_path)
-        with pytest.raises(CommandFailed, match=r"not answered within 0\.2 s"):
+        with pytest.raises(CommandFailed, match=r"no answer within 0\.2 s"):
             tune.main([str(tmp_path), "beta=1"])
         (left,) = (tmp_path / INBOX).iterdir()
-        assert json.loads(left.read_text())["name"] == "beta", "it will be taken later"
+        assert json.loads(left.read_text())["name"] == "beta", "the run will answer it later"
     assert not is_training(tmp_path)
 
 
-def test_a_run_that_this_user_may_not_write_to_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_run_directory_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / INBOX).write_text("in the way, as missing rights would be for anybody but root")
     with locked(tmp_path):
         result = tuned(str(tmp_path), "beta=1")
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
-    assert "cannot be asked" in line
+    assert "cannot write to" in line
 
 
-def test_looking_whether_a_run_trains_keeps_no_training_from_starting(tmp_path: Path) -> None:
+def test_checking_whether_a_run_trains_never_stops_one_from_starting(tmp_path: Path) -> None:
     with locked(tmp_path):
         pass
     over = threading.Event()
@@ -164,13 +164,13 @@ def test_looking_whether_a_run_trains_keeps_no_training_from_starting(tmp_path: 
         looking.join()
 
 
-def test_an_edit_given_up_with_ctrl_c_is_withdrawn(tmp_path: Path) -> None:
+def test_ctrl_c_withdraws_the_edit(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with locked(tmp_path):
-        # What was started in a shell's background ignores SIGINT, and so would its children.
-        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        # A process started in a shell's background ignores SIGINT, and so do its children.
+        obey = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         command = [sys.executable, "-m", "atari_dqn.tune", str(tmp_path), "beta=1"]
-        asking = subprocess.Popen(command, preexec_fn=heed)
+        asking = subprocess.Popen(command, preexec_fn=obey)
         deadline = time.monotonic() + 60
         while not list((tmp_path / INBOX).glob("*.json")):
             assert time.monotonic() < deadline
@@ -180,11 +180,11 @@ def test_an_edit_given_up_with_ctrl_c_is_withdrawn(tmp_path: Path) -> None:
     assert not any((tmp_path / INBOX).iterdir())
 
 
-def test_a_run_that_ends_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_ends_meanwhile_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
     answers = iter([True, False])
     monkeypatch.setattr(tune, "is_training", lambda run_dir: next(answers))
-    with pytest.raises(CommandFailed, match="ended before it could take beta"):
+    with pytest.raises(CommandFailed, match=r"cannot change beta: the training in .* ended before it answered"):
         tune.main([str(tmp_path), "beta=1"])
     assert not any((tmp_path / INBOX).iterdir())
 
@@ -193,10 +193,10 @@ def test_tune_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     probe = "import sys; from atari_dqn import tune; tune.main(sys.argv[1:]); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", probe, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert result.stdout.endswith("no edit yet; change one with NAME=VALUE\nFalse\n")
+    assert result.stdout.endswith("no edits yet; change a value with NAME=VALUE\nFalse\n")
 
 
-def test_what_is_asked_while_a_run_starts_up_again_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_made_while_a_run_resumes_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [*SHORT, "--run-dir", str(tmp_path / "run"), "--checkpoint-interval", "100000000", "--total-env-steps"]
     subprocess.run([*command, "400"], check=True, stdout=subprocess.DEVNULL)
     monkeypatch.setattr(tune, "PATIENCE_SECONDS", 60.0)

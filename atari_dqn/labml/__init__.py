@@ -1,1 +1,1 @@
-"""The labml client in a process of its own, and the dashboard's server and page."""
+"""Reports to a labml server from a process of their own, and the dashboard that serves labml's page."""

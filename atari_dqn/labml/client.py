@@ -1,7 +1,7 @@
-"""What a labml server is told of a run, as labml 0.5.3 itself would word it: settings, rows and values in, packets out.
+"""labml 0.5.3's client, used to make the packets that a labml server expects of a run.
 
-The only file that imports labml, and only in the side process. labml's own sending is replaced, for it retries for
-ever, keeps everything and raises on errors; its look at the repository and at stdout too, for they would be sent.
+It runs in the reporter process only. labml's own sending is replaced, since it retries for ever, keeps everything and
+raises on errors; so are its readings of the repository and of stdout, since they would be sent.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 GIT_SECONDS = 5.0
+"""Longest time for one git command."""
 
 
 @dataclass(frozen=True)
 class LiveSlider:
-    """A live hyperparameter as the page knows it."""
+    """A live hyperparameter on the page."""
 
     name: str
     is_int: bool
@@ -32,27 +33,32 @@ class LiveSlider:
 
 @dataclass(frozen=True)
 class Introduction:
-    """What the server is told of a run at its start. `directory` is for labml's files, and goes with the process."""
+    """What the reporter needs to introduce a run to the server."""
 
     uuid: str
+    """Name of the run on the server."""
     url: str
+    """Address of the server's API."""
     name: str
     config: Mapping[str, Any]
     live: tuple[LiveSlider, ...]
     repository: Path
+    """Git repository whose revision is reported."""
     env_step: int
+    """Environment step at which the run starts or resumes."""
     directory: Path
+    """Temporary directory for labml's files, removed when the reporter ends."""
 
 
 class Client:
-    """Makes labml's packets. It takes over the process: its home and working directory, stdout and stderr."""
+    """Makes labml's packets. It changes the process's home and working directory, and discards its output."""
 
     def __init__(self, introduction: Introduction) -> None:
         git = _revision(introduction.repository)
         directory = str(introduction.directory)
         os.environ["HOME"] = directory  # labml keeps a file about the computer there
         os.chdir(directory)
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (as long as the process)
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (open until the process ends)
 
         import labml.internal.app
         import labml.internal.experiment
@@ -69,7 +75,7 @@ class Client:
 
         labml.internal.app.AppTracker = collector
         labml.internal.experiment.get_git_status = lambda: (git, None)
-        # Else a `.labml.yaml` lying about somewhere above this file would have its say.
+        # Or a `.labml.yaml` in a directory above this file would be read.
         labml.internal.lab._internal = labml.internal.lab.Lab(introduction.directory)
         lab.configure(
             {
@@ -78,7 +84,7 @@ class Client:
                 "data_path": directory,
                 "app_url": introduction.url,
                 "app_open_browser": False,
-                "app_track_frequency": -1,  # a packet whenever asked
+                "app_track_frequency": -1,  # a packet whenever we ask for one
                 "check_repo_dirty": False,
             }
         )
@@ -107,7 +113,7 @@ class Client:
         self._last_step: int | None = None
 
     def introduction(self, values: Mapping[str, float]) -> list[dict[str, Any]]:
-        """The run's name, revision, configuration, and its live hyperparameters at their present `values`."""
+        """Packets with the run's name, revision, configuration and live hyperparameters at their present `values`."""
         for packet in self._introduction:
             for name, setting in packet.get("configs", {}).items():
                 if name in values:
@@ -115,19 +121,19 @@ class Client:
                         described["default"] = values[name]
         if self._last_step is not None:
             return self._introduction
-        # The page has no slider for what was never reported.
+        # The page has no slider for a value that was never reported.
         return [*self._introduction, self.metrics([{"env_step": self._first_step}], values)]
 
     def metrics(self, rows: Sequence[Mapping[str, float]], values: Mapping[str, float]) -> dict[str, Any]:
-        """One packet of all scalars of `rows`, by env step; `values` are those of the live hyperparameters now."""
+        """One packet with all scalars of `rows` by environment step, and the live hyperparameters' present `values`."""
         whole: dict[str, Any] = {"track": {}}
         for row in rows:
             scalars = {name: value for name, value in row.items() if "/" in name}
-            # What a row itself says of one is nearer: a schedule moves it, and the row may be older than an edit.
+            # The row's own value is better: a schedule moves it, and the row may be older than an edit.
             scalars |= {f"hp.{name}": row.get(f"charts/{name}", value) for name, value in values.items()}
             self._last_step = int(row["env_step"])
             self._tracker.save(self._last_step, {name: float(v) for name, v in scalars.items() if _is_number(v)})
-            # One at a time: labml would thin out what it sends together, and average away the newest value.
+            # One at a time: labml thins out and averages points that it sends together.
             for packet in self._collector.packets():
                 for name, series in packet.pop("track", {}).items():
                     joined = whole["track"].setdefault(name, {"step": [], "value": []})
@@ -137,13 +143,13 @@ class Client:
         return whole
 
     def farewell(self) -> list[dict[str, Any]]:
-        """The run is over."""
+        """Packets that say the run is over."""
         self._farewell("completed")
         return self._collector.packets()
 
 
 class _Collector:
-    """In place of labml's network thread: keeps who has something to say until asked."""
+    """Stands in for labml's network thread: remembers which sources have data until asked for packets."""
 
     def __init__(self, query: Mapping[str, Any]) -> None:
         self.query = query
@@ -153,7 +159,7 @@ class _Collector:
         self._sources[source] = None
 
     def add_handler(self, handler: Any) -> None:
-        pass  # replies are read by whoever sends
+        pass  # the reporter reads the replies itself
 
     def stop(self) -> None:
         pass
@@ -167,7 +173,7 @@ class _Collector:
 
 
 def clean(value: Any) -> Any:
-    """`value` as JSON can have it, without the credentials of any URL in its texts."""
+    """`value` as JSON can represent it, without the credentials of URLs in its texts."""
     if isinstance(value, str):
         return re.sub(r"([a-zA-Z][\w+.-]*://)[^\s/]*@", r"\1", value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -184,7 +190,7 @@ def _is_number(value: object) -> bool:
 
 
 def _revision(repository: Path) -> dict[str, Any]:
-    """The commit that `repository` is at, as labml wants it told; no remotes, for their URLs may hold credentials."""
+    """The commit of `repository` in labml's format, without remotes, whose URLs may contain credentials."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(repository), *arguments]

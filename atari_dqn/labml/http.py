@@ -1,64 +1,64 @@
-"""Requests to a labml server that may be slow, broken or hostile: JSON goes out, JSON or a `Trouble` comes back.
+"""HTTP client for a labml server that may be down, slow or hostile.
 
-Everything is bounded: the time of a reply, its size, and where it may come from (no redirect is followed, no proxy
-asked). `check_url` is what a command does to the user's URL before anything starts.
+A request has one deadline for all of it, a reply has a size limit, and neither redirects nor proxies are followed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import http.client
+import asyncio
 import json
 import re
-import socket
-import threading
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
+
+from atari_dqn.config.setting import ConfigError
 
 CONNECT_SECONDS = 10.0
+"""Longest time to open a connection."""
 REPLY_SECONDS = 60.0
-"""A server that takes 30 s over each reply is slow, and still served."""
-MOST_BYTES = 2**20
-"""of a reply; a real one has a few hundred."""
+"""Longest time for a request and its reply. A server that needs 30 s for each reply is slow, and still usable."""
+MAX_REPLY_BYTES = 2**20
+"""Largest reply accepted; a real one has a few hundred bytes."""
 API = "/api/v1"
 URL = re.compile(r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w./~-]*)?", re.ASCII | re.IGNORECASE)
 
 
 def check_url(url: str) -> str:
-    """The address of the server's API for a URL as users give it: `http://127.0.0.1:5005` -> `.../api/v1`.
+    """Return the address of the labml API for a URL as users give it: `http://127.0.0.1:5005` -> `.../api/v1`.
 
-    Raises `ValueError`, one line which never repeats a password, for anything but a plain http or https address.
+    Raises:
+        ConfigError: `url` is not a plain http or https address. The message never repeats a password.
     """
-    right = "it must be like http://127.0.0.1:5005"
+    example = "it must be like http://127.0.0.1:5005"
     if "@" in url:
-        raise ValueError(f"the labml URL holds a user name or password, which would be sent about; {right}")
-    whole = URL.fullmatch(url)
-    if whole is None:
-        raise ValueError(f"the labml URL is {url!a:.100}; {right}")
-    if whole[2] and not 0 < int(whole[2][1:]) < 65536:
-        raise ValueError(f"the labml URL is {url!a:.100}: there is no port {whole[2][1:]}; {right}")
-    path = (whole[3] or "").rstrip("/")
-    return url[: whole.end(2) if whole[2] else whole.end(1)] + (path or API)
+        raise ConfigError(f"the labml URL contains a user name or password, which is not supported; {example}")
+    match = URL.fullmatch(url)
+    if match is None:
+        raise ConfigError(f"the labml URL is {url!a:.100}; {example}")
+    port, path = match[2], match[3]
+    if port and not 0 < int(port[1:]) < 65536:
+        raise ConfigError(f"the labml URL is {url!a:.100}, whose port {port[1:]} does not exist; {example}")
+    return url[: match.end(2) if port else match.end(1)] + ((path or "").rstrip("/") or API)
 
 
-class Trouble(Exception):
-    """The server did not do as asked: the message is one short line. `answered`: it was there, and replied."""
+class RequestFailed(Exception):
+    """The server could not be reached or gave a wrong reply; the message is one short printable line."""
 
     def __init__(self, message: str, answered: bool) -> None:
-        super().__init__(plain(message))
+        super().__init__(printable(message))
         self.answered = answered
+        """Whether the server sent a reply, if only its beginning."""
 
 
-class Server:
-    """One labml server, by the address that `check_url` gave."""
+class LabmlServer:
+    """The labml server at `api_url`, an address returned by `check_url`."""
 
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        assert parts.hostname is not None
-        self._connect = http.client.HTTPSConnection if parts.scheme.lower() == "https" else http.client.HTTPConnection
-        self._host, self._port, self._path = parts.hostname, parts.port, parts.path
-        self.name = parts.netloc
+    def __init__(self, api_url: str, seconds: float = REPLY_SECONDS) -> None:
+        self.name = urlsplit(api_url).netloc
+        self._api_url, self._seconds = api_url, seconds
+        self._ssl = ssl.create_default_context()  # the system's certificates, as a browser has them
 
     def ask(
         self,
@@ -66,75 +66,80 @@ class Server:
         path: str,
         content: Any = None,
         query: Mapping[str, Any] | None = None,
-        sent: Callable[[], None] | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
-        """The JSON object that the server replies. Raises `Trouble`, after `REPLY_SECONDS` and a bit at the latest.
+        """Send a request and return the JSON object in its reply.
 
-        `sent` is called when the request has gone out.
+        Args:
+            method: An HTTP method.
+            path: The path below the API's address.
+            content: What to send as JSON.
+            query: The query parameters.
+            on_sent: Called when the request has been sent, before the reply is awaited.
+
+        Raises:
+            RequestFailed: There was no valid reply within the time given to the constructor.
         """
-        address = f"{self._path}/{path}" + (f"?{urlencode(query)}" if query else "")
-        body = None if content is None else json.dumps(content, allow_nan=False).encode()
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
-        connection = self._connect(self._host, self._port, timeout=CONNECT_SECONDS)
-        deadline: threading.Timer | None = None
-        heard, late = False, threading.Event()
+        answered = False
+
+        async def trace(event: str, _: Any) -> None:
+            nonlocal answered
+            if event == "http11.send_request_body.complete" and on_sent is not None:
+                on_sent()
+            answered = answered or event == "http11.receive_response_headers.complete"
+
+        request = {"json": content, "params": query, "extensions": {"trace": trace}}
         try:
-            connection.connect()
-            # A timeout of the socket's own would begin anew with every byte that drips in.
-            connection.sock.settimeout(None)
-            deadline = threading.Timer(REPLY_SECONDS, _hang_up, (connection.sock, late))
-            deadline.daemon = True
-            deadline.start()
-            connection.request(method, address, body, headers)
-            if sent is not None:
-                sent()
-            reply = connection.getresponse()
-            heard = True
-            text = reply.read(MOST_BYTES + 1)
-            if late.is_set():
-                raise TimeoutError
-        except Exception as error:  # a hostile server finds more ways than http.client declares
-            silent, absent = f"has not answered for {REPLY_SECONDS:g} s", f"cannot be reached ({_reason(error)})"
-            raise Trouble(f"the labml server {self.name} {silent if late.is_set() else absent}", heard) from None
-        finally:
-            if deadline is not None:
-                deadline.cancel()
-            connection.close()
-        return self._understood(reply.status, text)
+            # In asyncio, since httpx's own timeouts start again with every byte.
+            status, text = asyncio.run(self._exchange(method, f"{self._api_url}/{path}", request))
+        except TimeoutError:
+            raise self._failed(f"has not answered for {self._seconds:g} s", answered) from None
+        except Exception as error:  # a hostile server finds more ways to fail than httpx documents
+            raise self._failed(f"cannot be reached ({error or type(error).__name__})", answered) from None
+        return self._parse(status, text)
 
-    def _understood(self, status: int, text: bytes) -> dict[str, Any]:
-        def wrong(what: str) -> Trouble:
-            return Trouble(f"the labml server {self.name} answers {what}", answered=True)
+    async def _exchange(self, method: str, url: str, request: dict[str, Any]) -> tuple[int, bytes]:
+        import httpx  # 0.1 s, which a training that reports to no server does not need
 
+        async with (
+            asyncio.timeout(self._seconds),
+            httpx.AsyncClient(
+                trust_env=False,  # no proxies, and no credentials from ~/.netrc
+                verify=self._ssl,
+                timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+                headers={"Accept": "application/json", "Accept-Encoding": "identity", "Connection": "close"},
+            ) as client,
+            client.stream(method, url, **request) as reply,
+        ):
+            text = bytearray()
+            async for part in reply.aiter_raw():
+                text += part
+                if len(text) > MAX_REPLY_BYTES:
+                    break
+            return reply.status_code, bytes(text)
+
+    def _parse(self, status: int, text: bytes) -> dict[str, Any]:
         if 300 <= status < 400:
-            raise wrong("with a redirect, which is not followed")
+            raise self._failed("answers with a redirect, which is not followed")
         if status != 200:
-            raise wrong(f"with status {status}")
-        if len(text) > MOST_BYTES:
-            raise wrong(f"with more than {MOST_BYTES:,} bytes")
+            raise self._failed(f"answers with status {status}")
+        if len(text) > MAX_REPLY_BYTES:
+            raise self._failed(f"answers with more than {MAX_REPLY_BYTES:,} bytes")
         try:
             reply = json.loads(text)
         except (ValueError, RecursionError):
-            raise wrong("with something that is not JSON: is it a labml server?") from None
+            raise self._failed("answers with something that is not JSON: is it a labml server?") from None
         if not isinstance(reply, dict):
-            raise wrong("with JSON of another kind: is it a labml server?")
-        errors = reply.get("errors") or []
-        errors = [error for error in errors if not (isinstance(error, dict) and "warning" in error)]
-        if errors:
-            raise wrong(f"with an error: {json.dumps(errors[0])}")
+            raise self._failed("answers with JSON that is not an object: is it a labml server?")
+        for error in reply.get("errors") or []:
+            if not (isinstance(error, dict) and "warning" in error):
+                raise self._failed(f"answers with an error: {json.dumps(error)}")
         return reply
 
+    def _failed(self, what: str, answered: bool = True) -> RequestFailed:
+        return RequestFailed(f"the labml server {self.name} {what}", answered)
 
-def plain(text: str) -> str:
-    """Fit for a line on a terminal: short, and nothing in it that a terminal would obey."""
+
+def printable(text: str) -> str:
+    """`text` shortened to 200 characters, without anything that a terminal would obey."""
     return re.sub(r"[^ -~]+", " ", text)[:200]
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-
-
-def _hang_up(sock: socket.socket, late: threading.Event) -> None:
-    late.set()
-    with contextlib.suppress(OSError):  # it may just have ended by itself
-        sock.shutdown(socket.SHUT_RDWR)

@@ -1,69 +1,70 @@
-"""Starting a dashboard server in a subprocess, and finding one that runs."""
+"""Starts a dashboard in a subprocess, and checks whether one is running."""
 
 from __future__ import annotations
 
-import http.client
-import json
 import re
 import subprocess
 import sys
 import threading
-import urllib.request
 from pathlib import Path
 
 from atari_dqn.cli.command import BAD_INPUT, CommandFailed
 from atari_dqn.config.setting import ConfigError
+from atari_dqn.labml.http import API, LabmlServer, RequestFailed, check_url
 
 PORT = 5005
-
-
-API = "/api/v1"
-
-
-GOODBYE_SECONDS = 4
-"""labml's server answers each report after a pause of 3 s; a reply under way, which may carry an edit, is let out."""
-
-
+"""Default port, as labml's own server."""
+SHUTDOWN_SECONDS = 4
+"""Time for a reply under way, which may carry an edit: labml's server answers each report after a pause of 3 s."""
 START_SECONDS = 120.0
-"""For `start`: fetching the page's packages over a slow line is the long part."""
+"""Time for `start`; downloading the page's packages over a slow line takes most of it."""
 
 
-class Server:
-    """A dashboard in a subprocess; it ends with this process, however that ends."""
+class DashboardProcess:
+    """A dashboard in a subprocess. It ends with this process, however this one ends."""
 
     def __init__(self, process: subprocess.Popen[str], url: str, said: list[str]) -> None:
         self._process = process
         self.url = url
-        """Of the page."""
+        """URL of the page."""
         self.api_url = url + API
-        """What `train --labml-url` takes."""
+        """URL for `train --labml-url`."""
         self.said = said
-        """Lines for the user, of before it was ready."""
+        """Lines printed before the server was ready."""
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def close(self) -> None:
-        """Stop it, within `GOODBYE_SECONDS` and a little."""
+        """Stop it, within some seconds more than `SHUTDOWN_SECONDS`."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
         try:
-            self._process.wait(GOODBYE_SECONDS + 2)
+            self._process.wait(SHUTDOWN_SECONDS + 2)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
 
-def start(port: int = PORT, data_dir: Path | None = None) -> Server:
-    """Start a dashboard and return when it answers. Raises `ConfigError` or `CommandFailed` when it does not."""
+def start(port: int = PORT, data_dir: Path | None = None) -> DashboardProcess:
+    """Start a dashboard and return when it answers.
+
+    Args:
+        port: Port to listen at; 0 takes any free one.
+        data_dir: Where runs are kept; the command's default if None.
+
+    Raises:
+        ConfigError: The port or the directory cannot be used, or labml-app is not installed.
+        CommandFailed: It did not start for another reason.
+    """
     command = [sys.executable, "-m", "atari_dqn.dashboard", "--port", str(port), "--until-stdin-ends"]
     if data_dir is not None:
         command += ["--data-dir", str(data_dir)]
     process = subprocess.Popen(
         command,
-        stdin=subprocess.PIPE,  # nobody else has the other end, so the kernel ends it with us
+        stdin=subprocess.PIPE,  # only we hold the other end, so the kernel closes it when we end
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -77,22 +78,19 @@ def start(port: int = PORT, data_dir: Path | None = None) -> Server:
         for line in process.stdout:
             ready = re.fullmatch(r"dashboard: (http://\S+)\n", line)
             if ready:
-                return Server(process, ready[1], said)
+                return DashboardProcess(process, ready[1], said)
             said.append(line.rstrip())
     finally:
         alarm.cancel()
-    why = (said or ["it said nothing"])[-1].removeprefix("error: ")
+    reason = (said or ["it printed nothing"])[-1].removeprefix("error: ")
     if process.wait() == BAD_INPUT:
-        raise ConfigError(f"dashboard: {why}")
-    raise CommandFailed(f"the dashboard did not start: {why}")
+        raise ConfigError(f"dashboard: {reason}")
+    raise CommandFailed(f"the dashboard did not start: {reason}")
 
 
 def running(url: str, seconds: float = 2.0) -> bool:
-    """Whether a labml server answers at `url` (its page's, or the one with /api/v1), within `seconds` a step."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    """Whether a labml server answers within `seconds` at `url`, with or without its `/api/v1`."""
     try:
-        with direct.open(f"{url.rstrip('/').removesuffix(API)}{API}/auth/is_logged", timeout=seconds) as reply:
-            answer = json.loads(reply.read(1000))
-    except (OSError, ValueError, http.client.HTTPException):
+        return "is_user_logged" in LabmlServer(check_url(url), seconds).ask("GET", "auth/is_logged")
+    except (ConfigError, RequestFailed):
         return False
-    return isinstance(answer, dict) and "is_user_logged" in answer

@@ -1,7 +1,7 @@
-"""The trainer's end of the reports to a labml server: rows and live values go in, edits come out.
+"""The trainer's connection to the process that reports to a labml server.
 
-A process of its own does the talking (`labml_side`). Nothing here waits for it, raises, or grows: a message is
-handed to the kernel or, when its buffer is full, dropped and counted.
+Nothing here waits for that process, raises, or grows: a message is given to the kernel or, if its buffer is full,
+dropped and counted.
 """
 
 from __future__ import annotations
@@ -21,49 +21,50 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from atari_dqn.config.setting import ConfigError
-from atari_dqn.labml import http as labml_http
-from atari_dqn.labml import reporter as labml_side
 from atari_dqn.labml.client import Introduction, LiveSlider
+from atari_dqn.labml.http import check_url
+from atari_dqn.labml.reporter import CLOSE, MESSAGE_BYTES, ROW, SHOW, run_reporter
 from atari_dqn.system.processes import quiet_spawn
 
 EXIT_SECONDS = 4.7
-"""Seconds that `close` waits for the side process, which itself gives up sooner, before it is killed."""
+"""Time that `close` gives the reporter process, which itself gives up sooner, before killing it."""
 EDITS_KEPT = 1_000
+"""Number of edits that wait for `poll`; later ones are dropped."""
 
 
 class LiveParam(Protocol):
-    """What the page needs of a live hyperparameter."""
+    """What the page needs to know about a live hyperparameter."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def kind(self) -> type:
-        """`float` or `int`"""
+        """`float` or `int`."""
 
     @property
     def suggested(self) -> tuple[float, float]:
-        """the slider's range"""
-
-
-def check_url(url: str) -> str:
-    """The address of the labml API meant by `url`. Raises `ConfigError` unless it is a plain http or https address."""
-    try:
-        return labml_http.check_url(url)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+        """Range of the slider."""
 
 
 Param = TypeVar("Param", bound=LiveParam)
 
 
 class LabmlLink:
-    """Reports one run to the labml server at `url` from a side process; a view for the monitor.
+    """Reports one run to a labml server through a process of its own; a view for the monitor.
 
-    `live` gives each live hyperparameter its present value, a number; `env_step` is where the run begins or goes on.
-    The revision told is that of the git `repository`. Every link is a new run on the server.
-    Raises `ConfigError` for a URL that `check_url` refuses; whatever the server does, nothing else is ever raised.
+    Every link is a new run on the server. Whatever the server does, no method raises.
+
+    Args:
+        url: The server, with or without `/api/v1`.
+        name: The run's name on the page.
+        config: The run's settings.
+        live: The present value of each live hyperparameter.
+        repository: The git repository whose revision is reported.
+        env_step: The environment step at which the run starts or resumes.
+
+    Raises:
+        ConfigError: `url` is not a plain http or https address.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class LabmlLink:
         env_step: int = 0,
     ) -> None:
         self.uuid = uuid.uuid4().hex
-        """the run's name on the server"""
+        """Identifier of the run on the server."""
         sliders = tuple(
             LiveSlider(param.name, param.kind is int, *param.suggested, value) for param, value in live.items()
         )
@@ -91,16 +92,16 @@ class LabmlLink:
             env_step=env_step,
             directory=Path(tempfile.mkdtemp(prefix="atari_dqn-labml-")),
         )
-        # Unlike a pipe's, its messages go whole or not at all.
+        # Unlike a pipe, it sends a message as a whole or not at all.
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
         process = multiprocessing.get_context("spawn").Process(
-            target=labml_side.serve, args=(theirs, introduction), name="labml-side", daemon=True
+            target=run_reporter, args=(theirs, introduction), name="labml-reporter", daemon=True
         )
         with theirs, quiet_spawn():
             process.start()
         self.process = process
-        # Runs once: at close, or before multiprocessing would join the process at exit.
+        # Runs once, at `close` or at exit, where it must come before multiprocessing joins its children.
         self._end = util.Finalize(self, _end, args=(self._channel, process, introduction.directory), exitpriority=10)
         self._unshown: dict[str, float] = {}
         self._edits: list[tuple[str, Any]] = []
@@ -108,9 +109,9 @@ class LabmlLink:
         self._dropped_here = self._dropped_there = 0
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Hand over a row: `env_step`, and the scalars named `a/b`, which are what the page shows."""
+        """Report a row: `env_step` and the scalars named `a/b`, which the page shows."""
         try:
-            message = labml_side.ROW + json.dumps(row, default=float).encode()
+            message = ROW + json.dumps(row, default=float).encode()
         except (TypeError, ValueError):
             self._dropped_here += 1
             return
@@ -118,14 +119,14 @@ class LabmlLink:
             self._dropped_here += 1
 
     def show(self, values: Mapping[str, float]) -> None:
-        """Let the page show these values of live hyperparameters: after each edit, taken or refused, from anywhere."""
+        """Show these values of live hyperparameters on the page; to be called after each edit, accepted or refused."""
         self._unshown.update((name, value) for name, value in values.items() if _is_number(value))
         self._show()
 
     def poll(self) -> list[tuple[str, Any]]:
-        """The edits asked for on the page since the last call: names and values as they came in JSON, unchecked.
+        """Return the edits made on the page since the last call: names and values from JSON, unchecked.
 
-        Numbers from the real server are floats, those for whole numbers too. Costs microseconds.
+        The real server sends whole numbers as floats, too. Takes microseconds.
         """
         self._receive()
         edits, self._edits = self._edits, []
@@ -133,33 +134,33 @@ class LabmlLink:
 
     @property
     def dropped(self) -> int:
-        """Points (rows) that never reached the server, since it was away or too slow; final after `close`."""
+        """Number of rows that never reached the server, since it was down or too slow; final after `close`."""
         self._receive()
         return self._dropped_here + self._dropped_there
 
     def problem(self) -> str | None:
-        """One line about the latest trouble, once; None when there is none or it was told."""
+        """Return one line about the latest problem; None if there is none or it was returned before."""
         self._receive()
         problem, self._problem = self._problem, None
         return problem
 
     def close(self) -> None:
-        """Send what is left and end the side process, within 5 s whatever the server does. A second time: nothing."""
+        """Send what is left and end the reporter process, within 5 s. A second call does nothing."""
         self._receive()
         self._end()
         self._receive()
         self._channel.close()
 
     def _show(self) -> None:
-        if self._unshown and self._send(labml_side.SHOW + json.dumps(self._unshown).encode()):
+        if self._unshown and self._send(SHOW + json.dumps(self._unshown).encode()):
             self._unshown = {}
 
     def _send(self, message: bytes) -> bool:
-        if len(message) > labml_side.MESSAGE_BYTES:
+        if len(message) > MESSAGE_BYTES:
             return False
         try:
             self._channel.send(message)
-        except OSError:  # no room, too large, or nobody there any more
+        except OSError:  # no room, too long, or the process has ended
             return False
         return True
 
@@ -167,7 +168,7 @@ class LabmlLink:
         self._show()
         while True:
             try:
-                message = self._channel.recv(labml_side.MESSAGE_BYTES)
+                message = self._channel.recv(MESSAGE_BYTES)
                 if not message:
                     return
                 self._take(json.loads(message))
@@ -189,8 +190,8 @@ def _is_number(value: object) -> bool:
 def _end(channel: socket.socket, process: SpawnProcess, directory: Path) -> None:
     deadline = time.monotonic() + EXIT_SECONDS
     with contextlib.suppress(OSError):
-        channel.settimeout(EXIT_SECONDS / 2)  # for a side process that does not even read
-        channel.send(labml_side.CLOSE)
+        channel.settimeout(EXIT_SECONDS / 2)  # in case the process does not read
+        channel.send(CLOSE)
     with contextlib.suppress(OSError):
         channel.setblocking(False)
     process.join(max(0.0, deadline - time.monotonic()))

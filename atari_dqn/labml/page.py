@@ -1,9 +1,8 @@
-"""The dashboard's page, made to call nobody: labml-app's static folder and three npm packages in, a local copy out.
+"""A copy of the dashboard's page that calls no other server.
 
-labml-app's page takes d3, bootstrap and font-awesome from CDNs and reports to Sentry and Mixpanel. `localise` copies
-its folder, points the links at files of the packages and drops the reporters; `Packages` takes the packages from the
-npm registry by name and version, once, and believes only what matches the sha512 written here. Without them the
-copy keeps the CDN links, but never the reporters.
+labml-app's page loads d3, bootstrap and font-awesome from CDNs and reports to Sentry and Mixpanel. `localise` copies
+its folder, removes the reporters and points the links at files of three npm packages. `Packages` downloads these from
+the npm registry once, and accepts only tarballs with the sha512 given here. Without them the copy keeps the CDN links.
 """
 
 from __future__ import annotations
@@ -11,34 +10,35 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import http.client
 import io
 import os
 import re
 import shutil
+import ssl
 import tarfile
 import time
 import urllib.parse
-import urllib.request
 from pathlib import Path
+
+import httpx
 
 
 class PageError(Exception):
-    """The page cannot be prepared as it should; the message is one line that says why."""
+    """The page cannot be prepared; the message is one line that says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """One npm package of the page: what to fetch, and what of it goes where."""
+    """One npm package of the page: what to download, and which of its files stand in for which link."""
 
     name: str
     version: str
     sha512: str
-    """Of the tarball, base64, as the registry's metadata has it."""
+    """Checksum of the tarball in base64, as in the registry's metadata."""
     cdn: str
-    """The link of labml-app's page that `members[0]` stands in for."""
+    """Link in labml-app's page that `members[0]` replaces."""
     members: tuple[str, ...]
-    """Files taken from the tarball, the licence last; they keep their paths, since style sheets name their fonts."""
+    """Files to take from the tarball, with their paths, since style sheets name their fonts; the licence is last."""
 
     @property
     def directory(self) -> str:
@@ -76,32 +76,32 @@ PACKAGES = (
 )
 
 NPM = "https://registry.npmjs.org"
-MOST_BYTES = 16 * 2**20
-"""Of a tarball; the largest of the three has 3.9 MB."""
-FETCH_SECONDS = 60.0
-"""For one tarball."""
+MAX_TARBALL_BYTES = 16 * 2**20
+"""Largest tarball accepted; the largest of the three has 3.9 MB."""
+DOWNLOAD_SECONDS = 60.0
+"""Longest time for one tarball."""
 SILENCE_SECONDS = 10.0
-"""Without a byte from the registry."""
+"""Longest time without a byte from the registry."""
 
 PORTRAIT = "https://raw.githubusercontent.com/azouaoui-med/pro-sidebar-template/gh-pages/src/img/user.jpg"
-"""The picture that the page's script shows for a user without one."""
+"""Picture that the page's script shows for a user who has none."""
 
-DEAF = """\
-// Stands in for the reporters: takes any call, property or `new`, and does nothing.
+REPORTER_STUB = """\
+// Stands in for the reporters: accepts any call, property or `new`, and does nothing.
 (() => {
-    const deaf = new Proxy(function () {}, {
-        get: (_, name) => name === "then" ? undefined : name === Symbol.toPrimitive ? () => "" : deaf,
-        apply: () => deaf,
-        construct: () => deaf,
+    const stub = new Proxy(function () {}, {
+        get: (_, name) => name === "then" ? undefined : name === Symbol.toPrimitive ? () => "" : stub,
+        apply: () => stub,
+        construct: () => stub,
     })
-    window.Sentry = window.mixpanel = deaf
+    window.Sentry = window.mixpanel = stub
 })()
 """
 
 
 def registry() -> str:
-    """The user's npm registry: from the environment, else `~/.npmrc`, else npm's own."""
-    environment = {name.lower(): value for name, value in os.environ.items()}  # npm takes it in either case
+    """URL of the user's npm registry: from the environment, else `~/.npmrc`, else npm's own."""
+    environment = {name.lower(): value for name, value in os.environ.items()}  # npm accepts either case
     return (environment.get("npm_config_registry") or _from_npmrc() or NPM).rstrip("/")
 
 
@@ -115,20 +115,21 @@ def _from_npmrc() -> str | None:
 
 
 class Packages:
-    """The tarballs of `PACKAGES`, kept in `cache` and checked at each reading."""
+    """The tarballs of `PACKAGES`, kept in `cache` and verified at each reading."""
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
 
     def missing(self) -> list[Package]:
+        """Packages that are not in the cache, or corrupt there."""
         return [package for package in PACKAGES if self._kept(package) is None]
 
-    def fetch(self) -> None:
-        """Get what is missing. Raises `PageError` when the registry cannot be reached or sends something else."""
+    def download(self) -> None:
+        """Download what is missing. Raises `PageError` if the registry fails or sends something else."""
         for package in self.missing():
             tarball = _download(package)
-            if not _genuine(package, tarball):
-                raise PageError(f"{_host(registry())} sent something else than {package.name} {package.version}")
+            if not _verified(package, tarball):
+                raise PageError(f"{_host(registry())} sent something other than {package.name} {package.version}")
             try:
                 self._cache.mkdir(parents=True, exist_ok=True)
                 partial = self._file(package).with_suffix(f".{os.getpid()}")
@@ -138,13 +139,13 @@ class Packages:
                 raise PageError(f"{self._cache}: {error.strerror}") from None
 
     def unpack(self, package: Package, directory: Path) -> None:
-        """Write the wanted members, and nothing else, to `directory`. Raises `PageError` when they are not there."""
+        """Write the package's `members`, and nothing else, to `directory`. Raises `PageError` if one is missing."""
         tarball = self._kept(package)
         if tarball is None:
             raise PageError(f"{package.name} {package.version} is not in {self._cache}")
         with tarfile.open(fileobj=io.BytesIO(tarball), mode="r:gz") as archive:
             for member in package.members:
-                # Read through the archive and written by us: no path, link or mode of the archive's own counts.
+                # Written by us: paths, links and modes in the archive are ignored.
                 try:
                     content = archive.extractfile(f"package/{member}")
                 except KeyError:
@@ -163,15 +164,15 @@ class Packages:
             tarball = self._file(package).read_bytes()
         except OSError:
             return None
-        return tarball if _genuine(package, tarball) else None
+        return tarball if _verified(package, tarball) else None
 
 
-def _genuine(package: Package, tarball: bytes) -> bool:
+def _verified(package: Package, tarball: bytes) -> bool:
     return base64.b64encode(hashlib.sha512(tarball).digest()).decode() == package.sha512
 
 
 def _host(url: str) -> str:
-    """What of a registry's URL may be shown: it can hold a password."""
+    """The part of a registry's URL that may be shown: the rest can contain a password."""
     try:
         return urllib.parse.urlsplit(url).hostname or "the npm registry"
     except ValueError:
@@ -180,29 +181,47 @@ def _host(url: str) -> str:
 
 def _download(package: Package) -> bytes:
     source = registry()
+    invalid = PageError("the npm registry or proxy that is set is not an http address")  # which may hold a password
     if not source.startswith(("https://", "http://")):
-        raise PageError("the npm registry set is no http address")
+        raise invalid
     url = f"{source}/{package.name}/-/{package.directory}.tgz"
-    until = time.monotonic() + FETCH_SECONDS
+    until = time.monotonic() + DOWNLOAD_SECONDS
     tarball = bytearray()
     try:
-        with urllib.request.urlopen(url, timeout=SILENCE_SECONDS) as reply:
-            while part := reply.read1(2**16):
+        with httpx.stream(
+            "GET",
+            url,
+            headers={"Accept-Encoding": "identity"},
+            timeout=SILENCE_SECONDS,
+            follow_redirects=True,
+            verify=ssl.create_default_context(),  # the system's certificates, as npm has them
+        ) as reply:
+            if reply.status_code != 200:
+                raise PageError(f"{_host(source)} answers with status {reply.status_code} for {package.name}")
+            for part in reply.iter_raw():
                 tarball += part
-                if len(tarball) > MOST_BYTES or time.monotonic() > until:
+                if len(tarball) > MAX_TARBALL_BYTES or time.monotonic() > until:
                     raise PageError(f"{_host(source)} was too slow or sent too much for {package.name}")
-    except (ValueError, http.client.InvalidURL):  # the message would tell what stands in the address
-        raise PageError("the npm registry set is no http address") from None
-    except (OSError, http.client.HTTPException) as error:
-        why = getattr(error, "reason", None) or error
-        raise PageError(f"{_host(source)} could not be reached ({why})") from None
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError, ImportError):
+        raise invalid from None
+    except (httpx.HTTPError, OSError) as error:
+        raise PageError(f"{_host(source)} cannot be reached ({error or type(error).__name__})") from None
     return bytes(tarball)
 
 
 def localise(static: Path, page: Path, packages: Packages | None) -> str:
-    """Copy labml-app's folder `static` to `page`, without reporters; with `packages`, without any foreign link.
+    """Copy labml-app's page without its reporters and, given `packages`, without links to other servers.
 
-    Returns the Content-Security-Policy to send with it. Raises `PageError` when the folder is not the one known.
+    Args:
+        static: labml-app's folder of static files.
+        page: Folder to write; what was there is removed.
+        packages: The downloaded npm packages; None keeps the links to CDNs.
+
+    Returns:
+        The Content-Security-Policy to send with the page.
+
+    Raises:
+        PageError: The page is not that of the supported version of labml-app.
     """
     shutil.rmtree(page, ignore_errors=True)
     shutil.copytree(static, page)
@@ -213,24 +232,24 @@ def localise(static: Path, page: Path, packages: Packages | None) -> str:
         index.read_text(),
         flags=re.DOTALL,
     )
-    html = _replaced(html, '<script src="/js/bundle.min.js">', '<script src="/deaf.js"></script>\\g<0>')
-    (page / "deaf.js").write_text(DEAF)
+    html = _replaced(html, '<script src="/js/bundle.min.js">', '<script src="/reporter_stub.js"></script>\\g<0>')
+    (page / "reporter_stub.js").write_text(REPORTER_STUB)
     bundle = page / "js" / "bundle.min.js"
     bundle.write_text(_replaced(bundle.read_text(), PORTRAIT, "/images/favicon.png", times=2))
-    foreign = ""
+    cdns = ""
     if packages is None:
-        foreign = " " + " ".join("https://" + _host(package.cdn) for package in PACKAGES)
+        cdns = " " + " ".join("https://" + _host(package.cdn) for package in PACKAGES)
     else:
         for package in PACKAGES:
             packages.unpack(package, page / "vendor" / package.directory)
             html = _replaced(html, package.cdn, f"/vendor/{package.directory}/{package.members[0]}")
         html = re.sub(r'\s(?:integrity|crossorigin)="[^"]*"', "", html)
         if re.search(r"""["'(=]\s*(?:https?:)?//""", html):
-            raise PageError("labml-app's page names hosts that are not known")
+            raise PageError("labml-app's page links to unknown hosts")
     index.write_text(html)
     return (
-        f"default-src 'self'; script-src 'self'{foreign}; style-src 'self' 'unsafe-inline'{foreign};"
-        f" font-src 'self'{foreign}; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self';"
+        f"default-src 'self'; script-src 'self'{cdns}; style-src 'self' 'unsafe-inline'{cdns};"
+        f" font-src 'self'{cdns}; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self';"
         " frame-ancestors 'none'"
     )
 

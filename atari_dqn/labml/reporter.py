@@ -1,8 +1,7 @@
-"""The side process that talks to a labml server: rows and live values flow in by a socket and out by http, and edits
-made on the server's page flow back to the trainer.
+"""Process that reports a run to a labml server and passes edits made on the server's page back to the trainer.
 
-One thread listens to the trainer and never waits for the network; the other talks to the server and may wait as long
-as that pleases. What they share is bounded, so a server that is away, slow or hostile costs points and nothing else.
+One thread listens to the trainer and never waits for the network; the other talks to the server and may wait for it.
+What they share is bounded, so a server that is down, slow or hostile costs rows on its page and nothing else.
 """
 
 from __future__ import annotations
@@ -19,87 +18,90 @@ import time
 from typing import Any
 
 from atari_dqn.labml.client import Client, Introduction
-from atari_dqn.labml.http import Server, Trouble, plain
+from atari_dqn.labml.http import LabmlServer, RequestFailed, printable
 
 ROWS_KEPT = 2_000
-"""Rows that wait while the server is away; the oldest go first."""
-ROWS_AT_ONCE = 200
-"""Rows in a report."""
-TRIES = 3
-"""Of a report that the server answers wrongly: then it is dropped, lest it stand in the way of all others for good."""
+"""Number of rows that wait while the server is down; the oldest are dropped first."""
+ROWS_PER_REPORT = 200
+MAX_TRIES = 3
+"""Number of wrong answers to a report before its rows are dropped, or it would hold up all others for good."""
 SCORE = "charts/episodic_return"
-"""What the page's chart begins with."""
-HEARTBEAT = 1.0
-"""Seconds between reports. Edits come with the replies, so there is a report when there is nothing to tell, too."""
-LONGEST_PAUSE = 15.0
-"""Seconds between tries while the server is away; they begin with `HEARTBEAT`."""
-LAST_SECONDS, PARTING_SECONDS = 3.7, 0.5
-"""Seconds until the last report must be on its way (the one before may be waiting for its reply: the real server is 3 s
-over each), and seconds that its own reply is waited for."""
-MOST_EDITS, MOST_OF_VALUE = 100, 1_000
-"""Edits taken from one reply, and characters of JSON of a value: a longer one arrives as the start of its text."""
-TELL_SECONDS = 0.5
-"""Seconds after which the trainer can know how many rows were dropped."""
+"""Metric that the page's chart shows first."""
+HEARTBEAT_SECONDS = 1.0
+"""Time between reports. They are sent without rows too, since edits come with the replies."""
+MAX_PAUSE_SECONDS = 15.0
+"""Longest time between tries while the server is down; the first is `HEARTBEAT_SECONDS`."""
+LAST_REPORT_SECONDS = 3.7
+"""Time to send the last report; the one before may still await its reply, for which the real server takes 3 s."""
+LAST_REPLY_SECONDS = 0.5
+"""Time to wait for the reply to the last report."""
+MAX_EDITS = 100
+"""Number of edits taken from one reply."""
+MAX_VALUE_CHARACTERS = 1_000
+"""Longest JSON of an edit's value; of a longer one, the beginning is passed on as a text."""
+NEWS_SECONDS = 0.5
+"""Time between messages to the trainer about dropped rows."""
 MESSAGE_BYTES = 2**15
-"""Of a message at most, either way; a row has a few hundred."""
+"""Longest message in either direction; a row has a few hundred bytes."""
 ROW, SHOW, CLOSE = b"r", b"s", b"c"
-"""What a message from the trainer begins with; a row and the values to show follow as JSON."""
+"""First byte of a message from the trainer; a row and the values to show follow as JSON."""
 
 
-def serve(channel: socket.socket, introduction: Introduction) -> None:
-    """Report until the trainer says `CLOSE` or is gone. SIGINT and SIGTERM are blocked from birth."""
-    os.nice(10)  # reports can wait, and env steps cannot
+def run_reporter(channel: socket.socket, introduction: Introduction) -> None:
+    """Report until the trainer sends `CLOSE` or has ended. The process starts with SIGINT and SIGTERM blocked."""
+    os.nice(10)  # reports can wait, environment steps cannot
     try:
-        Side(channel, introduction).listen()
+        Reporter(channel, introduction).listen()
     finally:
         shutil.rmtree(introduction.directory, ignore_errors=True)
         os._exit(0)  # the other thread may be waiting for a server that never answers
 
 
-class Side:
-    """`listen` is the main thread's work, `_report` the other's; what both touch often lies under `_lock`."""
+class Reporter:
+    """The main thread runs `listen` and a second one `_report`; `_lock` guards what both change."""
 
     def __init__(self, channel: socket.socket, introduction: Introduction) -> None:
         self._channel, self._introduction = channel, introduction
-        self._server = Server(introduction.url)
+        self._server = LabmlServer(introduction.url)
         self._lock = threading.Lock()
         self._rows: collections.deque[bytes] = collections.deque()
         self._values = {slider.name: slider.value for slider in introduction.live}
         self._page: dict[str, Any] = {}
-        """what the server's page takes for the value of each"""
+        """Value of each hyperparameter on the server's page."""
         self._echoes: dict[str, float] = {}
-        """values that we asked for on the page ourselves, which come back as if a user had"""
+        """Values that we set on the page ourselves, which come back like a user's edits."""
         self._asked: dict[str, Any] = {}
-        """what was asked for last, as far as we heard"""
+        """Last edit of each hyperparameter that we know of."""
         self._postponed: set[str] = set()
         self._dropped = 0
         self._batch, self._batch_rows, self._tries = dict[str, Any](), 0, 0
         self._introduced = self._opened = False
-        self._named: set[str] = set()
-        """of all that was reported"""
-        self._trouble = ""
-        self._unsent: collections.deque[dict[str, Any]] = collections.deque(maxlen=MOST_EDITS)
-        self._told_dropped = 0
-        self._wake, self._closing, self._parted = threading.Event(), threading.Event(), threading.Event()
+        self._metrics: set[str] = set()
+        """Names of all metrics reported so far."""
+        self._problem = ""
+        self._unsent: collections.deque[dict[str, Any]] = collections.deque(maxlen=MAX_EDITS)
+        self._reported_dropped = 0
+        self._wake, self._closing, self._last_sent = threading.Event(), threading.Event(), threading.Event()
 
-    # ------------------------------------------------------------------ the trainer's side
+    # ------------------------------------------------------------------ messages from and to the trainer
 
     def listen(self) -> None:
+        """Take the trainer's messages until it closes the channel."""
         reporter = threading.Thread(target=self._report, daemon=True)
         reporter.start()
         due = time.monotonic()
         while True:
-            ready = select.select([self._channel], [], [], TELL_SECONDS)[0]
+            ready = select.select([self._channel], [], [], NEWS_SECONDS)[0]
             if time.monotonic() >= due:
-                due = time.monotonic() + TELL_SECONDS
-                self._tell()
+                due = time.monotonic() + NEWS_SECONDS
+                self._pass_on()
             if not ready:
                 continue
             message = self._channel.recv(MESSAGE_BYTES)
             if not message:
-                return  # no trainer any more
+                return  # the trainer has ended
             if message[:1] == CLOSE:
-                self._part(reporter)
+                self._send_last(reporter)
                 return
             with self._lock:
                 if message[:1] == ROW:
@@ -112,20 +114,20 @@ class Side:
                     self._values.update((name, value) for name, value in shown.items() if name in self._values)
                     self._wake.set()
 
-    def _part(self, reporter: threading.Thread) -> None:
-        """Let the last report go out, and count what did not."""
+    def _send_last(self, reporter: threading.Thread) -> None:
+        """Wait for the last report to be sent, and count the rows that were not."""
         self._closing.set()
         self._wake.set()
-        self._parted.wait(LAST_SECONDS)
-        reporter.join(PARTING_SECONDS)
-        # A server that has replied to all before will have taken this one too: its reply alone is not worth the wait.
-        taken = self._introduced and self._parted.is_set()
+        self._last_sent.wait(LAST_REPORT_SECONDS)
+        reporter.join(LAST_REPLY_SECONDS)
+        # A server that accepted all reports so far has accepted this one, too: do not wait longer for its reply.
+        taken = self._introduced and self._last_sent.is_set()
         with self._lock:
             self._dropped += len(self._rows) + (0 if taken else self._batch_rows)
-        self._tell()
+        self._pass_on()
 
-    def _tell(self, edits: list[tuple[str, Any]] | None = None, problem: str = "") -> None:
-        """Pass on what is new; what finds no room now goes with a later call."""
+    def _pass_on(self, edits: list[tuple[str, Any]] | None = None, problem: str = "") -> None:
+        """Send news to the trainer; what does not fit into the socket now is sent by a later call."""
         with self._lock, contextlib.suppress(OSError):
             self._unsent.extend({"edit": edit} for edit in edits or ())
             if problem:
@@ -133,56 +135,56 @@ class Side:
             while self._unsent:
                 self._send(self._unsent[0])
                 self._unsent.popleft()
-            if self._dropped != self._told_dropped:
+            if self._dropped != self._reported_dropped:
                 self._send({"dropped": self._dropped})
-                self._told_dropped = self._dropped
+                self._reported_dropped = self._dropped
 
     def _send(self, news: dict[str, Any]) -> None:
         self._channel.send(json.dumps(news).encode(), socket.MSG_DONTWAIT)
 
-    # ------------------------------------------------------------------ the server's side
+    # ------------------------------------------------------------------ requests to the server
 
     def _report(self) -> None:
         try:
             client = Client(self._introduction)
-            pause = HEARTBEAT
+            pause = HEARTBEAT_SECONDS
             while True:
                 last = self._closing.is_set()
                 try:
                     self._exchange(client, last)
-                    self._trouble, pause = "", HEARTBEAT
-                    wait = 0.0 if len(self._rows) >= ROWS_AT_ONCE else HEARTBEAT
-                except Trouble as trouble:
-                    self._failed(trouble)
-                    wait, pause = pause, min(2 * pause, LONGEST_PAUSE)
+                    self._problem, pause = "", HEARTBEAT_SECONDS
+                    wait = 0.0 if len(self._rows) >= ROWS_PER_REPORT else HEARTBEAT_SECONDS
+                except RequestFailed as error:
+                    self._note_failure(error)
+                    wait, pause = pause, min(2 * pause, MAX_PAUSE_SECONDS)
                 if last:
                     return
                 self._wake.wait(wait)
                 if not self._closing.is_set():
                     self._wake.clear()
         except Exception as error:  # labml's client itself, or its files
-            self._tell(problem=plain(f"the labml client failed and reports no more: {type(error).__name__}: {error}"))
+            self._pass_on(problem=printable(f"labml client stopped: {type(error).__name__}: {error}"))
         finally:
-            self._parted.set()
+            self._last_sent.set()
 
     def _exchange(self, client: Client, last: bool) -> None:
-        """One report and its reply. Raises `Trouble`; then the report is kept for the next try."""
+        """Send one report and use its reply. After a `RequestFailed` the report is kept for the next try."""
         with self._lock:
             values = dict(self._values)
-            most = 0 if self._batch_rows else ROWS_KEPT if last else ROWS_AT_ONCE
+            most = 0 if self._batch_rows else ROWS_KEPT if last else ROWS_PER_REPORT
             rows = [self._rows.popleft() for _ in range(min(len(self._rows), most))]
         if rows:
-            told = [json.loads(row) for row in rows]
-            self._batch, self._batch_rows = client.metrics(told, values), len(rows)
-            self._named.update(name for row in told for name in row if "/" in name)
+            parsed = [json.loads(row) for row in rows]
+            self._batch, self._batch_rows = client.metrics(parsed, values), len(rows)
+            self._metrics.update(name for row in parsed for name in row if "/" in name)
         packets = [{"time": time.time()}, *([self._batch] if self._batch_rows else [])]
         if not self._introduced:
-            # It comes again after any trouble, for the server may have lost what it knew.
+            # Repeated after any failure, since the server may have lost what it knew.
             packets = client.introduction(values) + packets
         if last:
             packets += client.farewell()
-        sent = self._parted.set if last else None
-        reply = self._server.ask("POST", "track", packets, client.query, sent)
+        on_sent = self._last_sent.set if last else None
+        reply = self._server.ask("POST", "track", packets, client.query, on_sent)
         self._batch, self._batch_rows, self._tries = {}, 0, 0
         if not self._introduced:
             self._page = dict(values)
@@ -194,40 +196,40 @@ class Side:
             self._correct_page()
             self._open_with_score()
 
-    def _failed(self, trouble: Trouble) -> None:
+    def _note_failure(self, error: RequestFailed) -> None:
         self._introduced = False
-        self._tries += trouble.answered
-        if self._tries >= TRIES and self._batch_rows:
+        self._tries += error.answered
+        if self._tries >= MAX_TRIES and self._batch_rows:
             with self._lock:
                 self._dropped += self._batch_rows
             self._batch, self._batch_rows, self._tries = {}, 0, 0
-        said, self._trouble = self._trouble, str(trouble)
-        self._tell(problem="" if said == self._trouble else self._trouble)
+        previous, self._problem = self._problem, str(error)
+        self._pass_on(problem="" if previous == self._problem else self._problem)
 
     def _take_edits(self, asked: Any) -> None:
         if not isinstance(asked, dict):
             return
         edits = []
-        for name, value in list(asked.items())[:MOST_EDITS]:
+        for name, value in list(asked.items())[:MAX_EDITS]:
             if name in self._page:
                 self._page[name] = self._asked[name] = value
             if name not in self._echoes or self._echoes.pop(name) != value:
-                edits.append((name[:MOST_OF_VALUE], _short(value)))
-        self._tell(edits)
+                edits.append((name[:MAX_VALUE_CHARACTERS], _short(value)))
+        self._pass_on(edits)
 
     def _open_with_score(self) -> None:
-        """Choose, once there is a score, what the page's chart shows: left alone it takes the alphabet's first name."""
-        if self._opened or SCORE not in self._named:
+        """Select the score on the page's chart once there is one; by default it shows the first metric by name."""
+        if self._opened or SCORE not in self._metrics:
             return
-        place = sorted(self._named).index(SCORE)  # the page knows series by their places only
+        place = sorted(self._metrics).index(SCORE)  # the page identifies series by position only
         path = f"metrics/preferences/{self._introduction.uuid}"
         self._server.ask("POST", path, {"series_preferences": [*[-1] * place, place]})
         self._opened = True
 
     def _correct_page(self) -> None:
-        """Where the page shows another value than the run has (an edit was refused, or made elsewhere), set it right.
+        """Correct values on the page that the run does not have: an edit was refused, or made elsewhere.
 
-        labml has no packet for that: the page's input shows what was last asked for, so we ask for the present value.
+        labml has no packet for that. The page's input shows the last edit, so we make an edit to the present value.
         """
         with self._lock:
             wrong = {name: value for name, value in self._values.items() if self._page.get(name) != value}
@@ -235,10 +237,10 @@ class Side:
             return
         path = f"hyper_params/{self._introduction.uuid}"
         try:
-            on_page = _last_asked(self._server.ask("GET", path))
-        except Trouble:
+            on_page = _last_edits(self._server.ask("GET", path))
+        except RequestFailed:
             on_page = {}
-        # What we have not heard of yet was asked for after the last report, and comes with the next: it stays.
+        # An edit that we have not received yet was made after the last report and comes with the next: keep it.
         newer = {name for name in wrong if name in on_page and on_page[name] != self._asked.get(name)} - self._postponed
         self._postponed = newer
         wrong = {name: value for name, value in wrong.items() if name not in newer}
@@ -248,8 +250,8 @@ class Side:
             self._server.ask("POST", path, wrong)
 
 
-def _last_asked(hyper_params: dict[str, Any]) -> dict[str, Any]:
-    """By name, the value that was last asked for on the page; none where nobody ever asked."""
+def _last_edits(hyper_params: dict[str, Any]) -> dict[str, Any]:
+    """The value of the last edit on the page of each hyperparameter that was ever edited, by name."""
     try:
         return {line["name"]: line["sub"]["value"][-1] for line in hyper_params["series"] if "sub" in line}
     except (KeyError, IndexError, TypeError):
@@ -257,9 +259,9 @@ def _last_asked(hyper_params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> Any:
-    """`value` itself, or the start of its JSON where that is long."""
+    """`value`, or the beginning of its JSON if that is long."""
     try:
         text = json.dumps(value)
     except RecursionError:
         return "..."
-    return value if len(text) <= MOST_OF_VALUE else text[:MOST_OF_VALUE]
+    return value if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS]

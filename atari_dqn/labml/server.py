@@ -1,9 +1,8 @@
-"""labml's own server, kept to this machine, with our page and behind our guard."""
+"""labml's own server on this machine's loopback address, with our page and behind our guard."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.metadata
 import logging.handlers
 import os
@@ -11,25 +10,32 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
 
 from atari_dqn.cli.command import CommandFailed
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.labml.guard import App, Guard
-from atari_dqn.labml.launch import GOODBYE_SECONDS
+from atari_dqn.labml.launch import SHUTDOWN_SECONDS
 from atari_dqn.labml.page import PACKAGES, Packages, PageError, localise
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 LABML_APP = "0.0.102"
 
 
 def default_data_dir() -> Path:
+    """Where runs are kept unless the user names a directory."""
     return _user_dir("XDG_DATA_HOME", ".local/share") / "dashboard"
 
 
-def _user_dir(variable: str, usual: str) -> Path:
-    return Path(os.environ.get(variable) or Path.home() / usual) / "atari_dqn"
+def _user_dir(variable: str, default: str) -> Path:
+    return Path(os.environ.get(variable) or Path.home() / default) / "atari_dqn"
 
 
-def check_installed() -> None:
+def check_labml_app() -> None:
+    """Raise `ConfigError` with the pip command to run unless the right labml-app is installed."""
     command = f'python -m pip install "labml-app=={LABML_APP}" requests'
     try:
         found = importlib.metadata.version("labml-app")
@@ -41,65 +47,77 @@ def check_installed() -> None:
 
 
 @contextlib.contextmanager
-def listening(port: int) -> Iterator[socket.socket]:
+def listening_socket(port: int) -> Iterator[socket.socket]:
+    """A socket that listens at `port` of the loopback address. Raises `ConfigError` if the port cannot be used."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
             listener.listen()
         except OSError as error:
-            raise ConfigError(f"--port {port}: {error.strerror}; name another one, or 0 for any") from None
+            raise ConfigError(f"--port {port}: {error.strerror}; try another one, or 0 for any free port") from None
         yield listener
 
 
 @contextlib.contextmanager
-def held(data_dir: Path) -> Iterator[None]:
-    """Create `data_dir`, for this user alone (labml keeps pickles in it), and hold it for this process."""
+def locked_data_dir(data_dir: Path) -> Iterator[None]:
+    """Create `data_dir` for this user alone (labml keeps pickles in it), and lock it meanwhile.
+
+    Raises:
+        ConfigError: The directory cannot be written to, or another dashboard uses it.
+    """
+    lock = FileLock(data_dir / ".lock")
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (data_dir / ".lock").open("a")
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ConfigError(f"another dashboard uses {data_dir}; try another --data-dir") from None
     except OSError as error:
         raise ConfigError(f"--data-dir {data_dir}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"another dashboard serves {data_dir}; name another --data-dir") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
-def make_app(port: int, data_dir: Path) -> App:
-    """labml's app, kept to `data_dir`, with our page and behind our guard."""
+def make_app(port: int, data_dir: Path) -> ASGIApp:
+    """Return labml's app with our page, behind our guards, and change this process's working directory to `data_dir`.
+
+    Raises:
+        CommandFailed: The page cannot be prepared.
+    """
     log = logging.handlers.RotatingFileHandler(data_dir / "server.log", maxBytes=2**20, backupCount=1, delay=True)
     logging.basicConfig(handlers=[log], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
     os.environ.update(
         LABML_APP_SERVER_IP="127.0.0.1",
         LABML_APP_SERVER_PORT=str(port),
-        GIT_PYTHON_REFRESH="quiet",  # or importing it fails where no git is installed
-        GIT_DIR="/",  # it looks for its own revision in the repository around, and fails where that has no commit
+        GIT_PYTHON_REFRESH="quiet",  # or importing it fails where git is not installed
+        GIT_DIR="/",  # it looks for its revision in the repository around it, and fails if that has no commit
     )
     os.chdir(data_dir)  # labml-app opens a log of its own in the working directory
 
     import labml.internal.computer.configs as labml_computer
 
-    # In place of `~/.labml`; the server wants nothing else of it.
+    # The only thing that the server wants of it is the folder, which would be `~/.labml`.
     labml_computer._internal = SimpleNamespace(app_folder=data_dir)
 
-    from labml_app.logger import logger as chatter
+    from labml_app.logger import logger as labml_logger
 
-    chatter.handlers.clear()
-    chatter.setLevel(logging.CRITICAL)  # its errors are news like the revision it was deployed from
+    labml_logger.handlers.clear()
+    labml_logger.setLevel(logging.CRITICAL)  # it logs its revision and the like as errors
 
     from labml_app import flask_app
 
-    page = data_dir / "labml_app_page"  # made anew each time; nobody else would call a folder so
+    from atari_dqn.labml.guard import guarded
+
+    page = data_dir / "labml_app_page"
     try:
-        policy = localise(flask_app.STATIC_PATH, page, _fetched_packages())
+        content_security_policy = localise(flask_app.STATIC_PATH, page, _download_packages())
     except PageError as error:
-        raise CommandFailed(f"the dashboard's page could not be prepared: {error}") from None
+        raise CommandFailed(f"cannot prepare the dashboard's page: {error}") from None
     flask_app.STATIC_PATH = page
-    return Guard(flask_app.app, port, policy)
+    return guarded(flask_app.app, port, content_security_policy)
 
 
 def page_packages() -> Packages:
@@ -107,34 +125,33 @@ def page_packages() -> Packages:
     return Packages(_user_dir("XDG_CACHE_HOME", ".cache") / "dashboard")
 
 
-def _fetched_packages() -> Packages | None:
-    """The page's packages, from the cache or fetched; None, after a line that says why, when there are none."""
+def _download_packages() -> Packages | None:
+    """The page's packages, downloaded if need be; None, after a line that says why, if that fails."""
     packages = page_packages()
     if packages.missing():
-        print(f"fetching the page's packages ({', '.join(package.name for package in PACKAGES)})", flush=True)
+        names = ", ".join(package.name for package in PACKAGES)
+        print(f"downloading the page's packages ({names})", flush=True)
         try:
-            packages.fetch()
+            packages.download()
         except PageError as error:
-            print(f"{error}: until a later start gets them, the page needs the internet", flush=True)
+            print(f"{error}: the page needs the internet until a later start can download them", flush=True)
             return None
     return packages
 
 
-def serve(app: App, listener: socket.socket) -> None:
-
+def serve(app: ASGIApp, listener: socket.socket) -> None:
+    """Serve `app` until a signal."""
     import uvicorn
 
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            proxy_headers=False,
-            server_header=False,
-            access_log=False,
-            log_config=None,
-            timeout_graceful_shutdown=GOODBYE_SECONDS,
-        )
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    server.run(sockets=[listener])
+    uvicorn.Server(config).run(sockets=[listener])

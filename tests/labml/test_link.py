@@ -1,4 +1,4 @@
-"""Reports to a labml server: whatever that server does, nothing blocks, raises, grows or gives a secret away."""
+"""Reports to a labml server: whatever it does, nothing blocks, raises, grows or reveals a secret."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ import psutil
 import pytest
 
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.labml import http as labml_http
-from atari_dqn.labml import reporter as labml_side
-from atari_dqn.labml.link import LabmlLink, check_url
+from atari_dqn.labml import reporter
+from atari_dqn.labml.http import LabmlServer, RequestFailed, check_url
+from atari_dqn.labml.link import LabmlLink
 from tests.labml_stand_in import DEADLINE, StandIn
 
 REPOSITORY = Path(__file__).parents[2]
 MOST_MEMORY = 250 * 2**20
-"""Bytes that the side process may take at most: labml and numpy need some 60 MB, a swallowed reply would add 1 GB."""
+"""Bytes that the reporter process may use: labml and numpy need some 60 MB, a whole hostile reply would add 1 GB."""
 EXIT = 5.0 + 5.0
-"""Seconds that `close` may take: what was promised, and a margin for a busy machine."""
+"""Seconds that `close` may take: the promised time, and a margin for a busy machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def make_link() -> Iterator[Callable[..., LabmlLink]]:
 
     yield make
     for link in links:
-        link.process.kill()  # the tests of closing do that themselves
+        link.process.kill()  # the tests of `close` call it themselves
         link.close()
 
 
@@ -69,10 +69,10 @@ def steps(server: StandIn) -> set[float]:
 
 
 def until(what: Callable[[], Any]) -> Any:
-    """Ask again and again until it is true. For what only asking can tell."""
+    """The first true value of `what()`, which is called again and again."""
     end = time.monotonic() + DEADLINE
     while not (found := what()):
-        assert time.monotonic() < end, "it never came"
+        assert time.monotonic() < end, "it did not become true"
         time.sleep(0.02)
     return found
 
@@ -89,7 +89,9 @@ def free_port() -> int:
 def test_rows_configuration_and_sliders_arrive_and_the_run_is_claimed(make_link: Callable[..., LabmlLink]) -> None:
     with StandIn() as server:
         link = make_link(server.url, config={"env_id": "pong", "learning_rate": 1e-4})
-        server.wait_for(lambda: server.points("hp.learning_rate") == [(0, 1e-4)])  # or the page had no slider yet
+        server.wait_for(
+            lambda: server.points("hp.learning_rate") == [(0, 1e-4)]
+        )  # without a value the page has no slider
         for step in (500, 1_000, 1_500):
             link.write(row(step))
         server.wait_for(lambda: len(steps(server)) == 3 and server.came("PUT", f"/api/v1/run/{link.uuid}/claim"))
@@ -108,7 +110,7 @@ def test_rows_configuration_and_sliders_arrive_and_the_run_is_claimed(make_link:
         assert (link.dropped, link.problem()) == (0, None)
 
 
-def test_what_is_written_just_before_the_end_arrives(make_link: Callable[..., LabmlLink]) -> None:
+def test_a_row_written_just_before_the_end_arrives(make_link: Callable[..., LabmlLink]) -> None:
     with StandIn() as server:
         link = make_link(server.url)
         server.wait_for(lambda: server.came("PUT", "claim"))
@@ -118,7 +120,7 @@ def test_what_is_written_just_before_the_end_arrives(make_link: Callable[..., La
         assert link.dropped == 0
 
 
-def test_values_that_are_no_numbers_are_left_out(make_link: Callable[..., LabmlLink]) -> None:
+def test_values_that_are_not_numbers_are_omitted(make_link: Callable[..., LabmlLink]) -> None:
     with StandIn() as server:
         link = make_link(server.url, config={"rate": math.inf})
         link.write(row(500) | {"losses/q": math.nan})
@@ -128,7 +130,7 @@ def test_values_that_are_no_numbers_are_left_out(make_link: Callable[..., LabmlL
         server.wait_for(lambda: 1_500 in steps(server))
         assert link.dropped == 1
         assert server.points("losses/text") == []
-        assert server.points("hp.learning_rate")[-1] == (1_500, 7e-5)  # the row knows better than what was shown
+        assert server.points("hp.learning_rate")[-1] == (1_500, 7e-5)  # the row's own value
         assert [step for step, _ in server.points("losses/q")] == [1_500]
 
 
@@ -143,7 +145,7 @@ EDITS = {
 }
 
 
-def test_edits_come_as_they_are(make_link: Callable[..., LabmlLink]) -> None:
+def test_edits_arrive_unchanged(make_link: Callable[..., LabmlLink]) -> None:
     with StandIn() as server:
         link = make_link(server.url)
         server.edit(EDITS)
@@ -153,14 +155,14 @@ def test_edits_come_as_they_are(make_link: Callable[..., LabmlLink]) -> None:
         assert json.dumps(dict(came)) == json.dumps(EDITS)
 
 
-def test_an_enormous_edit_is_cut_and_the_next_one_comes(make_link: Callable[..., LabmlLink]) -> None:
+def test_an_enormous_edit_is_shortened_and_the_next_one_arrives(make_link: Callable[..., LabmlLink]) -> None:
     with StandIn() as server:
         link = make_link(server.url)
         server.edit({"learning_rate": "9" * 500_000})
         ((name, value),) = until(link.poll)
         assert name == "learning_rate"
-        assert len(value) == labml_side.MOST_OF_VALUE
-        # The page is set right meanwhile, which an edit in that very moment would not survive.
+        assert len(value) == reporter.MAX_VALUE_CHARACTERS
+        # Wait for the correction of the page: it would overwrite an edit made at that moment.
         server.wait_for(lambda: server.asked["learning_rate"] == 1e-4)
         server.edit({"learning_rate": 2e-4})
         assert until(link.poll) == [("learning_rate", 2e-4)]
@@ -169,7 +171,7 @@ def test_an_enormous_edit_is_cut_and_the_next_one_comes(make_link: Callable[...,
 def test_after_a_refusal_the_page_shows_the_old_value_again(make_link: Callable[..., LabmlLink]) -> None:
     with StandIn() as server:
         link = make_link(server.url)
-        for _ in range(2):  # the same wrong value again is heard again
+        for _ in range(2):  # the same wrong value arrives again
             server.edit({"learning_rate": 99})
             assert until(link.poll) == [("learning_rate", 99)]
             link.show({"learning_rate": 1e-4})
@@ -180,7 +182,7 @@ def test_after_a_refusal_the_page_shows_the_old_value_again(make_link: Callable[
         server.wait_for(lambda: (500, 5e-5) in server.points("hp.learning_rate"))
         count = len(server.requests)
         server.wait_for(lambda: len(server.requests) > count + 1)
-        assert link.poll() == []  # what we asked for ourselves is no edit
+        assert link.poll() == []  # our own corrections are not edits
         server.edit({"learning_rate": 3e-4})
         assert until(link.poll) == [("learning_rate", 3e-4)]
 
@@ -205,37 +207,37 @@ def test_a_server_that_goes_down_and_comes_back_misses_nothing(make_link: Callab
         link = make_link(first.url)
         link.write(row(500))
         first.wait_for(lambda: 500 in steps(first) and first.requests[-2:-1] and first.requests[-2].method == "PUT")
-        port = first.port  # by now it knows all about the run
+        port = first.port  # by now the run is introduced
     link.write(row(1_000))
     assert "cannot be reached" in until(link.problem)
     link.write(row(1_500))
     with StandIn(port=port) as second:
         second.wait_for(lambda: {1_000, 1_500} <= steps(second))
-        # It may be another server: it hears again who reports, and what can be tuned.
+        # It may be another server, so the run is introduced again.
         assert any("configs" in packet for packet in second.packets())
         second.edit({"learning_rate": 2e-4})
         assert until(link.poll) == [("learning_rate", 2e-4)]
 
 
 def test_the_oldest_points_are_dropped_and_counted(make_link: Callable[..., LabmlLink]) -> None:
-    total = labml_side.ROWS_KEPT + 3_000
+    total = reporter.ROWS_KEPT + 3_000
     with StandIn("silent") as server:
         link = make_link(server.url)
         server.wait_for(lambda: server.requests)
         for step in range(1, total + 1):
             before = link.dropped
             link.write(row(step))
-            if not step % 100:  # as slowly as the side process reads, or the kernel's buffer would fill first
+            if not step % 100:  # wait for the reporter process, or the kernel's buffer would fill first
                 until(lambda: not _unread(link))
             assert link.dropped >= before
-        until(lambda: link.dropped >= total - labml_side.ROWS_KEPT - labml_side.ROWS_AT_ONCE)
+        until(lambda: link.dropped >= total - reporter.ROWS_KEPT - reporter.ROWS_PER_REPORT)
         memory = psutil.Process(link.process.pid).memory_info().rss
         server.behaviour = "labml"
         server.release.set()
         server.wait_for(lambda: total in steps(server))
         missing = set(range(1, total + 1)) - steps(server)
         assert link.dropped >= len(missing) > 0
-        assert max(missing) < min(step for step in steps(server) if step > labml_side.ROWS_AT_ONCE)
+        assert max(missing) < min(step for step in steps(server) if step > reporter.ROWS_PER_REPORT)
         assert memory < MOST_MEMORY
 
 
@@ -273,11 +275,11 @@ def test_a_hostile_answer_costs_points_and_one_line(behaviour: str, make_link: C
         assert len(line) <= 200
         assert line.isprintable()
         server.wait_for(lambda: len(server.requests) >= 3)
-        assert link.problem() is None  # said once
+        assert link.problem() is None  # reported once
         assert link.poll() == []
         assert psutil.Process(link.process.pid).memory_info().rss < MOST_MEMORY
-        assert server.bytes_sent < 10**8  # the rest of a gigabyte is not even taken
-        until(lambda: link.dropped == 1)  # after some tries, so that it does not stand in the way of others
+        assert server.bytes_sent < 10**8  # the rest of the gigabyte is not read
+        until(lambda: link.dropped == 1)  # after some tries, so that it does not hold up others
         server.behaviour = "labml"
         link.write(row(1_000))
         server.wait_for(lambda: 1_000 in steps(server))
@@ -288,7 +290,7 @@ def test_a_hostile_answer_costs_points_and_one_line(behaviour: str, make_link: C
 
 
 @pytest.mark.parametrize("behaviour", ["silent", "slow", "refusing"])
-def test_an_exit_is_delayed_by_five_seconds_at_most(behaviour: str, make_link: Callable[..., LabmlLink]) -> None:
+def test_closing_takes_five_seconds_at_most(behaviour: str, make_link: Callable[..., LabmlLink]) -> None:
     with StandIn(behaviour) as server:
         link = make_link(server.url if behaviour != "refusing" else f"http://127.0.0.1:{free_port()}")
         link.write(row(500))
@@ -307,13 +309,13 @@ def test_an_exit_is_delayed_by_five_seconds_at_most(behaviour: str, make_link: C
         assert time.monotonic() - start < EXIT
 
 
-def test_a_side_process_that_is_stuck_holds_nothing_up(make_link: Callable[..., LabmlLink]) -> None:
+def test_a_suspended_reporter_process_holds_nothing_up(make_link: Callable[..., LabmlLink]) -> None:
     with StandIn() as server:
         link = make_link(server.url)
         server.wait_for(lambda: server.requests)
         psutil.Process(link.process.pid).suspend()
         for step in range(20_000):
-            link.write(row(step))  # would hang here
+            link.write(row(step))  # must not block
         assert link.dropped > 10_000
         start = time.monotonic()
         link.close()
@@ -321,14 +323,13 @@ def test_a_side_process_that_is_stuck_holds_nothing_up(make_link: Callable[..., 
         assert not link.process.is_alive()
 
 
-@pytest.mark.parametrize("behaviour", ["drip", "silent"])
-def test_a_reply_has_a_deadline_as_a_whole(behaviour: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labml_http, "REPLY_SECONDS", 0.5)
-    with StandIn(behaviour) as server, pytest.raises(labml_http.Trouble, match=r"has not answered for 0\.5 s"):
-        labml_http.Server(check_url(server.url)).ask("POST", "track", [])
+@pytest.mark.parametrize("behaviour", ["drip", "drip_head", "silent"])
+def test_one_deadline_covers_the_whole_reply(behaviour: str) -> None:
+    with StandIn(behaviour) as server, pytest.raises(RequestFailed, match=r"has not answered for 0\.5 s"):
+        LabmlServer(check_url(server.url), seconds=0.5).ask("POST", "track", [])
 
 
-# ---------------------------------------------------------------------- hostile addresses
+# ---------------------------------------------------------------------- URLs
 
 
 @pytest.mark.parametrize(
@@ -340,7 +341,7 @@ def test_a_reply_has_a_deadline_as_a_whole(behaviour: str, monkeypatch: pytest.M
         *("http://user:secret@host", "https://secret@host/x"),
     ],
 )
-def test_a_hostile_url_is_refused_in_one_line_without_its_secrets(url: str) -> None:
+def test_a_wrong_url_is_refused_in_one_line_without_its_secrets(url: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         check_url(url)
     assert "must be like http" in str(refusal.value)
@@ -361,10 +362,10 @@ def test_a_plain_url_is_completed(url: str, address: str) -> None:
     assert check_url(url) == address
 
 
-# ---------------------------------------------------------------------- what stays private, and what ends
+# ---------------------------------------------------------------------- privacy, and the end of the process
 
 
-def test_no_credential_browser_or_file_comes_of_a_report(
+def test_a_report_reveals_no_credential_opens_no_browser_and_leaves_no_file(
     tmp_path: Path, make_link: Callable[..., LabmlLink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, temporary, repository = tmp_path / "home", tmp_path / "temporary", tmp_path / "repository"
@@ -398,7 +399,7 @@ def test_no_credential_browser_or_file_comes_of_a_report(
     assert list(temporary.iterdir()) == []
 
 
-def test_the_side_process_is_light_and_deaf_to_signals(make_link: Callable[..., LabmlLink]) -> None:
+def test_the_reporter_process_loads_no_torch_and_ignores_signals(make_link: Callable[..., LabmlLink]) -> None:
     with StandIn() as server:
         link = make_link(server.url)
         server.wait_for(lambda: server.requests)
@@ -432,7 +433,7 @@ time.sleep(3600)
 
 @pytest.mark.parametrize("end", ["kill", "leave"])
 @pytest.mark.parametrize("behaviour", ["labml", "silent"])
-def test_no_side_process_outlives_its_parent(end: str, behaviour: str, tmp_path: Path) -> None:
+def test_no_reporter_process_outlives_its_parent(end: str, behaviour: str, tmp_path: Path) -> None:
     with StandIn(behaviour) as server:
         command = [sys.executable, "-c", ORPHAN, server.url, end]
         environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}

@@ -1,4 +1,4 @@
-"""How the dashboard's page gets its packages, and what it is without other people's servers."""
+"""The dashboard's page: its npm packages, and that it calls no other server."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from atari_dqn.labml import guard as dashboard_guard
-from atari_dqn.labml import page as dashboard_page
-from atari_dqn.labml.page import PACKAGES, Packages, PageError, localise, registry
+from atari_dqn.labml import page
+from atari_dqn.labml.guard import check_values
+from atari_dqn.labml.page import PACKAGES, Package, Packages, PageError, localise, registry
 from tests.dashboard_fixtures import NOBODY
 
 STATIC = Path(labml_app.__file__).parent / "static"
@@ -50,16 +50,16 @@ def sha512(content: bytes) -> str:
 
 
 class Registry:
-    """A stand-in for npm's: small packages of the right names, and what was asked for."""
+    """Stands in for npm's registry: serves small packages of the right names and keeps the requested paths."""
 
     def __init__(self) -> None:
         self.tarballs: dict[str, bytes] = {}
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         known = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                known.asked.append(self.path)
+                known.requested.append(self.path)
                 content = known.tarballs.get(self.path)
                 self.send_response(200 if content else 404)
                 self.end_headers()
@@ -77,7 +77,7 @@ class Registry:
         self.server.server_close()
 
 
-def path_of(package: dashboard_page.Package) -> str:
+def path_of(package: Package) -> str:
     return f"/npm/{package.name}/-/{package.directory}.tgz"
 
 
@@ -92,32 +92,32 @@ def npm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Registry]:
         )
         stand_ins.append(dataclasses.replace(package, sha512=sha512(content)))
         found.tarballs[path_of(package)] = content
-    monkeypatch.setattr(dashboard_page, "PACKAGES", tuple(stand_ins))
+    monkeypatch.setattr(page, "PACKAGES", tuple(stand_ins))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", found.url)
     yield found
     found.close()
 
 
-def test_the_local_page_names_no_foreign_host(npm: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_page_links_to_no_other_host(npm: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packages = Packages(tmp_path / "cache")
-    packages.fetch()
+    packages.download()
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", NOBODY)
-    packages.fetch()  # from the cache
-    assert npm.asked == [path_of(package) for package in PACKAGES]
-    page = tmp_path / "page"
-    policy = localise(STATIC, page, packages)
-    html = (page / "index.html").read_text()
+    packages.download()  # from the cache
+    assert npm.requested == [path_of(package) for package in PACKAGES]
+    local = tmp_path / "page"
+    policy = localise(STATIC, local, packages)
+    html = (local / "index.html").read_text()
     for text in (html, policy):
         assert not re.search(r"//|sentry|mixpanel|integrity|crossorigin", text)
     links = re.findall(r'(?:href|src)="/([^"]+)"', html)
     assert len(links) == 12
-    assert all((page / link).is_file() for link in links)
-    assert html.index("/deaf.js") < html.index("/js/bundle.min.js")
-    bundle = (page / "js" / "bundle.min.js").read_text()
+    assert all((local / link).is_file() for link in links)
+    assert html.index("/reporter_stub.js") < html.index("/js/bundle.min.js")
+    bundle = (local / "js" / "bundle.min.js").read_text()
     assert not re.search(r"src:[^,]*https?://", bundle)
     assert "raw.githubusercontent.com" not in bundle
-    vendored = {str(file.relative_to(page / "vendor")) for file in (page / "vendor").rglob("*") if file.is_file()}
+    vendored = {str(file.relative_to(local / "vendor")) for file in (local / "vendor").rglob("*") if file.is_file()}
     assert vendored == {f"{package.directory}/{member}" for package in PACKAGES for member in package.members}
     assert not list(tmp_path.parent.rglob("climbed"))
 
@@ -131,9 +131,9 @@ def test_without_packages_only_their_cdns_are_allowed(tmp_path: Path) -> None:
     assert len(re.findall("integrity=", html)) == 1
 
 
-def test_a_page_that_is_not_the_known_one_is_refused(npm: Registry, tmp_path: Path) -> None:
+def test_an_unknown_version_of_the_page_is_refused(npm: Registry, tmp_path: Path) -> None:
     packages = Packages(tmp_path / "cache")
-    packages.fetch()
+    packages.download()
     for name, old, new in (
         ("index.html", "d3.v6.min.js", "d3.v7.min.js"),
         ("index.html", "<body", '<script src="//elsewhere.example/x.js"></script><body'),
@@ -148,42 +148,44 @@ def test_a_page_that_is_not_the_known_one_is_refused(npm: Registry, tmp_path: Pa
         shutil.rmtree(static)
 
 
-def test_something_else_than_the_package_is_refused(npm: Registry, tmp_path: Path) -> None:
+def test_a_tarball_with_another_checksum_is_refused(npm: Registry, tmp_path: Path) -> None:
     packages = Packages(tmp_path / "cache")
     first = PACKAGES[0]
     genuine = npm.tarballs[path_of(first)]
     npm.tarballs[path_of(first)] = b"<html>please log in</html>"
-    with pytest.raises(PageError, match=r"127\.0\.0\.1 sent something else than d3 6\.7\.0"):
-        packages.fetch()
+    with pytest.raises(PageError, match=r"127\.0\.0\.1 sent something other than d3 6\.7\.0"):
+        packages.download()
     assert not (tmp_path / "cache").exists()
 
     npm.tarballs[path_of(first)] = genuine
-    packages.fetch()
+    packages.download()
     (tmp_path / "cache" / "d3-6.7.0.tgz").write_bytes(b"spoiled")
     assert [package.name for package in packages.missing()] == ["d3"]
-    packages.fetch()
+    packages.download()
     assert packages.missing() == []
 
 
-def test_a_link_in_a_package_leads_nowhere(npm: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_in_a_package_is_not_followed(npm: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "secret").write_text("secret")
     content = tarball({"package/dist/d3.min.js": b"d3"}, {"package/LICENSE": str(tmp_path / "secret")})
     npm.tarballs[path_of(PACKAGES[0])] = content
     package = dataclasses.replace(PACKAGES[0], sha512=sha512(content))
-    monkeypatch.setattr(dashboard_page, "PACKAGES", (package,))
+    monkeypatch.setattr(page, "PACKAGES", (package,))
     packages = Packages(tmp_path / "cache")
-    packages.fetch()
+    packages.download()
     with pytest.raises(PageError, match="LICENSE"):
         packages.unpack(package, tmp_path / "out")
 
 
-def test_too_much_is_not_taken(npm: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dashboard_page, "MOST_BYTES", 100)
+def test_a_tarball_above_the_limit_is_refused(npm: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "MAX_TARBALL_BYTES", 100)
     with pytest.raises(PageError, match="too much"):
-        Packages(tmp_path / "cache").fetch()
+        Packages(tmp_path / "cache").download()
 
 
-def test_a_registry_out_of_reach_is_named_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_cannot_be_reached_is_named_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     password = "user:hunter2@localhost"
     for source in (
         f"http://{password}:9/npm",
@@ -195,12 +197,12 @@ def test_a_registry_out_of_reach_is_named_without_its_password(tmp_path: Path, m
     ):
         monkeypatch.setenv("npm_config_registry", source)
         with pytest.raises(PageError) as refusal:
-            Packages(tmp_path / "cache").fetch()
+            Packages(tmp_path / "cache").download()
         assert "hunter2" not in str(refusal.value)
         assert "\n" not in str(refusal.value)
 
 
-def test_the_users_registry_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_registry_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("npm_config_registry", "NPM_CONFIG_REGISTRY"):
         monkeypatch.delenv(name, raising=False)
@@ -222,5 +224,5 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st
 @given(JSON)
 def test_only_finite_numbers_pass_as_values(value: Any) -> None:
     number = type(value) in (int, float) and value == value and abs(value) <= sys.float_info.max
-    with contextlib.nullcontext() if number else pytest.raises(dashboard_guard.Refused):
-        dashboard_guard.check_values(json.dumps({"learning_rate": value}).encode())
+    with contextlib.nullcontext() if number else pytest.raises(ValueError, match="must be a finite number"):
+        check_values(json.dumps({"learning_rate": value}).encode())
