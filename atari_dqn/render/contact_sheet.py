@@ -1,11 +1,12 @@
-"""A contact sheet: surprising transitions flow in; one picture of a grid of them flows out.
+"""Contact sheet of surprising transitions: a grid of cells, each with two frames and the numbers of a TD error.
 
-A cell has the newest frame before and the one that was bootstrapped from, and beneath them the figures. What is no
-image is drawn as a bar for each number, as long as it is large among the transitions of the sheet.
+A cell shows the newest frame of the observation and the newest one of the observation that was bootstrapped from.
+Vectors are drawn as one bar for each number, scaled by the largest absolute value on the sheet.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,14 +16,46 @@ import numpy.typing as npt
 from PIL import Image
 
 from atari_dqn.render.drawing import BLUE, DIM, FAINT, GREEN, INK, PAPER, RAISED, RED, Picture, bar, blank, write
-from atari_dqn.render.surprise import Surprise
 
 SIDE, GAP, MARGIN, HEADER, FIGURES = 168, 26, 12, 76, 72
-"""Pixels: of a frame at most, between two, around, above all cells, below the frames of each."""
+"""Pixels: longest side of a frame, gap between two frames, margin of a cell, header of the sheet, and the numbers
+below the frames."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Surprise:
+    """A transition as the saved networks see it now."""
+
+    obs: npt.NDArray[np.generic]
+    """Newest frame of the observation."""
+    next_obs: npt.NDArray[np.generic]
+    """Newest frame of the observation that is bootstrapped from, `steps` later."""
+    steps: int
+    """Environment steps of the n-step return."""
+    action: int
+    reward: float
+    """The n-step return that is learned from."""
+    terminal: bool
+    """Whether the episode ended, or a life was lost: nothing is bootstrapped."""
+    q: float
+    target: float
+    age: int
+    """Environment steps since the transition."""
+
+    @property
+    def td_error(self) -> float:
+        return self.target - self.q
 
 
 def draw(surprises: Sequence[Surprise], names: Sequence[str], notes: Sequence[str], across: int) -> Image.Image:
-    """`names` of the actions, `notes` for the top: a headline, and a line of explanation."""
+    """Draw the sheet.
+
+    Args:
+        surprises: transitions, those of the first row first.
+        names: of the actions.
+        notes: a headline and a line of explanation.
+        across: cells in a row.
+    """
     pairs = _pictures(surprises)
     height, width, _ = pairs[0][0].shape
     cell_width, cell_height = max(2 * width + GAP, 360) + 2 * MARGIN, height + FIGURES + 2 * MARGIN
@@ -52,12 +85,12 @@ def _draw_cell(cell: Picture, surprise: Surprise, pair: tuple[Picture, Picture],
     error = surprise.td_error
     write(cell, f"TD {error:+.3f}", right, below, 16, GREEN if error > 0 else RED, bold=True, align="right")
     write(cell, f"Q {surprise.q:.3f}   target {surprise.target:.3f}", MARGIN, below + 26, 13, INK)
-    reward = f"{surprise.reward:+.3g}" if surprise.reward else "0"
-    paid = f"reward {reward}, {'terminal' if surprise.terminal else 'goes on'}"
-    write(cell, paid, right, below + 26, 13, INK, align="right")
+    write(
+        cell, f"reward {surprise.reward:+.3g}" if surprise.reward else "reward 0", right, below + 26, 13, align="right"
+    )
     write(cell, f"{surprise.age:,} env steps ago", MARGIN, below + 50, 12, DIM)
-    then = "the largest priority" if surprise.shared else f"|TD| {surprise.td_error_then:.3f} when drawn"
-    write(cell, then, right, below + 50, 12, DIM, align="right")
+    if surprise.terminal:
+        write(cell, "terminal", right, below + 50, 12, DIM, align="right")
 
 
 def _pictures(surprises: Sequence[Surprise]) -> list[tuple[Picture, Picture]]:

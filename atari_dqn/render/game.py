@@ -1,18 +1,16 @@
-"""One game: a policy and an env to be watched flow in; every decision, and the score so far after it, flow out.
-
-torch is imported when a game begins, not before: commands that use this answer bad input at once.
-"""
+"""Rollout of one game in an environment that is watched: a decision, a step and the score so far at a time."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from atari_dqn.envs.film import FilmedEnv
-    from atari_dqn.policy.trained import TrainedNetwork
-    from atari_dqn.render.overlay import Decision
+import numpy as np
+
+from atari_dqn.envs.film import FilmedEnv
+from atari_dqn.evaluation.player import Player
+from atari_dqn.policy.trained import TrainedNetwork
+from atari_dqn.render.overlay import Decision
 
 
 def play(
@@ -22,32 +20,25 @@ def play(
     seed: int,
     on_decision: Callable[[Decision], None] = lambda decision: None,
 ) -> Iterator[tuple[float, int]]:
-    """Play one game epsilon-greedily. Yields the raw score so far and the env steps, after each of them.
+    """Play one game epsilon-greedily. The same arguments give the same game, filmed or not.
 
-    `on_decision` is called with each decision before the env takes it. The same policy, env and arguments make the
-    same game, filmed or not.
+    Args:
+        policy: the network that plays.
+        env: the environment, which shows its pictures while it steps.
+        epsilon: probability of a random action.
+        seed: of the game and of the random actions.
+        on_decision: called with each decision before the environment takes it.
+
+    Yields:
+        The raw score so far and the number of environment steps, after each of them.
     """
-    import numpy as np
-    import torch
-
-    from atari_dqn.agent.actor import Actor
-    from atari_dqn.render.overlay import Decision
-    from atari_dqn.replay.ring import FrameRing
-
-    spec, device = policy.spec, next(policy.network.parameters()).device
-    actor = Actor(lambda q: q, spec.num_actions, seed=seed)  # it acts on Q values that are wanted as well
-    dtype = torch.from_numpy(np.empty(0, dtype=spec.frame_dtype)).dtype
-    # The stacks are those of training because the ring that makes them is.
-    ring = FrameRing(spec.stack + 2, 1, spec.frame_shape, dtype, spec.stack, 1, device)
-    ring.append(env.reset(seed)[None], last=[False])
+    device = next(policy.network.parameters()).device
+    player = Player(policy.network, policy.spec, 1, epsilon=epsilon, seed=seed, device=device)
+    frame, over = env.reset(seed), False
     for env_step in itertools.count(1):
-        with torch.inference_mode():
-            q = policy.network(ring.latest_observation())
-        actions = actor.act(q, epsilon)
-        action = int(actions[0])
-        on_decision(Decision(q[0].cpu().numpy(), action, bool(actor.explored[0])))
-        frame, reward, over = env.step(action)
-        ring.append(frame[None], last=[over], actions=actions, rewards=[reward], terminal=[over])
+        action = int(player.act(frame[None], np.array([over]))[0])
+        on_decision(Decision(player.q[0].cpu().numpy(), action, bool(player.explored[0])))
+        frame, _, over = env.step(action)
         yield env.score, env_step
         if over:
             return

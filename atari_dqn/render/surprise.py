@@ -1,99 +1,65 @@
-"""What surprised a network most: a checkpoint's replay and networks flow in; a contact sheet, RUN/plots/...png, out.
+"""Largest TD errors in a saved replay, drawn as a contact sheet in RUN/plots.
 
-The transitions are those of the highest priority, one of each neighbourhood in time: else the moments around one event
-would fill the sheet. What no update has drawn yet stands aside: it has the largest priority so far on trust.
+The candidates are the transitions of the highest priority. A priority is the TD error of the last update that drew the
+transition, so the candidates are ranked by the error that the saved networks make now. Of each neighbourhood in time
+only one is shown; otherwise the moments around a single event would fill the sheet.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from rich.console import Console
 
+from atari_dqn.agent.device import check_memory
+from atari_dqn.agent.loss import double_q_target, q_target
+from atari_dqn.agent.network import make_network
+from atari_dqn.agent.weights import take_weights
 from atari_dqn.cli.command import CommandFailed
 from atari_dqn.config.derived import derive
-from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.single import action_names
+from atari_dqn.policy.trained import TrainedNetwork, load_policy
+from atari_dqn.render.contact_sheet import Surprise, draw
+from atari_dqn.replay.base import Replay
+from atari_dqn.replay.make import make_replay
+from atari_dqn.replay.ring import FrameRing
+from atari_dqn.runs import checkpoint_files as files
+from atari_dqn.runs.archive import Unsound
+from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.system.files import replace
 
-if TYPE_CHECKING:  # they take seconds
-    from rich.console import Console
-
-    from atari_dqn.policy.trained import TrainedNetwork
-    from atari_dqn.replay.prioritized import PrioritizedReplay
-    from atari_dqn.runs.checkpoint_files import Snapshot
-
 ACROSS, DOWN = 5, 4
-"""Cells of the sheet."""
+"""Columns and rows of the sheet."""
+CANDIDATES, BATCH = 4096, 256
+"""Number of transitions whose TD errors are computed, and how many at a time."""
+
+Slots = npt.NDArray[np.int64]
 
 
-@dataclasses.dataclass(frozen=True)
-class Surprise:
-    """A transition, as the saved networks see it now."""
+def draw_surprises(run_dir: Path, which: str, console: Console) -> Path:
+    """Draw the contact sheet of checkpoint `which` of a run. Returns its file.
 
-    obs: npt.NDArray[np.generic]
-    """the newest frame of the observation"""
-    next_obs: npt.NDArray[np.generic]
-    """that of the one bootstrapped from, `steps` later"""
-    steps: int
-    action: int
-    reward: float
-    """the n-step return that is learned from"""
-    terminal: bool
-    q: float
-    target: float
-    td_error_then: float
-    """its size when the transition was last drawn, which the priority tells"""
-    shared: bool
-    """that priority was the largest so far, which what came later was given, too; so perhaps this transition was"""
-    age: int
-    """env steps ago"""
-
-    @property
-    def td_error(self) -> float:
-        return self.target - self.q
-
-    @property
-    def is_one(self) -> bool:
-        """Not only on trust."""
-        return not self.shared or abs(self.td_error) > self.td_error_then / 2
-
-
-def check_priorities(config: TrainConfig) -> None:
-    """Raise `ConfigError` where a run's replay knows no priorities that differ."""
-    if config.replay.replay != "prioritized" or config.replay.alpha == 0:
-        why = "--alpha 0" if config.replay.replay == "prioritized" else f"--replay {config.replay.replay}"
-        raise ConfigError(f"--surprise shows the highest priorities, and this run has none: it was trained with {why}")
-
-
-def contact_sheet(run_dir: Path, which: str, console: Console) -> Path:
-    """Draw the sheet of checkpoint `which` of a run. Returns its file.
-
-    Raises `ConfigError` when there is no such checkpoint, or nothing in it that was learned from.
+    Raises:
+        ConfigError: there is no such checkpoint, or no transition in it.
+        CommandFailed: the file cannot be written.
     """
-    from atari_dqn.envs.protocol import PROTOCOLS
-    from atari_dqn.envs.single import action_names
-    from atari_dqn.policy.trained import load_policy
-    from atari_dqn.render.contact_sheet import draw
-    from atari_dqn.runs.checkpoints import CheckpointStore
-
     policy = load_policy(run_dir, which)
     for line in policy.skipped:
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"reading the replay of env step {policy.env_step:,}", highlight=False)
-    path = CheckpointStore(run_dir).find(str(policy.env_step))
-    replay, snapshot = load_replay(policy, path)
-    found = surprises(policy, replay, snapshot, ACROSS * DOWN)
-    near = neighbourhood(replay)
+    replay, target = load_replay(policy, CheckpointStore(run_dir).find(str(policy.env_step)))
+    found = surprises(policy, target, replay, ACROSS * DOWN)
     notes = [
-        f"{policy.spec.env_id} · what surprised the network of {policy.env_step:,} env steps most",
-        f"The highest priorities among {replay.fill:,} transitions, at most one in {near} steps of an env. Left: the"
-        " newest frame; right: that at the end of its return, so many steps later. TD error = target − Q, by the saved"
-        " networks.",
+        f"{policy.spec.env_id} · largest TD errors of the network of {policy.env_step:,} env steps",
+        f"Of the {min(CANDIDATES, replay.fill):,} highest priorities among {replay.fill:,} transitions; at most one in"
+        f" {neighbourhood(replay.ring)} steps of an env. Left: the newest frame; right: the newest frame at the end of"
+        " the return, so many steps later. TD error = target − Q.",
     ]
     names = action_names(policy.spec, PROTOCOLS[policy.config.env.protocol])
     file = run_dir / "plots" / f"{policy.env_step}-surprise.png"
@@ -103,20 +69,12 @@ def contact_sheet(run_dir: Path, which: str, console: Console) -> Path:
         file.parent.mkdir(exist_ok=True)
         replace(file, png.getvalue())
     except OSError as error:
-        raise CommandFailed(f"{file} cannot be written: {error.strerror}") from None
+        raise CommandFailed(f"cannot write {file}: {error.strerror}") from None
     return file
 
 
-def load_replay(policy: TrainedNetwork, path: Path) -> tuple[PrioritizedReplay, Snapshot]:
-    """The replay in the checkpoint at `path`, on the CPU, and all the checkpoint holds. Raises `ConfigError`."""
-    import torch
-
-    from atari_dqn.agent.device import check_memory
-    from atari_dqn.replay.make import make_replay
-    from atari_dqn.replay.prioritized import PrioritizedReplay
-    from atari_dqn.runs import checkpoint_files as files
-    from atari_dqn.runs.archive import Unsound
-
+def load_replay(policy: TrainedNetwork, path: Path) -> tuple[Replay, torch.nn.Module]:
+    """Load the replay and the target network of the checkpoint at `path` into main memory. Raises `ConfigError`."""
     cpu, config, spec = torch.device("cpu"), policy.config, policy.spec
     check_memory(config.replace(device="cpu"), derive(config, spec.frame_bytes, spec.stack).replay_bytes)
     replay = make_replay(
@@ -128,107 +86,82 @@ def load_replay(policy: TrainedNetwork, path: Path) -> tuple[PrioritizedReplay, 
         seed=0,
         device=cpu,
     )
-    assert isinstance(replay, PrioritizedReplay)
     try:
         snapshot = files.read(path, cpu, replay.frames)
         replay.load(snapshot.replay | {"frames": snapshot.frames})
-    except (Unsound, ValueError, LookupError) as fault:
-        raise ConfigError(f"checkpoint {path} holds no replay to look at ({fault})") from None
-    return replay, snapshot
+    except (Unsound, ValueError, LookupError) as error:
+        raise ConfigError(f"cannot read the replay of checkpoint {path}: {error}") from None
+    target = make_network(spec, config.network)
+    take_weights(target, snapshot.learner["target"], path)
+    return replay, target
 
 
-def surprises(policy: TrainedNetwork, replay: PrioritizedReplay, snapshot: Snapshot, most: int) -> list[Surprise]:
-    """The `most` surprising transitions, or all that an update has drawn, in the order of their priorities.
+@torch.inference_mode()
+def surprises(policy: TrainedNetwork, target: torch.nn.Module, replay: Replay, most: int) -> list[Surprise]:
+    """The transitions with the largest absolute TD errors among the candidates, at most `most`, in descending order.
 
-    Raises `ConfigError` when there is none.
+    Raises `ConfigError` when the replay has no transition.
     """
-    import torch
-
-    from atari_dqn.agent.loss import double_q_target, q_target
-    from atari_dqn.agent.network import make_network
-    from atari_dqn.agent.weights import take_weights
-    from atari_dqn.replay.prioritized import PRIORITY_EPSILON
-
     ring = replay.ring
-    chosen, shared = highest(replay, 2 * most)
-    if not len(chosen):
-        raise ConfigError("no update has drawn a transition of this replay yet, so that nothing can have surprised it")
-    slots = torch.from_numpy(chosen)
-    returns, discounts, next_slots = ring.fold(slots, replay.gamma, replay.clip_rewards)
-    obs, next_obs = ring.observations(slots), ring.observations(next_slots)
-    target_network = make_network(policy.spec, policy.config.network)
-    take_weights(target_network, snapshot.learner["target"], "the checkpoint")
-    with torch.inference_mode():
-        actions = ring.action.flatten()[slots]
-        q = policy.network(obs).gather(1, actions[:, None])[:, 0]
-        of_target = target_network(next_obs)
+    size = ring.rows * ring.num_envs
+    if not replay.fill:
+        raise ConfigError("the replay has no complete transition yet; name a later --checkpoint")
+    slots = np.argsort(-replay.tree.leaves.numpy()[:size], kind="stable")[: min(CANDIDATES, replay.fill)]
+    actions = ring.action.flatten()[torch.from_numpy(slots)]
+    parts = []
+    for at in torch.arange(len(slots)).split(BATCH):
+        batch = torch.from_numpy(slots)[at]
+        returns, discounts, next_slots = ring.fold(batch, replay.gamma, replay.clip_rewards)
+        next_obs = ring.observations(next_slots)
         if policy.config.learner.double_q:
-            targets = double_q_target(policy.network(next_obs), of_target, returns, discounts)
+            targets = double_q_target(policy.network(next_obs), target(next_obs), returns, discounts)
         else:
-            targets = q_target(of_target, returns, discounts)
-    then = replay.tree.leaves.numpy()[chosen] ** (1 / replay.alpha) - PRIORITY_EPSILON
-    steps = (next_slots - slots) % (ring.rows * ring.num_envs) // ring.num_envs
-    ages = _ages(replay, chosen)
-    found = [
+            targets = q_target(target(next_obs), returns, discounts)
+        q = policy.network(ring.observations(batch)).gather(1, actions[at, None])[:, 0]
+        parts.append((q, targets, returns, discounts, next_slots))
+    q, targets, returns, discounts, next_slots = (torch.cat(part) for part in zip(*parts, strict=True))
+    ranking = np.argsort(-(targets - q).abs().numpy(), kind="stable")
+    chosen = ranking[_apart(ring, slots[ranking], most)]
+    frames = ring.frames.flatten(0, 1).numpy()
+    return [
         Surprise(
-            obs=obs[i, -1].numpy(),
-            next_obs=next_obs[i, -1].numpy(),
-            steps=int(steps[i]),
+            obs=frames[slots[i]],
+            next_obs=frames[next_slots[i]],
+            steps=int(next_slots[i] - slots[i]) % size // ring.num_envs,
             action=int(actions[i]),
             reward=float(returns[i]),
             terminal=bool(discounts[i] == 0),
             q=float(q[i]),
             target=float(targets[i]),
-            td_error_then=float(then[i]),
-            shared=shared[i],
-            age=int(ages[i]),
+            age=int(age),
         )
-        for i in range(len(chosen))
+        for i, age in zip(chosen, _ages(ring, slots[chosen]), strict=True)
     ]
-    return [one for one in found if one.is_one][:most]
 
 
-def neighbourhood(replay: PrioritizedReplay) -> int:
-    """Rows within which two transitions of an env share frames or rewards."""
-    return max(replay.ring.stack, replay.ring.n_step)
+def neighbourhood(ring: FrameRing) -> int:
+    """Number of rows within which two transitions of an environment share frames or rewards."""
+    return max(ring.stack, ring.n_step)
 
 
-def highest(replay: PrioritizedReplay, most: int) -> tuple[npt.NDArray[np.int64], list[bool]]:
-    """The slots of the highest priorities, [up to most], downwards, none of them near another of its env; and which of
-    them share their priority with others.
-
-    Two errors are never the same to the bit: where priorities are, they were given, but for the oldest's, whose error
-    was the largest; unless that one has been drawn again or overwritten since, and the oldest is but the next.
-    """
-    ring, leaves = replay.ring, replay.tree.leaves.numpy()[: replay.ring.rows * replay.ring.num_envs]
-    near, back = neighbourhood(replay), _rows_back(replay)
-    order = np.lexsort((-back, -leaves))
+def _apart(ring: FrameRing, slots: Slots, most: int) -> list[int]:
+    """Indices of the first slots, at most `most`, of which none is in the neighbourhood of one before it."""
     kept: list[int] = []
-    shared: list[bool] = []
-    for slot, before, after in zip(order, (-1, *order[:-1]), (*order[1:], -1), strict=True):
-        if len(kept) == most or leaves[slot] == 0:
-            break
-        given = leaves[slot] == 1 or (before >= 0 and leaves[before] == leaves[slot])  # 1: before there was any error
-        apart = [abs(back[slot] - back[other]) for other in kept if (slot - other) % ring.num_envs == 0]
-        if not given and all(rows >= near for rows in apart):
-            kept.append(int(slot))
-            shared.append(bool(after >= 0 and leaves[after] == leaves[slot]))
-    return np.array(kept, dtype=np.int64), shared
+    back, envs = _rows_back(ring, slots), slots % ring.num_envs
+    for i in range(len(slots)):
+        near = np.abs(back[kept] - back[i]) < neighbourhood(ring)
+        if len(kept) < most and not (near & (envs[kept] == envs[i])).any():
+            kept.append(i)
+    return kept
 
 
-def _rows_back(replay: PrioritizedReplay) -> npt.NDArray[np.int64]:
-    """Of each slot: how many rows it lies behind the newest."""
-    ring = replay.ring
-    back: npt.NDArray[np.int64] = (ring.newest - np.arange(ring.rows * ring.num_envs) // ring.num_envs) % ring.rows
-    return back
+def _rows_back(ring: FrameRing, slots: Slots) -> Slots:
+    """How many rows each slot lies behind the newest one."""
+    return np.asarray((ring.newest - slots // ring.num_envs) % ring.rows, np.int64)
 
 
-def _ages(replay: PrioritizedReplay, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Env steps since each transition began; a final frame's row is followed by a reset, which is none."""
-    ring = replay.ring
-    newest = ring.newest % ring.rows
-    steps = (~ring.last.numpy()).sum(axis=1)
-    # Rows from the newest one back; what follows the newest itself has not been taken.
-    since = np.cumsum(steps[(newest - np.arange(ring.rows)) % ring.rows]) - steps[newest]
-    ages: npt.NDArray[np.int64] = since[_rows_back(replay)[slots]]
-    return ages
+def _ages(ring: FrameRing, slots: Slots) -> Slots:
+    """Environment steps since each transition began. The tick after a final frame is a reset and does not count."""
+    steps = (~ring.last.numpy()).sum(axis=1)[(ring.newest - np.arange(ring.rows)) % ring.rows]
+    # From the newest row back; its own step has not been taken yet.
+    return np.asarray((np.cumsum(steps) - steps[0])[_rows_back(ring, slots)], np.int64)

@@ -1,4 +1,4 @@
-"""`play --surprise`: the transitions that it picks, what it says of them, and the sheet that it draws."""
+"""`play --surprise`: the transitions that it picks, their figures, and the sheet that it draws."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ import torch
 from matplotlib.image import imread
 
 from atari_dqn import play
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.policy.trained import load_policy
+from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.policy.trained import TrainedNetwork, load_policy
 from atari_dqn.render import surprise
-from atari_dqn.render.contact_sheet import GAP, HEADER, MARGIN, SIDE, draw
-from atari_dqn.render.surprise import Surprise, highest, load_replay, surprises
+from atari_dqn.render.contact_sheet import GAP, HEADER, MARGIN, SIDE, Surprise, draw
+from atari_dqn.render.surprise import load_replay, surprises
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.training.trainer import Trainer
@@ -74,85 +77,92 @@ def test_a_real_runs_surprises_are_those_of_its_saved_networks_and_replay(tmp_pa
             parameter.data.neg_()  # so that the two networks prefer different actions
         assert trainer.replay.newest > 2 * trainer.replay.num_rows
         run_dir = saved(tmp_path / "run", trainer)
-    policy = load_policy(run_dir)
-    replay, snapshot = load_replay(policy, CheckpointStore(run_dir).find("latest"))
-    slots, shared = highest(replay, 500)
-    found = surprises(policy, replay, snapshot, 500)
+    policy, ring = load_policy(run_dir), trainer.replay.ring
+    replay, target = load_replay(policy, CheckpointStore(run_dir).find("latest"))
+    found = surprises(policy, target, replay, 500)
     assert len(found) > 40
-    kept = [at for at, also in enumerate(shared) if not also or any(one.shared for one in found)]
-    slots, shared = slots[kept], [shared[at] for at in kept]
-    for slot, one in zip(slots, found, strict=True):
-        expected = by_hand(trainer, int(slot))
+    drawable = np.flatnonzero(ring.drawable)
+    by_slot = {int(slot): by_hand(trainer, int(slot)) for slot in drawable}
+    errors = {slot: abs(facts["target"] - facts["q"]) for slot, facts in by_slot.items()}
+    expected: list[int] = []
+    for slot in sorted(errors, key=lambda slot: -errors[slot]):
+        of_env = [other for other in expected if (other - slot) % ring.num_envs == 0]
+        row, *rows = ((ring.newest - at // ring.num_envs) % ring.rows for at in (slot, *of_env))
+        if all(abs(row - other) >= 3 for other in rows):
+            expected.append(slot)
+    for slot, one in zip(expected, found, strict=True):
+        facts = by_slot[slot]
         for name in ("obs", "next_obs"):
-            np.testing.assert_array_equal(getattr(one, name), expected.pop(name))
-        assert {name: getattr(one, name) for name in expected} == pytest.approx(expected, rel=1e-5, abs=1e-6)
+            np.testing.assert_array_equal(getattr(one, name), facts.pop(name))
+        assert {name: getattr(one, name) for name in facts} == pytest.approx(facts, rel=1e-5, abs=1e-6)
         assert one.td_error == one.target - one.q
-    leaves = trainer.replay.tree.leaves[torch.from_numpy(slots)].tolist()
-    assert leaves == sorted(leaves, reverse=True)
-    for one, leaf, also in zip(found, leaves, shared, strict=True):
-        assert one.td_error_then == pytest.approx(leaf ** (1 / 0.6) - 1e-6)
-        assert one.shared == also
     assert {one.terminal for one in found} == {True, False}
     assert len({one.steps for one in found}) > 1
 
 
-def filled(rows: int = 32, ticks: int = 50, last: tuple[tuple[int, int], ...] = ()) -> PrioritizedReplay:
-    """Two envs, stacks of 1, n-step 3; the frames numbered; at the ticks and envs in `last` an episode ends."""
+Tick = tuple[int, int]
+"""A tick and an environment."""
+
+
+def filled(rows: int = 32, ticks: int = 50, last: tuple[Tick, ...] = ()) -> PrioritizedReplay:
+    """Two envs, stacks of 1, n-step 3. A frame is its tick, plus 100 in env 1. Episodes end at the ticks in `last`."""
     replay = PrioritizedReplay(
         2 * rows, 2, (1,), np.float32, 1, n_step=3, gamma=0.9, clip_rewards=False, alpha=0.5, seed=0
     )
     for tick in range(ticks):
-        frames = np.full((2, 1), tick, np.float32)
+        frames = np.array([[tick], [100 + tick]], np.float32)
         ends = [(tick, env) in last for env in range(2)]
         replay.append(frames, ends, actions=[0, 1], rewards=[0.0, 0.0], terminal=[False, False])
     return replay
 
 
-def drawn(replay: PrioritizedReplay, errors: dict[tuple[int, int], float]) -> None:
-    """Give the transitions (tick, env) these errors, as an update does."""
-    ids = np.array([2 * tick + env for tick, env in errors])
-    replay.update_priorities(ids, np.array([*errors.values()]))
+class Table(torch.nn.Module):
+    """The Q values of every action, from a table of ticks; 0 elsewhere."""
+
+    def __init__(self, values: dict[Tick, float]) -> None:
+        super().__init__()
+        self.values = {tick + 100 * env: value for (tick, env), value in values.items()}
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[self.values.get(int(frame), 0.0)] * 2 for frame in obs.flatten()])
 
 
-def ticks_of(replay: PrioritizedReplay, slots: Any) -> list[tuple[int, int]]:
-    return [(int(replay.frames[slot // 2, slot % 2, 0]), int(slot % 2)) for slot in slots]
+def found_in(replay: PrioritizedReplay, errors: dict[Tick, float], most: int) -> list[tuple[Tick, Surprise]]:
+    """The surprises of a network that has these TD errors now, and 0 elsewhere."""
+    spec = env_spec("CartPole-v1", PROTOCOLS["nature"], 1)
+    policy = TrainedNetwork(TrainConfig(), spec, Table({at: -error for at, error in errors.items()}), 0, [])
+    found = surprises(policy, Table({}), replay, most)
+    return [((int(one.obs[0]) % 100, int(one.obs[0]) // 100), one) for one in found]
 
 
-def test_the_highest_priorities_come_first_one_of_each_neighbourhood_and_none_on_trust() -> None:
+def test_the_largest_errors_come_first_of_either_sign_and_one_of_each_neighbourhood() -> None:
+    errors = {(30, 0): 9.0, (31, 0): 8.5, (28, 0): 8.0, (30, 1): -7.0, (33, 0): 6.0, (27, 0): -5.5, (40, 1): 0.5}
+    found = found_in(filled(), errors, 5)
+    # (31, 0) and (28, 0) are within 3 steps of (30, 0); (33, 0) and (27, 0) are not.
+    assert [at for at, _ in found] == [(30, 0), (30, 1), (33, 0), (27, 0), (40, 1)]
+    assert [one.td_error for _, one in found] == [9.0, -7.0, 6.0, -5.5, 0.5]
+
+
+def test_only_the_highest_priorities_are_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     replay = filled()
-    errors = {(30, 0): 9.0, (31, 0): 8.5, (28, 0): 8.0, (30, 1): 7.0, (33, 0): 6.0, (27, 0): 5.5, (40, 1): 0.5}
-    drawn(replay, errors)
-    slots, shared = highest(replay, 20)
-    # All others have priority 1 still, above that of (40, 1); 31 and 28 are within 3 steps of 30, and 33 and 27 not.
-    assert ticks_of(replay, slots) == [(30, 0), (30, 1), (33, 0), (27, 0), (40, 1)]
-    assert not any(shared)
-    assert highest(replay, 2)[0].tolist() == slots[:2].tolist()
+    replay.update_priorities(np.array([2 * 30, 2 * 20 + 1]), np.array([9.0, 8.0]))  # all others have priority 1
+    errors = {(30, 0): 1.0, (20, 1): 3.0, (40, 1): 100.0}
+    assert [at for at, _ in found_in(replay, errors, 3)] == [(40, 1), (20, 1), (30, 0)]
+    monkeypatch.setattr(surprise, "CANDIDATES", 2)
+    assert [at for at, _ in found_in(replay, errors, 3)] == [(20, 1), (30, 0)]
 
 
-def test_the_largest_error_is_among_them_though_what_came_later_was_given_its_priority() -> None:
-    replay = filled(ticks=45)
-    drawn(replay, {(30, 0): 9.0, (30, 1): 7.0})
-    for tick in (45, 46, 47):
-        replay.append(np.full((2, 1), tick, np.float32), [False] * 2, [0, 1], [0.0] * 2, [False] * 2)
-    assert (replay.tree.leaves == replay.tree.leaves.max()).sum() > 4
-    slots, shared = highest(replay, 20)
-    assert ticks_of(replay, slots) == [(30, 0), (30, 1)]
-    assert shared == [True, False]
-
-
-def test_neighbours_are_neighbours_across_the_seam_of_the_ring_and_far_ones_are_not() -> None:
+def test_transitions_are_neighbours_across_the_seam_of_the_ring() -> None:
     replay = filled(rows=32, ticks=50)  # tick 31 lies in the last row, tick 32 in the first
-    drawn(replay, {(31, 0): 5.0, (32, 0): 4.0, (34, 0): 3.0, (29, 0): 2.0})
-    assert ticks_of(replay, highest(replay, 20)[0]) == [(31, 0), (34, 0)]
+    found = found_in(replay, {(31, 0): 5.0, (32, 0): 4.0, (34, 0): 3.0, (29, 0): 2.0}, 2)
+    assert [at for at, _ in found] == [(31, 0), (34, 0)]
 
 
-def test_the_age_is_in_env_steps_of_which_a_reset_is_none() -> None:
+def test_the_age_is_in_env_steps_without_resets() -> None:
     replay = filled(rows=32, ticks=50, last=((35, 0), (40, 1), (41, 0)))
-    drawn(replay, {(46, 0): 9.0, (38, 1): 8.0, (34, 0): 7.0})
-    slots, _ = highest(replay, 3)
-    assert ticks_of(replay, slots) == [(46, 0), (38, 1), (34, 0)]
-    # To tick 49: 3, 11 and 15 ticks of two envs; less the resets after (40, 1) and (41, 0), and after (35, 0) too.
-    assert surprise._ages(replay, slots).tolist() == [6, 20, 27]
+    found = found_in(replay, {(46, 0): 9.0, (38, 1): 8.0, (34, 0): 7.0}, 3)
+    # Up to tick 49: 3, 11 and 15 ticks of two envs, less the resets after (40, 1) and (41, 0), and after (35, 0) too.
+    assert [(at, one.age) for at, one in found] == [((46, 0), 6), ((38, 1), 20), ((34, 0), 27)]
 
 
 @pytest.mark.parametrize(
@@ -174,21 +184,14 @@ def test_a_replay_without_priorities_is_one_line_before_torch_is_imported(
     )
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, result.stdout) == (2, "False\n")
-    assert result.stderr == (
-        f"error: --surprise shows the highest priorities, and this run has none: it was trained with {words}\n"
-    )
+    assert result.stderr == (f"error: --surprise needs a replay with priorities; this run was trained with {words}\n")
 
 
-def test_a_checkpoint_without_a_replay_and_one_that_nothing_was_learned_from_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^checkpoint \S+ holds no replay to look at [^\n]+$"):
+def test_a_checkpoint_without_a_replay_or_without_transitions_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^cannot read the replay of checkpoint \S+: [^\n]+$"):
         play.main([str(make_run(tmp_path / "bare", "CartPole-v1")), "--surprise"])
-    with started(learning_starts=10_000) as trainer:
-        for _ in range(30):
-            trainer.iterate()
-        run_dir = saved(tmp_path / "run", trainer)
-    with pytest.raises(ConfigError, match=r"^no update has drawn a transition of this replay yet[^\n]*$"):
-        play.main([str(run_dir), "--surprise"])
-    assert not (run_dir / "plots").exists()
+    with pytest.raises(ConfigError, match=r"^the replay has no complete transition yet[^\n]*$"):
+        found_in(filled(ticks=1), {}, 1)
 
 
 def test_the_command_draws_a_sheet_of_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,8 +208,7 @@ def test_the_command_draws_a_sheet_of_a_real_run(tmp_path: Path, capsys: pytest.
 
 def one(obs: Any, next_obs: Any, **changes: Any) -> Surprise:
     facts: dict[str, Any] = {
-        "steps": 3, "action": 1, "reward": 1.0, "terminal": False, "q": 0.5, "target": 2.0, "td_error_then": 1.4,
-        "shared": False, "age": 12_345,
+        "steps": 3, "action": 1, "reward": 1.0, "terminal": False, "q": 0.5, "target": 2.0, "age": 12_345,
     }  # fmt: skip
     return Surprise(obs=obs, next_obs=next_obs, **(facts | changes))
 
@@ -232,22 +234,16 @@ def test_each_cell_has_the_frames_before_and_after_pixel_by_pixel() -> None:
 def test_frames_in_colour_large_ones_and_vectors_of_any_length_fit_their_cells(shape: Any, dtype: Any) -> None:
     zeros, ones = np.zeros(shape, dtype), np.ones(shape, dtype)
     sheet = draw([one(zeros, ones), one(ones, zeros, terminal=True, reward=0.0)], ["a", "b"], ["", ""], across=2)
-    draw([one(ones, zeros, shared=True)], ["a", "b"], ["", ""], across=1)
+    draw([one(ones, zeros)], ["a", "b"], ["", ""], across=1)
     assert sheet.height <= HEADER + SIDE + 110
     assert sheet.width <= 2 * (2 * SIDE + GAP + 2 * MARGIN)
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with started() as trainer:
         while trainer.learner.updates < 20:
             trainer.iterate()
         run_dir = saved(tmp_path / "run", trainer)
     (run_dir / "plots").write_text("in the way")
-    with pytest.raises(Exception, match=r"^\S+-surprise.png cannot be written: [^\n]+$"):
+    with pytest.raises(Exception, match=r"^cannot write \S+-surprise.png: [^\n]+$"):
         play.main([str(run_dir), "--surprise"])
-
-
-def test_one_that_has_the_largest_priority_perhaps_on_trust_is_left_out_unless_it_surprises_still() -> None:
-    frame = np.zeros((84, 84), np.uint8)
-    for shared, target, counts in ((False, 0.5, True), (True, 0.5, False), (True, 1.1, False), (True, -1.0, True)):
-        assert one(frame, frame, q=0.5, target=target, td_error_then=2.0, shared=shared).is_one == counts
