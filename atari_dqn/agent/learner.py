@@ -1,9 +1,10 @@
-"""The learner. Flows in: batches drawn from the replay. Flows out: new weights, and TD errors back to the replay.
+"""Learner: one update of a double DQN from a batch of the replay, all on one device.
 
-`update()` is sample, loss, backward, clip, Adam step, priorities, all on one device. Its device part has static
-shapes, asks no tensor for its value, and reads what may change during a run (learning rate, gradient norm; the replay
-reads beta) from tensors, so that a CUDA graph can wrap it. An update whose numbers are not finite changes nothing: the
-device counts it, and whoever wants to know asks `skipped`.
+An update is sample, loss, backward, clip, optimizer step, priorities, and from time to time a target sync; each is a
+named phase. The part on the device has static shapes, reads no tensor's value on the host, and takes what may change
+during a run (learning rate, gradient norm; the replay reads beta) from tensors, so that a CUDA graph can capture it.
+An update with a loss or a gradient that is not finite changes nothing: the device counts it, and `skipped` returns
+the count.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from atari_dqn.agent.device import keep_freed_memory
 from atari_dqn.agent.loss import LOSSES, double_q_target, q_target, td_error, weighted_loss
@@ -36,20 +39,28 @@ class Replay(Protocol):
 
 
 class Skipped(NamedTuple):
-    """Updates that changed nothing, for their loss or gradient was not finite."""
+    """Numbers of updates that changed nothing because their loss or gradient was not finite."""
 
     in_all: int
     in_a_row: int
-    """up to the last update; 0 after a sound one"""
+    """Number of skipped updates since the last one that was not."""
+
+
+def phase(name: str) -> AbstractContextManager[object]:
+    """`record_function(name)` while a torch profiler is on, else nothing, as recording costs microseconds."""
+    return record_function(name) if torch.autograd._profiler_enabled() else nullcontext()
 
 
 class Learner:
-    """Owns the online and the target network and the optimizer.
+    """Owner of the online and the target network and of the optimizer.
 
-    `online` and `target` are float32: Adam's steps and Polyak's are too small for bfloat16 to add up. What computes are
-    `policy`, the online network in the run's precision, with which the actor plays too, and `target_policy`.
-    `learning_rate` and `max_grad_norm` are 0-dim tensors: fill them, and the next update obeys; so it does
-    `target_update_interval`, a plain number. `updates` counts gradient steps, those that were skipped too.
+    `online` and `target` are float32, because the steps of Adam and of Polyak averaging are too small for bfloat16.
+    `policy`, the online network in the run's precision, computes the updates and plays; `target_policy` is its
+    counterpart. `learning_rate` and `max_grad_norm` are 0-dim tensors and `target_update_interval` is an int; the next
+    update reads them. `updates` counts gradient steps, skipped ones included.
+
+    `phase` is called with the name of each part of an update (learner/sample, loss, backward, clip, optimizer,
+    priorities, target_sync) and returns a context manager around it; replace it to time them.
     """
 
     def __init__(
@@ -64,7 +75,7 @@ class Learner:
     ) -> None:
         if device.type == "cpu":
             keep_freed_memory()
-        # Drawn on the CPU whatever the device: the same seed starts from the same weights everywhere.
+        # Drawn on the CPU for any device, so that a seed gives the same initial weights everywhere.
         with torch.random.fork_rng(devices=()):
             torch.default_generator.manual_seed(seed)
             self.online = make_net().to(device)
@@ -75,70 +86,76 @@ class Learner:
         self.config = config
         self.device = device
         self.precision: Precision = precision
+        self.phase = phase
         self.updates = 0
         self.learning_rate = torch.tensor(config.learning_rate, device=device)
         self.max_grad_norm = torch.tensor(config.max_grad_norm, device=device)
         self.target_update_interval = config.target_update_interval
         self._per_sample = LOSSES[config.loss]
-        # All weights, and all gradients, in one vector each: Adam, clipping and the target's turn are then one pass.
+        # All weights, and all gradients, in one vector each: Adam, clipping and target sync are then one pass each.
         self._weights, self._target_weights = nn.Parameter(one_vector(self.online)), one_vector(self.target)
         self._gradient = self._weights.grad = torch.zeros_like(self._weights)
         self._gradients = views_of(self._gradient, list(self.online.parameters()))
         self.optimizer = _make_optimizer(config, self._weights, self.learning_rate)
         self._not_finite = torch.zeros((), device=device)
-        self.optimizer.found_inf = self._not_finite  # type: ignore[attr-defined]  # where 1, fused Adam changes nothing
+        self.optimizer.found_inf = self._not_finite  # type: ignore[attr-defined]  # fused Adam skips its step where this is 1
         self._skipped = torch.zeros(2, dtype=torch.int64, device=device)
-        """[2]: as in `Skipped`"""
+        """The two counts of `Skipped`, [2]."""
         self._skipped_in_a_row = self._skipped[1]
         self._metric_sums = torch.zeros(len(METRICS) + 1, dtype=torch.float64, device=device)
-        """over the sound updates since the last `pop_metrics`, and the number of them"""
+        """Sums over the updates since the last `pop_metrics` that were not skipped, and the number of these."""
         self._one = torch.ones((), device=device)
         self._last: tuple[Batch, Tensor, Tensor] | None = None
-        """of the last update: batch, TD errors, target values"""
+        """Batch, TD errors and target values of the last update."""
 
     def update(self) -> None:
-        """One gradient step on one batch, and the target network's turn every `target_update_interval` updates."""
+        """One gradient step on one batch, and a target sync every `target_update_interval` updates."""
         self.gradient_step()
         self.updates += 1
         if self.updates % self.target_update_interval == 0:
-            self.sync_target()
+            with self.phase("learner/target_sync"):
+                self.sync_target()
 
     def gradient_step(self) -> None:
-        """The device part of `update`: no decision here depends on a tensor's value."""
-        batch = self.replay.sample(self.config.batch_size)
-        loss, error, target = self._loss(batch)
-        self._backward(loss)
-        norm = self._clip_gradients()
+        """The part of `update` on the device: no decision in it depends on a tensor's value."""
+        with self.phase("learner/sample"):
+            batch = self.replay.sample(self.config.batch_size)
+        with self.phase("learner/loss"):
+            loss, error, target = self._loss(batch)
+        with self.phase("learner/backward"):
+            self._backward(loss)
         with torch.no_grad():
+            with self.phase("learner/clip"):
+                norm = self._clip_gradients()
             chosen = target - error
             figures = torch.stack((loss, chosen.mean(), norm, error.abs().mean(), self._one))
-            unsound = self._judge(figures)
-            self._apply_gradients()
-            self.replay.update_priorities(batch.ids.masked_fill(unsound, NO_ID), error.masked_fill(unsound, 0.0))
-            self._metric_sums += figures.masked_fill(unsound, 0.0)
+            skip = self._count_if_not_finite(figures)
+            with self.phase("learner/optimizer"):
+                self._apply_gradients()
+            with self.phase("learner/priorities"):
+                self.replay.update_priorities(batch.ids.masked_fill(skip, NO_ID), error.masked_fill(skip, 0.0))
+            self._metric_sums += figures.masked_fill(skip, 0.0)
         self._last = batch, error, target
 
-    def _judge(self, figures: Tensor) -> Tensor:
-        """[] bool: one of `figures` is not finite, so that this update will change no weight, and counts as skipped."""
-        unsound = (0 * figures).any()  # 0 times NaN or infinity is NaN, which `any` takes for true
-        self._not_finite.copy_(unsound)
-        self._skipped += unsound
-        self._skipped_in_a_row *= unsound
-        return unsound
+    def _count_if_not_finite(self, figures: Tensor) -> Tensor:
+        """[] bool: whether one of `figures` is not finite, so that this update is counted as skipped."""
+        skip = (0 * figures).any()  # 0 times NaN or infinity is NaN, which `any` takes for true
+        self._not_finite.copy_(skip)
+        self._skipped += skip
+        self._skipped_in_a_row *= skip
+        return skip
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss (a scalar, with its graph), and without gradient the TD errors and the target values, both [B]."""
+        """The loss, a scalar with its graph, and without gradient the TD errors and the target values, both [B]."""
         target = self._target_values(batch)
         error = td_error(self.policy(batch.obs), batch.actions, target)
         return weighted_loss(error, batch.weights, self._per_sample), error.detach(), target
 
     def _backward(self, loss: Tensor) -> None:
-        """The policy's gradients."""
         self.policy.zero_grad()
         loss.backward()
 
     def _apply_gradients(self) -> None:
-        """Step, and let the policy follow."""
         self.optimizer.step()
         follow(self.policy, self.online)
 
@@ -152,11 +169,11 @@ class Learner:
 
     @torch.no_grad()
     def _clip_gradients(self) -> Tensor:
-        """Hand the weights the policy's gradients, scaled to `max_grad_norm` if longer, then each number clipped to
-        `max_grad_value` if that is not 0. Returns their norm before."""
+        """Copy the policy's gradients into the vector, scaled down to `max_grad_norm` if their norm is larger, then
+        clipped elementwise to `max_grad_value` if that is not 0. Returns the norm before clipping."""
         computed = [param.grad for param in self.policy.parameters() if param.grad is not None]
-        torch._foreach_copy_(self._gradients, computed)  # which refuses a list that lacks one
-        # torch takes norms on one thread of a CPU; an inner product is shared among all.
+        torch._foreach_copy_(self._gradients, computed)  # raises if one is missing
+        # On a CPU torch computes norms on one thread, and inner products on all.
         norm = torch.dot(self._gradient, self._gradient).sqrt()
         self._gradient.mul_((self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         if self.config.max_grad_value:
@@ -173,19 +190,19 @@ class Learner:
         follow(self.target_policy, self.target)
 
     def pop_metrics(self) -> dict[str, float]:
-        """Means over the sound updates since the last call, by the names in `METRICS`; empty when there were none."""
-        *sums, sound = self._metric_sums.tolist()
+        """Means over the updates since the last call that were not skipped, by the names in `METRICS`; may be empty."""
+        *sums, count = self._metric_sums.tolist()
         self._metric_sums.zero_()
-        return {name: total / sound for name, total in zip(METRICS, sums, strict=True)} if sound else {}
+        return {name: total / count for name, total in zip(METRICS, sums, strict=True)} if count else {}
 
     def skipped(self) -> Skipped:
-        """Waits for the device."""
+        """Counts of skipped updates. Waits for the device."""
         return Skipped(*self._skipped.tolist())
 
     def evidence(self) -> dict[str, Any]:
-        """What the last update read and made, causes before effects: views, not copies.
+        """Inputs and results of the last update, causes before effects, as views.
 
-        `batch`, `td_errors` [B] and `targets` [B] are absent before the first one.
+        Before the first update there is no `batch`, `td_errors` [B] or `targets` [B].
         """
         found: dict[str, Any] = {}
         if self._last is not None:
@@ -195,7 +212,7 @@ class Learner:
         return {**found, **self.state(), "gradient": gradients}
 
     def state(self) -> dict[str, Any]:
-        """Weights, the optimizer's moments, what was counted and summed so far: views, not copies."""
+        """Weights, the optimizer's moments, counters and metric sums, as views."""
         return {
             "online": self.online.state_dict(),
             "target": self.target.state_dict(),
@@ -206,16 +223,17 @@ class Learner:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state()`. Settings, the learning rate among them, stay those this learner was made with.
+        """Continue from a `state()`. Settings, the learning rate included, stay this learner's own.
 
-        Raises `ConfigError` when the weights or the moments do not fit, before these are copied.
+        Raises:
+            ConfigError: the weights or the moments do not fit.
         """
         moments: dict[str, Tensor] = state["optimizer"]
         wanted = {"step": [], "exp_avg": [*self._weights.shape], "exp_avg_sq": [*self._weights.shape]}
         if self.optimizer.defaults["amsgrad"]:
             wanted["max_exp_avg_sq"] = [*self._weights.shape]
         if moments and {name: [*value.shape] for name, value in moments.items()} != wanted:
-            raise ConfigError("the optimizer's state in the checkpoint is another network's or another optimizer's")
+            raise ConfigError("the optimizer's state in the checkpoint is of another network or optimizer")
         take_weights(self.online, state["online"], "the checkpoint")
         take_weights(self.target, state["target"], "the checkpoint")
         self._follow()
@@ -227,7 +245,7 @@ class Learner:
         }
 
     def load_weights(self, weights: Mapping[str, Tensor], file: Path) -> None:
-        """Start both networks from the weights of `file`. Raises `ConfigError`, naming it, when they do not fit."""
+        """Start both networks from the weights in `file`. Raises `ConfigError`, naming it, if they do not fit."""
         take_weights(self.online, weights, file)
         take_weights(self.target, weights, file)
         self._follow()
@@ -240,10 +258,10 @@ class Learner:
 def _make_optimizer(config: LearnerConfig, weights: Tensor, learning_rate: Tensor) -> torch.optim.Optimizer:
     """Adam (Kingma & Ba 2015), or AdamW with amsgrad and torch's weight decay, in one fused pass.
 
-    `learning_rate` is read at every step.
+    The optimizer reads `learning_rate` at every step.
     """
-    capturable = learning_rate.device.type == "cuda"  # or torch refuses to capture the step in a graph
-    # Said of the first steps, which come before the recording.
+    capturable = learning_rate.device.type == "cuda"  # without it torch cannot capture the step in a graph
+    # This warning is about the first steps, which run before the capture.
     warnings.filterwarnings("ignore", message=".*constructed with capturable=True.*")
     if config.optimizer == "adamw":
         return torch.optim.AdamW(

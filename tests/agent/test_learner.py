@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -491,3 +493,25 @@ def test_an_absent_gpu_is_refused_in_one_line() -> None:
         assert resolve_device("auto") == CPU
         with pytest.raises(ConfigError, match="--device is cuda"):
             resolve_device("cuda")
+
+
+def test_the_phases_of_an_update_are_named_for_a_profiler() -> None:
+    learner = run(make_learner(target_update_interval=2), 1)
+    with torch.profiler.profile() as profile:
+        run(learner, 1)
+    named = [event.name for event in profile.events() if event.name.startswith("learner/")]
+    parts = ("sample", "loss", "backward", "clip", "optimizer", "priorities", "target_sync")
+    assert named == [f"learner/{part}" for part in parts]
+
+
+def test_a_phase_can_be_timed_from_outside() -> None:
+    learner, seen = make_learner(), []
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        seen.append(name)
+        yield
+
+    learner.phase = timed
+    learner.update()
+    assert seen[:3] == ["learner/sample", "learner/loss", "learner/backward"]
