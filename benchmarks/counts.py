@@ -1,7 +1,7 @@
-"""The present code flows in; figures that no machine's speed can change flow out: calls of torch, bytes it allocates,
-bytes a transition takes, bytes that cross a pipe.
+"""Exact counts that do not depend on the speed of the machine: calls of torch, bytes that it allocates, bytes of a
+transition, bytes that cross a pipe.
 
-They are taken from the real loop on Breakout, watched from outside, in both precisions.
+They are counted in the training loop on Breakout, in both precisions.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ GAME, WORKERS, ENVS_PER_WORKER, TICKS = "ALE/Breakout-v5", 2, 4, 5
 
 
 class Counter(TorchDispatchMode):
-    """While it is entered, counts what torch is called for.
+    """Counts the calls of torch and the bytes it allocates while it is entered.
 
-    `calls`: operators, views among them, forward and backward. `allocated`: bytes of the tensors they return that lie
-    in none of their arguments' memory; what a kernel needs for itself is not seen.
+    `calls` is the number of operators, forward and backward, views included. `allocated` is the size of the tensors
+    they return outside the memory of their arguments; memory that a kernel uses internally is not counted.
     """
 
     def __init__(self) -> None:
@@ -52,17 +52,17 @@ class Counter(TorchDispatchMode):
 
 
 def _is_opaque(tensor: torch.Tensor) -> bool:
-    """In oneDNN's own layout, whose memory torch does not show."""
+    """Whether it is in oneDNN's own layout, whose memory torch does not show."""
     return tensor.layout == torch._mkldnn  # type: ignore[attr-defined]
 
 
 def _memory(tensor: torch.Tensor) -> int:
-    """The same for two tensors that share memory."""
+    """An id that tensors with shared memory have in common."""
     return id(tensor) if _is_opaque(tensor) else tensor.untyped_storage()._cdata
 
 
 def figures() -> dict[str, int]:
-    """All of them by name, each the smaller the better."""
+    """Every count by name; smaller is better."""
     config = TrainConfig().replace(env_id=GAME)
     spec = env_spec(GAME, PROTOCOLS[config.env.protocol], config.env.frame_stack)
     replay = make_replay(
@@ -97,9 +97,9 @@ def _of_loop(config: TrainConfig, spec: EnvSpec, precision: Precision) -> dict[s
     trainer = Trainer(config, spec)
     try:
         trainer.start()
-        while trainer.learner.updates < 4:  # first calls make what later ones use again
+        while trainer.learner.updates < 4:  # first calls create what later ones reuse
             trainer.iterate()
-        # The network acts at every tick.
+        # Always greedy, so that the network is called at every tick.
         trainer.epsilon = Piecewise(((0, 0.0),))
         crossed = _bytes_of_workers()
         counted = [_of_tick(trainer) for _ in range(TICKS)]
@@ -115,7 +115,7 @@ def _of_loop(config: TrainConfig, spec: EnvSpec, precision: Precision) -> dict[s
 
 
 def _of_tick(trainer: Trainer) -> dict[str, int]:
-    """Calls and bytes of one tick; those of the parts of an update for one update."""
+    """Calls and bytes of one tick; for the parts of an update, those of one update."""
     updates = trainer.learner.updates
     with (
         Counter() as counter,
@@ -133,6 +133,6 @@ def _of_tick(trainer: Trainer) -> dict[str, int]:
 
 
 def _bytes_of_workers() -> int:
-    """Bytes that all our children have read and written so far, by whatever call."""
+    """Bytes that all child processes have read and written so far, by any system call."""
     counters = [child.io_counters() for child in psutil.Process().children(recursive=True)]
     return sum(of.read_chars + of.write_chars for of in counters)

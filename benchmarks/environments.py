@@ -1,8 +1,7 @@
-"""Virtual environments for software that is measured beside ours: a file of pinned requirements flows in, the
-interpreter of an environment that has them flows out.
+"""Virtual environments for the software that is compared with ours, created from files of pinned requirements.
 
-An environment is made once and kept: a stamp in it holds a hash of the requirements and of the Python that made it,
-and one whose stamp is absent (an installation that was cut short) or another's is made anew.
+An environment is created once and kept. A stamp in it holds a hash of the requirements and of the Python that created
+it; an environment without a stamp (an interrupted installation) or with another one is created again.
 """
 
 from __future__ import annotations
@@ -16,32 +15,41 @@ from collections.abc import Callable
 from pathlib import Path
 
 DIRECTORY = Path(__file__).parent / ".environments"
-"""Where environments lie by default; git ignores it."""
+"""Default directory of the environments; git ignores it."""
 STAMP = "stamp"
 EVERY = 10.0
-"""Seconds between signs of life while an installation lasts."""
-DOINGS = ("Collecting", "Processing", "Building", "Installing")
-"""How the installer's lines begin that say what it is about."""
+"""Seconds between lines of progress during an installation."""
+STEPS = ("Collecting", "Processing", "Building", "Installing")
+"""First words of the installer's lines that tell its progress."""
 
 
 class InstallError(RuntimeError):
-    """An environment could not be made; the message is one line, what the installer complained of first."""
+    """An environment cannot be created; the message is one line, the installer's first error."""
 
 
 def interpreter(requirements: Path, directory: Path = DIRECTORY, say: Callable[[str], object] = print) -> Path:
-    """The Python of `directory/STEM`, an environment with what `requirements` (STEM.txt) pins; made where absent.
+    """Create the environment `directory/STEM` from `requirements` (STEM.txt), unless it is up to date.
 
-    Raises `InstallError` when it cannot be made. What the installer says goes to `directory/STEM.log`.
+    Args:
+        requirements: File of pinned requirements.
+        directory: Where the environments and the installer's logs (STEM.log) are.
+        say: Called with lines of progress.
+
+    Returns:
+        The environment's Python.
+
+    Raises:
+        InstallError: The environment cannot be created.
     """
     place = directory.absolute() / requirements.stem
     inside, stamp, wanted = place / "bin" / "python", place / STAMP, _stamp(requirements)
     if stamp.is_file() and stamp.read_text() == wanted and inside.exists():
         return inside
-    say(f"making an environment for {requirements.stem}; a few minutes, once")
+    say(f"creating an environment for {requirements.stem}: a few minutes, once")
     log = directory.absolute() / f"{requirements.stem}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("")
-    # Our own pip serves: to put one into every environment takes longer than all that a small one needs.
+    # Our own pip is used: to install one into a small environment takes longer than everything else.
     _run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(place)], log, say)
     install = [
         sys.executable,
@@ -71,12 +79,12 @@ def _run(command: list[str], log: Path, say: Callable[[str], object]) -> None:
                 try:
                     process.wait(EVERY)
                 except subprocess.TimeoutExpired:
-                    said = [line for line in log.read_text().splitlines() if line.startswith(DOINGS)] or ["..."]
+                    said = [line for line in log.read_text().splitlines() if line.startswith(STEPS)] or ["..."]
                     say(f"  {time.monotonic() - start:.0f} s: {said[-1][:100]}")
         finally:
             process.kill()
     if process.returncode:
         said = [line for line in log.read_text().splitlines() if line.strip()]
-        errors = [line for line in said if line.startswith("ERROR")] or said[-1:] or ["no word"]
-        say(f"  the installer's own words: {log}")
+        errors = [line for line in said if line.startswith("ERROR")] or said[-1:] or ["no output"]
+        say(f"  output of the installer: {log}")
         raise InstallError(textwrap.shorten(errors[0], 160))

@@ -1,9 +1,9 @@
-"""What one GPU does with the learner and the whole trainer, in one call of under nine minutes: measurements flow in,
-tables and `benchmarks/results/gpu.json`, written anew after each part, flow out.
+"""Speed of the learner and of the whole trainer on one GPU, in less than nine minutes.
 
-Updates eager and captured by turns, the pieces of an update, the sum tree's children per node, and the whole loop with
-its workers alone, its learner alone, and how long the GPU had nothing to do. What fails is told, the rest is measured.
-Exit code 1 when a goal is missed or something failed, 2 without a GPU.
+It measures updates, eager and captured in a CUDA graph; the parts of an update; sum trees with different numbers of
+children per node; and the loop, with its workers alone, its learner alone and the time in which the GPU is idle. It
+prints tables and writes `benchmarks/results/gpu.json` after each part. A part that fails is reported, and the others
+are measured. Exit code 1: a goal was missed or something failed; 2: there is no GPU.
 
     python -m benchmarks.gpu
 """
@@ -32,12 +32,14 @@ RESULTS = Path(__file__).parent / "results" / "gpu.json"
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="updates and loop on one GPU")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--only", choices=["updates", "loop", "compiled"], help="one part of it; the last is extra")
+    parser.add_argument(
+        "--only", choices=["updates", "loop", "compiled"], help="one part; compiled is not among the default ones"
+    )
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
-        print("benchmarks.gpu measures a GPU, and torch finds none here", file=sys.stderr)
+        print("error: benchmarks.gpu needs a GPU, and torch finds none", file=sys.stderr)
         return 2
-    torch.set_num_threads(1)  # the cores are the workers'
+    torch.set_num_threads(1)  # the workers need the cores
     device, plan, parts = torch.device("cuda"), Plan(), {}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, job in jobs.items():
         try:
             parts[name] = job()
-        except Exception as error:  # of what a part needs as a whole, such as a full replay
+        except Exception as error:  # of what all measurements of a part need, such as a full replay
             traceback.print_exc()
             parts[name] = [{"error": f"{type(error).__name__}: {error}"[:1_000]}]
         report = {
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def expected_seconds(plan: Plan, jobs: Iterable[str]) -> float:
-    """Turns, and what was found (on slower machines) to come on top of them: filling, first calls, spawning."""
+    """Estimated duration: the turns, and what slower machines took for filling, first calls and starting processes."""
     of_updates = len(plan.heads) * len(plan.batch_sizes) * (2 * plan.rounds * plan.turn + 5 * plan.turn + 4) + 20
     of_loops = len(plan.loops) * (plan.loop_rounds * (2 * plan.loop_turn + plan.turn) + plan.loop_turn + 25)
     of_compiled = len(plan.batch_sizes) * (plan.rounds * plan.turn + 70)
@@ -84,7 +86,7 @@ def expected_seconds(plan: Plan, jobs: Iterable[str]) -> float:
 
 
 def goals(updates: Sequence[dict[str, Any]], loops: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each with its figure, its bound, and whether it holds. A loop need only be fast enough in one of its shapes."""
+    """Every goal with its figure, its bound and whether it is met. The loop must be fast enough in one shape only."""
     found: list[dict[str, Any]] = []
 
     def goal(name: str, figure: float, bound: float, at_least: bool = True) -> None:
@@ -106,7 +108,7 @@ def goals(updates: Sequence[dict[str, Any]], loops: Sequence[dict[str, Any]]) ->
 
 
 def sound(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that did not fail."""
+    """The measurements that did not fail."""
     return [each for each in found if "error" not in each]
 
 

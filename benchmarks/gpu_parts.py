@@ -1,6 +1,6 @@
-"""The measurements of `benchmarks.gpu`: a plan and a device flow in, figures flow out, JSON-ready.
+"""The measurements of `benchmarks.gpu`; their results are JSON-ready.
 
-On a CPU, where nothing is captured, they run too, for their tests.
+For their tests they also run on a CPU, without CUDA graphs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks.plain_learner import FixedReplay, Spec
 
 SEED = 1
 REPEATS = 10
-"""Of a piece of an update within one graph: what launching a graph costs is the update's, not the piece's."""
+"""Repetitions of a piece within one graph, so that the cost of launching the graph does not count as the piece's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +47,17 @@ class Plan:
     batch_sizes: tuple[int, ...] = (32, 256, 512)
     fanouts: tuple[int, ...] = (64, 256, 1024)
     turn: float = 0.6
-    """seconds"""
+    """Length of a turn in seconds."""
     rounds: int = 5
     loops: tuple[tuple[int, int, int], ...] = ((16, 4, 256), (16, 4, 512), (16, 8, 256), (16, 8, 512))
-    """workers, envs of each, batch size"""
+    """Number of workers, envs per worker, batch size."""
     learning_starts: int = 50_000
     loop_turn: float = 3.0
     loop_rounds: int = 3
 
 
 def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `work` found, or the `error` it failed with, which is a result too, and costs none of the others."""
+    """Result of `work`, or its `error`, so that one failure does not lose the other results."""
     try:
         return work()
     except Exception as error:
@@ -69,13 +69,13 @@ def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def updates(plan: Plan, device: torch.device, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One entry per head and batch size: updates/s of both kinds, and microseconds of the captured one's pieces.
+    """One entry per head and batch size: updates/s eager and captured, and microseconds of the pieces of the latter.
 
-    Draw and write are the tree's; sample is the draw and the gathering; learn is all that a ready batch is for, Adam
-    among it.
+    `draw` and `write` are calls of the sum tree; `sample` is the draw and the gathering of frames; `learn` is all
+    that follows from a given batch, Adam included.
     """
     replay = full_replay(plan, device)
-    tell(f"a replay of {plan.capacity:,} transitions is full")
+    tell(f"filled a replay of {plan.capacity:,} transitions")
     found = []
     for head in plan.heads:
         for batch_size in plan.batch_sizes:
@@ -83,12 +83,12 @@ def updates(plan: Plan, device: torch.device, tell: Callable[[str], None]) -> li
             rates = "{eager:,.0f} updates/s eager, {captured:,.0f} captured"
             tell(f"{head}, batch {batch_size}: {figures.get('error') or rates.format_map(figures)}")
             found.append({"head": head, "batch_size": batch_size} | figures)
-            gc.collect()  # graphs, and the memory they hold
+            gc.collect()  # free the graphs and their memory
     return found
 
 
 def full_replay(plan: Plan, device: torch.device) -> PrioritizedReplay:
-    """Noise for frames, an end now and then, and priorities that differ."""
+    """A full replay of random frames, with ends of games and different priorities."""
     num_envs, frame = plan.fill_envs, (84, 84)
     replay = PrioritizedReplay(
         plan.capacity, num_envs, frame, torch.uint8, 4, n_step=3, gamma=0.99, clip_rewards=True, alpha=0.6,
@@ -109,7 +109,7 @@ def full_replay(plan: Plan, device: torch.device) -> PrioritizedReplay:
 def one_update(
     plan: Plan, device: torch.device, replay: PrioritizedReplay, head: Any, batch_size: int
 ) -> dict[str, Any]:
-    """Each is fed from the same replay."""
+    """Measure eager and captured updates from one replay, and the pieces of an update."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     config = LearnerConfig(batch_size=batch_size)
@@ -132,7 +132,7 @@ def one_update(
     eager = learner(Learner, replay)
     works: dict[str, Callable[[], object]] = {"captured": captured.update, "eager": eager.update}
     for work in works.values():
-        for _ in range(6):  # the recording among them
+        for _ in range(6):  # this includes the capture
             work()
     rates = by_turns(works, plan.turn, plan.rounds, device)
 
@@ -142,7 +142,7 @@ def one_update(
     mass = torch.rand(batch_size, dtype=torch.float64, device=device) * replay.tree.total
     alone = learner(Learner, FixedReplay([batch]))
     alone.gradient_step()
-    alone.learning_rate.fill_(0)  # as much work; thousands of steps along one gradient would end in infinity
+    alone.learning_rate.fill_(0)  # the same work; thousands of steps on one batch would diverge
     pieces = {
         "draw": recorded(lambda: replay.tree.find(mass)),
         "sample": recorded(lambda: replay.sample(batch_size)),
@@ -167,7 +167,7 @@ def one_update(
 def by_turns(
     works: dict[str, Callable[[], object]], seconds: float, rounds: int, device: torch.device
 ) -> dict[str, float]:
-    """Calls a second of each: medians over rounds in which each has its turn."""
+    """Calls per second of each work: medians over rounds of one turn each."""
     rates: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
@@ -176,14 +176,14 @@ def by_turns(
 
 
 def calls_per_second(work: Callable[[], object], seconds: float, device: torch.device) -> float:
-    """The GPU's own work included: it is waited for at both ends."""
+    """Calls per second, including the GPU's work: it is synchronized at both ends."""
     _wait(device)
     start, calls, spent = time.perf_counter(), 0, 0.0
     while not calls or spent < seconds:
         for _ in range(10):
             work()
         calls += 10
-        _wait(device)  # now and then, or thousands of launches would queue
+        _wait(device)  # now and then, so that the queue of launches stays short
         spent = time.perf_counter() - start
     return calls / spent
 
@@ -194,9 +194,9 @@ def _wait(device: torch.device) -> None:
 
 
 def compiled(plan: Plan, device: torch.device, backend: str = "inductor") -> list[dict[str, Any]]:
-    """Captured updates/s with the network and the replay's arithmetic compiled by torch: what fused kernels would give.
+    """Captured updates/s with the network and the replay compiled by torch, to see what fused kernels would give.
 
-    An experiment: nothing else here depends on it, and what it fails with is a result.
+    An experiment: nothing else depends on it, and a failure is a result.
     """
     found: list[dict[str, Any]] = []
     for batch_size in plan.batch_sizes:
@@ -231,7 +231,7 @@ def compiled(plan: Plan, device: torch.device, backend: str = "inductor") -> lis
 
 
 def fanouts(plan: Plan, device: torch.device) -> list[dict[str, Any]]:
-    """Microseconds of a draw and a write of 256, captured, for trees of different children per node."""
+    """Microseconds of a captured draw and write of 256, for trees with different numbers of children per node."""
     found, before = [], dict(sum_tree.FANOUT)
     leaves = torch.randint(plan.capacity, (256,), device=device)
     values = torch.rand(256, dtype=torch.float64, device=device)
@@ -263,7 +263,7 @@ def fanouts(plan: Plan, device: torch.device) -> list[dict[str, Any]]:
 
 
 def loops(plan: Plan, device: torch.device, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One entry per shape of `plan.loops`, at the default replay ratio, which is 8."""
+    """One entry per shape in `plan.loops`, with the default replay ratio of 8."""
     found = []
     for num_workers, envs_per_worker, batch_size in plan.loops:
         config = TrainConfig().replace(
@@ -318,7 +318,7 @@ def one_loop(plan: Plan, config: TrainConfig) -> dict[str, Any]:
 
 
 def gpu_busy(bench: Bench, seconds: float, device: torch.device) -> float | None:
-    """Share of the loop's time in which the GPU does something; None where it cannot be traced."""
+    """Share of the loop's time in which the GPU is busy; None if it cannot be traced."""
     if device.type != "cuda":
         return None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -332,7 +332,7 @@ def gpu_busy(bench: Bench, seconds: float, device: torch.device) -> float | None
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of intervals (start, end)."""
+    """Total length of the union of intervals (start, end)."""
     total, reached = 0.0, -float("inf")
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))
@@ -341,10 +341,10 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def reason(workers: float, learner: float, loop: float, account: dict[str, float]) -> str:
-    """Why the GPU waits, or does not. Rates are env steps/s: of the workers alone, the learner alone, and the loop."""
+    """Why the GPU is idle or busy, from the env steps/s of the workers alone, the learner alone, and the loop."""
     if loop > 0.9 * min(workers, learner):
         limit = "the emulators: the GPU waits for them" if workers < learner else "the updates: the GPU is busy"
         return f"the limit is {limit}"
     between = {part: share for part, share in account.items() if part not in ("env", "idle", *UPDATE_PARTS)}
     part = max(between, key=lambda name: between[name])
-    return f"between updates and emulators; {part} takes most there, {between[part]:.0%} of the loop's time"
+    return f"work between updates and emulators, mostly {part}: {between[part]:.0%} of the loop's time"

@@ -1,11 +1,10 @@
-"""What reports to a labml server cost a training, for each way in which that server may behave: a table and
-`benchmarks/results/labml_rows.json` flow out.
+"""Cost of reporting to a labml server, for every way in which that server may behave.
 
-The real loop runs on CartPole in one process, in short turns that alternate between no link and one to a stand-in
-server in a process of its own; rows are logged as often as a training logs them, and edits polled at every step.
-Each ratio of env steps per second is formed within a pair of turns, and the median over the pairs is reported; so is
-the side process's share of a core, which other people's work on the machine does not blur.
-Exit code 1 when a row misses what was promised.
+The training loop runs on CartPole in one process, in short turns, alternately with and without a link to a stand-in
+server in another process. Rows are logged as often as in a training, and edits are polled at every step. A ratio of env
+steps per second is taken within each pair of turns; its median is reported, and so is the CPU time of the side process,
+which other load on the machine does not affect. It prints a table and writes `benchmarks/results/labml_rows.json`. Exit
+code 1: a promise was missed.
 
     python -m benchmarks.labml_rows
 """
@@ -44,13 +43,14 @@ CONFIG = TrainConfig().replace(
     device="cpu",
 )
 LEAST_RATIO, MOST_BYTES, MOST_SECONDS = 0.98, 256 * 2**20, 5.0
-"""Of env steps/s with a link to those without, of the side process's resident memory, and of an exit's delay."""
+"""Least ratio of env steps/s with a link to those without; largest resident memory of the side process, in bytes, and
+largest delay of the exit, in seconds."""
 DEADLINE = 30.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """A way for a server to behave; it is up while `up` says so, a turn each, over and over."""
+    """A behaviour of a server, and in which turns it is running (`up`, repeated)."""
 
     behaviour: str
     up: tuple[bool, ...] = (True,)
@@ -81,7 +81,7 @@ class Param:
 
 
 class Loop:
-    """The trainer's loop, with or without a link, a turn at a time."""
+    """The training loop, with or without a link, one turn at a time."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -89,7 +89,7 @@ class Loop:
         self._start = time.monotonic()
 
     def turn(self, seconds: float, link: LabmlLink | None) -> float:
-        """Env steps a second."""
+        """Train for some seconds. Returns env steps per second."""
         from atari_dqn.diagnostics.measure import measure
 
         trainer, interval = self.trainer, self.trainer.config.run.log_interval
@@ -104,8 +104,7 @@ class Loop:
                     link.write(row)
                     self.written += 1
 
-        turn = measure(work, seconds, env_steps=lambda: trainer.env_steps)
-        return turn.env_steps / turn.wall
+        return measure(work, seconds, env_steps=lambda: trainer.env_steps).env_steps_per_second
 
     def _row(self) -> dict[str, float]:
         trainer = self.trainer
@@ -122,7 +121,7 @@ class Loop:
 
 
 class Server:
-    """The stand-in, in a process that can be ended and started again on the same port."""
+    """The stand-in server, in a process that can be stopped and restarted on the same port."""
 
     def __init__(self, behaviour: str) -> None:
         self._behaviour = behaviour
@@ -146,13 +145,14 @@ class Server:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
                 return
             time.sleep(0.05)
-        raise SystemExit("the stand-in server does not start")
+        raise SystemExit("error: the stand-in server does not start")
 
 
 def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]:
-    """The figures of one row."""
+    """Measure one row."""
     import psutil
 
+    from atari_dqn.diagnostics.measure import resident_peak
     from atari_dqn.labml.link import LabmlLink
 
     written = loop.written
@@ -162,16 +162,16 @@ def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]
     link = LabmlLink(server.url, name="bench", config=CONFIG.to_dict(), live={rate: 1e-4}, repository=ROOT)
     side = psutil.Process(link.process.pid)
     try:
-        loop.turn(2.0, link)  # labml is being imported
+        loop.turn(2.0, link)  # the side process imports labml meanwhile
         ratios, shares, problems = [], [], []
         for pair in range(pairs):
             server.be(row.up[pair % len(row.up)])
-            # The order changes from pair to pair, so that a drift of the machine favours neither.
+            # The order alternates, so that a drift of the machine favours neither.
             links = (None, link) if pair % 2 else (link, None)
             rates = {}
             for one in links:
                 if one is None:
-                    side.suspend()  # or it would take its share of the turn without it, too
+                    side.suspend()  # otherwise it also runs during the turn without it
                 before, start = sum(side.cpu_times()[:2]), time.monotonic()
                 rates[one is link] = loop.turn(seconds, one)
                 if one is link:
@@ -180,7 +180,7 @@ def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]
             ratios.append(rates[True] / rates[False])
             if problem := link.problem():
                 problems.append(problem)
-        memory = most_memory(side.pid)
+        memory = resident_peak(side.pid)
         start = time.monotonic()
         link.close()
         exit_delay = time.monotonic() - start
@@ -199,18 +199,12 @@ def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]
     }
 
 
-def most_memory(pid: int) -> int:
-    """Bytes that the process ever had resident."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-
-
 # ---------------------------------------------------------------------- all rows
 
 
 @contextlib.contextmanager
 def started() -> Iterator[Loop]:
-    """The loop past `learning_starts`, alone on its machine as far as we can tell."""
+    """The training loop, warmed up and past `learning_starts`."""
     from atari_dqn.agent.device import set_up_torch
     from atari_dqn.diagnostics.measure import Bench
     from atari_dqn.envs.make import env_spec
@@ -236,14 +230,14 @@ def holds(figures: dict[str, Any]) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.labml_rows", description="what labml reports cost")
-    parser.add_argument("--pairs", type=int, default=16, help="of turns for each row")
+    parser.add_argument("--pairs", type=int, default=16, help="number of pairs of turns for each row")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
     rows: dict[str, dict[str, Any]] = {}
     with started() as loop:
-        # No link on either side: what the machine's own noise makes of a ratio of 1.
+        # Both turns without a link: the noise of the machine around a ratio of 1.
         alone = [loop.turn(arguments.seconds, None) for _ in range(2 * arguments.pairs)]
         noise = [one / other for one, other in zip(alone[::2], alone[1::2], strict=True)]
         for name in arguments.rows:

@@ -1,8 +1,8 @@
-"""The learner as people write it, to be measured against and to be an oracle: one DQN update in plain fp32.
+"""A plain fp32 DQN learner: the baseline of the benchmarks, and the oracle of tests.
 
-Flows in: the weights of a `QNetwork` with a shared dueling head, and batches. Flows out: the same update, made with
-contiguous NCHW convolutions, three passes, `smooth_l1_loss`, `clip_grad_norm_` and the default `torch.optim.Adam`.
-Run it to see updates/s of both, interleaved:
+It takes the weights of a `QNetwork` with a shared dueling head and makes the same update with contiguous NCHW
+convolutions, three forward passes, `smooth_l1_loss`, `clip_grad_norm_` and the default `torch.optim.Adam`. Run it to
+see the updates/s of both, measured in alternation:
 
     python -m benchmarks.plain_learner
 """
@@ -28,7 +28,7 @@ from atari_dqn.replay.base import Batch
 
 
 class PlainNet(nn.Module):
-    """Nature convolutions, 512, then 256 to the value and 256 to the advantages (labml's shape), on 84x84 pixels."""
+    """Nature convolutions, 512 units, then 256 each for value and advantages (labml's shape), on 84x84 pixels."""
 
     def __init__(self, stack: int, num_actions: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class PlainNet(nn.Module):
         for mine, theirs in ((self.conv1, trunk.conv1), (self.conv2, trunk.conv2), (self.conv3, trunk.conv3)):
             _copy(mine.bias, theirs.bias)
         their = dict(network.named_parameters())
-        # QNetwork flattens (row, column, channel), this one (channel, row, column).
+        # QNetwork flattens (row, column, channel), this network (channel, row, column).
         self.shared.weight.copy_(their["shared.0.weight"].unflatten(1, (49, 64)).transpose(1, 2).flatten(1))
         self.shared.bias.copy_(their["shared.0.bias"])
         for kind in ("weight", "bias"):
@@ -106,7 +106,7 @@ class PlainLearner:
 
 
 class FixedReplay:
-    """Hands out the same few batches in turn and keeps the TD errors it is told: what a learner alone is fed with."""
+    """A replay of a few given batches, drawn in turn, that keeps the last TD errors."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         self.batches = batches
@@ -126,7 +126,7 @@ class FixedReplay:
 def random_batch(
     generator: torch.Generator, batch_size: int, obs_shape: tuple[int, ...] = (4, 84, 84), num_actions: int = 4
 ) -> Batch:
-    """Noise in the form of transitions: uint8 pixels for images, float32 vectors otherwise."""
+    """A batch of random transitions: uint8 pixels for images, float32 vectors otherwise."""
 
     def observations() -> Tensor:
         if len(obs_shape) < 3:
@@ -146,7 +146,7 @@ def random_batch(
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What `make_network` must know of an env; by default Breakout's."""
+    """What `make_network` needs to know about an environment; Breakout by default."""
 
     kind: str = "pixels"
     frame_shape: tuple[int, ...] = (84, 84)
@@ -155,9 +155,9 @@ class Spec:
 
 
 def measure(rounds: int = 100, updates_per_round: int = 2, batch_size: int = 32) -> dict[str, float]:
-    """Median seconds per update of each learner, taken in short turns so that all meet the same disturbances.
+    """Median seconds per update of each learner, measured in short turns in alternation.
 
-    The plain one gains from `keep_freed_memory` too, which holds for the process.
+    `keep_freed_memory` holds for the whole process, so the plain learner benefits from it too.
     """
     config = LearnerConfig(batch_size=batch_size)
     generator = torch.Generator().manual_seed(1)
@@ -183,7 +183,7 @@ def measure(rounds: int = 100, updates_per_round: int = 2, batch_size: int = 32)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="updates/s of the learner beside a plain one")
+    parser = argparse.ArgumentParser(description="updates/s of our learner and of a plain one")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

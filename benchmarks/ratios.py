@@ -1,9 +1,8 @@
-"""The ratios that this project holds itself to, on the machine at hand: measurements flow in, a table and
-`benchmarks/results/ratios.json` flow out.
+"""Speed ratios with bounds: our workers, learner and loop compared with the alternatives, on this machine.
 
-Each contestant sits in a process of its own (so that no one's allocator settings, threads or caches help another) and
-waits while the others are measured. They take short turns, round after round; every ratio is formed within a round,
-and the median over the rounds is reported. Exit code 1 when one misses its bound.
+Each contestant runs in a process of its own (so that its allocator settings, threads and caches affect no other) and
+waits while the others are measured. They take short turns, in rounds; a ratio is taken within each round, and its
+median is reported. It prints tables and writes `benchmarks/results/ratios.json`. Exit code 1: a ratio missed its bound.
 
     python -m benchmarks.ratios
 """
@@ -32,7 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "ratios.json"
 GAME, NUM_ENVS, SEED = "ALE/Breakout-v5", 8, 1
 CONFIG = TrainConfig().replace(env_id=GAME)
 WHOLE = ((CONFIG.env.num_workers, CONFIG.env.envs_per_worker), (8, 1), (2, 4))
-"""Workers and envs of each at which the whole is measured: the default, and those of the workers alone."""
+"""Numbers of workers and envs per worker of the measured loops: the default, and those of the workers alone."""
 
 
 # ---------------------------------------------------------------------- the contestants
@@ -40,7 +39,7 @@ WHOLE = ((CONFIG.env.num_workers, CONFIG.env.envs_per_worker), (8, 1), (2, 4))
 
 @contextlib.contextmanager
 def worker_pool(num_workers: int) -> Iterator[Kinds]:
-    """Ours, without learner and replay."""
+    """Our workers, without learner and replay."""
     from atari_dqn.diagnostics.measure import RandomPlay, measure
     from atari_dqn.envs.make import env_spec
     from atari_dqn.envs.protocol import PROTOCOLS
@@ -57,7 +56,7 @@ def worker_pool(num_workers: int) -> Iterator[Kinds]:
 
 @contextlib.contextmanager
 def native_vector_env(num_threads: int) -> Iterator[Kinds]:
-    """ale-py's threads in one process, with the same preprocessing and the same random actions."""
+    """ale-py's threads in one process, with the same preprocessing and random actions."""
     import numpy as np
     from ale_py.vector_env import AtariVectorEnv
     from gymnasium.vector import AutoresetMode
@@ -88,7 +87,7 @@ def native_vector_env(num_threads: int) -> Iterator[Kinds]:
         nonlocal env_steps, resets
         _, _, terminated, truncated, _ = env.step(rng.integers(num_actions, size=NUM_ENVS))
         env_steps += NUM_ENVS - resets
-        resets = int(np.count_nonzero(terminated | truncated))  # the next tick is no env step for these
+        resets = int(np.count_nonzero(terminated | truncated))  # for these the next tick is a reset
 
     yield {"": lambda seconds: measure(tick, seconds, env_steps=lambda: env_steps)}
     env.close()
@@ -96,7 +95,7 @@ def native_vector_env(num_threads: int) -> Iterator[Kinds]:
 
 @contextlib.contextmanager
 def learner(kind: str, threads: int, batch_size: int) -> Iterator[Kinds]:
-    """Updates on ready batches ("fixed"), and on those drawn from a full prioritized replay ("replay")."""
+    """Updates on given batches ("fixed"), and on batches drawn from a full prioritized replay ("replay")."""
     import torch
 
     from atari_dqn.agent.learner import Learner
@@ -121,7 +120,7 @@ def learner(kind: str, threads: int, batch_size: int) -> Iterator[Kinds]:
     def turn(replay: Any) -> Callable[[float], Turn]:
         seat: Any
         if kind == "plain":
-            # Not from a `Learner`: making one would tune this process's allocator.
+            # Not from a `Learner`, which would tune the allocator of this process.
             net = PlainNet(spec.stack, spec.num_actions).take(make_network(spec, NetworkConfig()))
             seat = PlainLearner(net, replay, config)
         else:
@@ -146,7 +145,7 @@ def whole(
     batch_size: int,
     learning_starts: int = CONFIG.learner.learning_starts,
 ) -> Iterator[Kinds]:
-    """The real loop at the default ratio, past `learning_starts`; and its workers and its learner alone."""
+    """The training loop at the default replay ratio, and its workers and learner alone."""
     import torch
 
     from atari_dqn.diagnostics.measure import Bench
@@ -175,7 +174,7 @@ def whole(
 
 
 def play(rounds: int, seconds: float, threads: int, batch_size: int) -> list[dict[str, Turn]]:
-    """One dict per round, of a turn for each `contestant kind`."""
+    """Take the turns. Returns a dict per round, with a turn for each `contestant kind`."""
     contestants: dict[str, tuple[Any, ...]] = {
         "workers 8x1": (worker_pool, 8),
         "workers 2x4": (worker_pool, 2),
@@ -213,20 +212,20 @@ def play(rounds: int, seconds: float, threads: int, batch_size: int) -> list[dic
 
 
 def ratios(turns: dict[str, Turn], batch_size: int) -> dict[str, float]:
-    """The figures of one round."""
-    native = _env_rate(turns["AtariVectorEnv"])
-    result = {f"workers {shape}": _env_rate(turns[f"workers {shape}"]) / native for shape in ("8x1", "2x4")}
+    """The ratios of one round."""
+    native = turns["AtariVectorEnv"].env_steps_per_second
+    result = {f"workers {of}": turns[f"workers {of}"].env_steps_per_second / native for of in ("8x1", "2x4")}
     for feed in ("fixed", "replay"):
-        plain = _update_rate(turns[f"plain {feed}"])
+        plain = turns[f"plain {feed}"].updates_per_second
         for precision in ("bf16", "fp32"):
-            result[f"{precision}, {feed} batches"] = _update_rate(turns[f"{precision} {feed}"]) / plain
+            result[f"{precision}, {feed} batches"] = turns[f"{precision} {feed}"].updates_per_second / plain
     for num_workers, envs_per_worker in WHOLE:
         result |= over_limits(f"whole {num_workers}x{envs_per_worker}", turns, batch_size)
     return result
 
 
 def over_limits(name: str, turns: dict[str, Turn], batch_size: int) -> dict[str, float]:
-    """Wall time of the loop over that of its envs alone, its learner alone, and the CPU time of both on all cores."""
+    """Time of the loop over that of its envs alone, its learner alone, and the CPU time of both on all cores."""
     envs, updates, loop = turns[f"{name} envs"], turns[f"{name} learner"], turns[f"{name} loop"]
     due = CONFIG.learner.replay_ratio / batch_size
     step, step_cpu = envs.wall / envs.env_steps, envs.cpu / envs.env_steps
@@ -237,14 +236,6 @@ def over_limits(name: str, turns: dict[str, Turn], batch_size: int) -> dict[str,
     return of_each | {f"{name} / the largest": taken / max(limits.values())}
 
 
-def _env_rate(turn: Turn) -> float:
-    return turn.env_steps / turn.wall
-
-
-def _update_rate(turn: Turn) -> float:
-    return turn.updates / turn.wall
-
-
 BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "workers 8x1": (0.85, None),
     "workers 2x4": (0.85, None),
@@ -252,11 +243,11 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "fp32, fixed batches": (1.3, None),
     "whole {}x{} / the largest".format(*WHOLE[0]): (None, 1.1),
 }
-"""At least, at most."""
+"""Lower and upper bound of a ratio, where it has one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ratios", description="the ratios this project holds to")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ratios", description="speed ratios and their bounds")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
     parser.add_argument("--torch-threads", type=int, default=cores())
@@ -264,7 +255,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
     if min(arguments.rounds, arguments.torch_threads, arguments.batch_size) < 1 or not 0 < arguments.seconds <= 3600:
-        print("--rounds, --torch-threads, --batch-size: at least 1; --seconds: above 0, at most 3600", file=sys.stderr)
+        print(
+            "error: --rounds, --torch-threads, --batch-size must be at least 1, --seconds in (0, 3600]", file=sys.stderr
+        )
         return BAD_INPUT
     taken = play(arguments.rounds, arguments.seconds, arguments.torch_threads, arguments.batch_size)
     of_rounds = [ratios(turns, arguments.batch_size) for turns in taken]
@@ -293,13 +286,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def holds(name: str, median: float) -> bool:
-    """True as well where no bound is set."""
+    """Whether the ratio meets its bound; True if it has none."""
     least, most = BOUNDS.get(name, (None, None))
     return (least is None or median >= least) and (most is None or median <= most)
 
 
 def rates(taken: Sequence[dict[str, Turn]]) -> dict[str, dict[str, float]]:
-    """Medians over the rounds, for each `contestant kind`."""
+    """Median rates of each `contestant kind` over the rounds."""
     from atari_dqn.diagnostics.measure import Rates
 
     result = {}

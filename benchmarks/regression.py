@@ -1,9 +1,9 @@
-"""The present code flows in; whether it got slower, as far as any machine can tell, flows out: the check of CI.
+"""Regression check of CI: has the code become slower?
 
-Two kinds of figures. Exact counts (`benchmarks.counts`) must not exceed `benchmarks/budget.json`. Ratios of two things
-measured in turn on the same machine must keep to bounds generous enough for a noisy one. Noise moves some rounds, a
-regression nearly all: a ratio misses only when hardly a round keeps to its bound, and then again with contestants
-started anew. Exit code 1, with a line for each miss.
+Exact counts (`benchmarks.counts`) must not exceed `benchmarks/budget.json`. Ratios of two things measured in turn on
+the same machine must meet bounds that are generous enough for a noisy machine. Noise affects some rounds, a regression
+nearly all: a ratio fails only if hardly any round meets its bound, twice, the second time with restarted contestants.
+Exit code 1: something failed; there is a line for each failure.
 
     python -m benchmarks.regression
     python -m benchmarks.regression --write-budget    # after a change that is meant to change the counts
@@ -23,22 +23,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from atari_dqn.system.machine import cores
 from benchmarks.ratios import Seat, learner, native_vector_env, over_limits, whole, worker_pool
 
-if TYPE_CHECKING:  # torch is for the contestants, each in its own process
+if TYPE_CHECKING:  # only the contestants import torch, each in its own process
     from atari_dqn.diagnostics.measure import Turn
 
     Turns = Mapping[str, Turn]
 
 BUDGET = Path(__file__).parent / "budget.json"
 HARD = {"replay: bytes a transition": 7200, "workers: bytes through pipes a worker and tick": 2}
-"""What no budget may exceed: promises of this project, not habits of the code."""
+"""Upper limits of the budget itself: these are promises of this project."""
 WELL_UNDER = 0.9
-"""Below this part of its budget a figure asks for a lower one."""
+"""Share of its budget below which a count should get a lower one."""
 
 BATCH, ROUNDS, SECONDS = 32, 12, 0.2
 MAY_KEEP = 1 / 6
-"""Of the rounds of a ratio that misses, so many may keep to the bound all the same."""
+"""Share of the rounds that may meet the bound although the ratio fails."""
 THREADS = min(cores(), 2)
-"""As many on a large machine as on a small one: the ratios are to be the same."""
+"""Limited, so that ratios are the same on large and small machines."""
 SEATS: dict[str, tuple[tuple[Any, ...], Sequence[str]]] = {
     "workers": ((worker_pool, 2), [""]),
     "native": ((native_vector_env, 2), [""]),
@@ -46,11 +46,11 @@ SEATS: dict[str, tuple[tuple[Any, ...], Sequence[str]]] = {
     "plain": ((learner, "plain", THREADS, BATCH), ["fixed"]),
     "whole": ((whole, 2, 4, THREADS, BATCH, 256), ["envs", "learner", "loop"]),
 }
-"""Contestants, and the kinds of turns that are taken of each."""
+"""Contestants, and the kinds of turns each takes."""
 
 
 class Ratio(NamedTuple):
-    """One that must keep to its bound; of the turns of one round."""
+    """A function of the turns of one round, and its lower or upper bound."""
 
     of: Callable[[Turns], float]
     least: float | None = None
@@ -63,21 +63,15 @@ class Ratio(NamedTuple):
         return f"≥ {self.least}" if self.least is not None else f"≤ {self.most}"
 
 
-def _updates(turn: Turn) -> float:
-    return turn.updates / turn.wall
-
-
-def _env_steps(turn: Turn) -> float:
-    return turn.env_steps / turn.wall
-
-
 RATIOS = {
-    "updates/s, fp32 over plain": Ratio(lambda t: _updates(t["fp32 fixed"]) / _updates(t["plain fixed"]), least=1.0),
-    "updates/s, drawn batches over ready ones": Ratio(
-        lambda t: _updates(t["fp32 replay"]) / _updates(t["fp32 fixed"]), least=0.8
+    "updates/s, fp32 over plain": Ratio(
+        lambda t: t["fp32 fixed"].updates_per_second / t["plain fixed"].updates_per_second, least=1.0
+    ),
+    "updates/s, drawn batches over given ones": Ratio(
+        lambda t: t["fp32 replay"].updates_per_second / t["fp32 fixed"].updates_per_second, least=0.8
     ),
     "env steps/s, our workers over AtariVectorEnv": Ratio(
-        lambda t: _env_steps(t["workers"]) / _env_steps(t["native"]), least=0.6
+        lambda t: t["workers"].env_steps_per_second / t["native"].env_steps_per_second, least=0.6
     ),
     "time of the loop over its limit": Ratio(
         lambda t: over_limits("whole", dict(t), BATCH)["whole / the largest"], most=1.5
@@ -89,13 +83,13 @@ RATIOS = {
 
 
 def over_budget(figures: Mapping[str, int], budget: Mapping[str, int]) -> list[str]:
-    """A line for each figure that exceeds its budget or `HARD`, has none, or is in the budget only."""
+    """A line for each count that exceeds its budget or `HARD`, has no budget, or is in the budget only."""
     lines = []
     for name in (*figures, *(name for name in budget if name not in figures)):
         if name not in figures:
-            lines.append(f"{name}: has a budget of {budget[name]:,} and is no longer counted")
+            lines.append(f"{name}: has a budget of {budget[name]:,} but is no longer counted")
         elif name not in budget:
-            lines.append(f"{name}: {figures[name]:,}, and has no budget")
+            lines.append(f"{name}: {figures[name]:,}, but has no budget")
         else:
             most = min(budget[name], HARD.get(name, budget[name]))
             if figures[name] > most:
@@ -104,7 +98,7 @@ def over_budget(figures: Mapping[str, int], budget: Mapping[str, int]) -> list[s
 
 
 def well_under(figures: Mapping[str, int], budget: Mapping[str, int]) -> list[str]:
-    """A line for each figure so far below its budget that the budget would not notice if it came back."""
+    """A line for each count so far below its budget that the budget would not notice a regression."""
     return [
         f"{name}: {figure:,}, well under its budget of {budget[name]:,}"
         for name, figure in figures.items()
@@ -113,7 +107,7 @@ def well_under(figures: Mapping[str, int], budget: Mapping[str, int]) -> list[st
 
 
 def check_counts(write: bool) -> list[str]:
-    """Count, compare, say what could be lower. Returns the misses."""
+    """Count, compare with the budget, print budgets that could be lower. Returns a line for each failure."""
     import torch
 
     from benchmarks.counts import figures
@@ -139,7 +133,7 @@ def check_counts(write: bool) -> list[str]:
 
 
 def take(rounds: int) -> list[Turns]:
-    """So many rounds of everyone's turns, one dict of them for each round; the contestants are started for it."""
+    """Start the contestants and take their turns. Returns a dict of turns for each round."""
     with contextlib.ExitStack() as stack:
         seats: dict[str, Seat] = {}
         for name, (contestant, _) in SEATS.items():
@@ -154,17 +148,17 @@ def take(rounds: int) -> list[Turns]:
                 for kind in kinds
             }
 
-        one()  # first calls allocate, and choose their kernels
+        one()  # first calls allocate memory and choose kernels
         turns = sum(len(kinds) for _, kinds in SEATS.values())
         print(f"{rounds} rounds of {turns} turns of {SECONDS:g} s, about {rounds * turns * SECONDS:.0f} s", flush=True)
         return [one() for _ in range(rounds)]
 
 
 def check_ratios(ratios: Mapping[str, Ratio], take: Callable[[int], list[Turns]], rounds: int = ROUNDS) -> list[str]:
-    """Measure, and once more what missed; print every ratio. Returns the misses."""
+    """Measure and print every ratio, and once more those that fail. Returns a line for each that fails twice."""
     missed = _missed(ratios, take(rounds))
     if missed:
-        print(f"once more, for {len(missed)} missed", flush=True)
+        print(f"once more: {len(missed)} missed", flush=True)
         missed = _missed({name: ratios[name] for name in missed}, take(rounds))
     return list(missed.values())
 
@@ -182,8 +176,10 @@ def _missed(ratios: Mapping[str, Ratio], taken: Sequence[Turns]) -> dict[str, st
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.regression", description="has the code got slower?")
-    parser.add_argument("--write-budget", action="store_true", help="make the present counts the budget, and stop")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.regression", description="has the code become slower?")
+    parser.add_argument(
+        "--write-budget", action="store_true", help="write the present counts as the new budget and stop"
+    )
     arguments = parser.parse_args(argv)
     start = time.monotonic()
     misses = check_counts(arguments.write_budget)

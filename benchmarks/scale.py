@@ -1,11 +1,10 @@
-"""How cost grows with workers, envs, batch size and replay capacity: tables, plots and `benchmarks/results/scale.json`
-flow out.
+"""How cost grows with the number of workers and envs, the batch size and the replay capacity.
 
-Each point is a trainer in a process of its own, its replay filled to the last frame (with noise, so that no page is
-one of the kernel's shared zeros). The points of a sweep take short turns, round after round; medians are reported.
-Memory is that of the whole family of processes. A capacity whose frames do not fit in this machine is named, and still
-shows what drawing from so many transitions costs: with frames of 8x8 pixels, which every capacity is given.
-Exit code 1 when memory misses its bounds.
+Each point is a trainer in a process of its own, with a full replay (of noise, because unwritten pages would take no
+memory). The points of a sweep take short turns, in rounds; medians are reported. Memory is that of the trainer and all
+its descendants. The cost of drawing is also measured with frames of 8x8 pixels, at every capacity; a capacity whose
+whole frames do not fit in memory has only that figure. It prints tables and writes `benchmarks/results/scale.json` and
+plots. Exit code 1: memory exceeds its bounds.
 
     python -m benchmarks.scale
 """
@@ -31,29 +30,29 @@ from benchmarks.seats import Seat
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 FRAME_BYTES = 84 * 84
 BASE = TrainConfig().replace(device="cpu", replay_capacity=2**15, learning_starts=1_000)
-"""All that a sweep does not vary is the default, but for a replay that is filled sooner, and learnt from at once."""
+"""Settings a sweep does not vary: the defaults, except for a smaller replay and an earlier start of learning."""
 SWEEPS: dict[str, tuple[str, dict[str, int], tuple[int, ...]]] = {
     "workers": ("num_workers", {"envs_per_worker": 1}, (1, 2, 4, 8, 16)),
     "envs": ("envs_per_worker", {"num_workers": 2}, (1, 2, 4, 8, 16)),
     "batch": ("batch_size", {}, (32, 64, 128, 256, 512, 1024)),
     "capacity": ("replay_capacity", {}, tuple(2**power for power in (14, 16, 17, 18, 20, 22))),
 }
-"""For each sweep the setting it varies, those it holds, and the values."""
-ALL_TOLD = 2**17
-"""The capacity at which a family's memory is bounded."""
+"""For each sweep: the setting it varies, the settings it fixes, and the values."""
+BOUNDED_CAPACITY = 2**17
+"""Replay capacity at which the memory of all processes has a bound."""
 LARGEST_FAMILY, LARGEST_TRANSITION = 2.5e9, 7_200
-"""Bytes: of a family with `ALL_TOLD` transitions on a CPU; and of a transition, all told."""
+"""Bounds in bytes: all processes with `BOUNDED_CAPACITY` transitions on a CPU; total memory per transition."""
 REST = 0.8e9
-"""Bytes a family may take beside its replay, in the estimate of what fits."""
+"""Bytes besides the replay, in the estimate of what fits in memory."""
 WARM_UP = 0.25
-"""Of a turn's length; these come first and do not count."""
+"""Length of the first turns, which are discarded, relative to the others."""
 PREPARE_SECONDS = 12.0
-"""A guess for the first estimate of the time left: a point's imports, workers and replay."""
+"""First guess of the time to prepare a point: imports, workers and replay."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One value in one sweep."""
+    """One value of one sweep."""
 
     sweep: str
     value: int
@@ -74,14 +73,14 @@ KINDS = {
     "batch": ("loop", "learner", "draw"),
     "capacity": ("loop", "learner", "draw"),
 }
-"""What is measured in each sweep, beside memory."""
+"""What each sweep measures, besides memory."""
 
 
 # ---------------------------------------------------------------------- taking turns
 
 
 class Progress:
-    """What is going on, and how long all of it will take."""
+    """What is being done, and the time left."""
 
     def __init__(self, sweeps: Sequence[str], rounds: int, seconds: float) -> None:
         values = {sweep: len(SWEEPS[sweep][2]) for sweep in sweeps}
@@ -92,12 +91,12 @@ class Progress:
         self._turns = (rounds + WARM_UP) * turns * seconds
 
     def prepared(self, seconds: float) -> None:
-        """A point took so long to prepare."""
+        """Count a point as prepared, in this time."""
         self._preparing = (self._preparing * self._prepared + seconds) / (self._prepared + 1)
         self._prepared += 1
 
     def turned(self, seconds: float) -> None:
-        """A turn of so many seconds is over."""
+        """Count a turn of this length as done."""
         self._turns -= seconds
 
     def say(self, doing: str) -> None:
@@ -107,7 +106,7 @@ class Progress:
 
 
 def play(sweep: str, rounds: int, seconds: float, threads: int, progress: Progress) -> list[dict[str, Any]]:
-    """A sweep's rows: of each value its median rates, its memory, and what did not fit."""
+    """Measure a sweep. Returns a row for each value: median rates, memory, and what did not fit."""
     from benchmarks.scale_seats import family, tiny
 
     points = [Point(sweep, value) for value in SWEEPS[sweep][2]]
@@ -147,7 +146,7 @@ def play(sweep: str, rounds: int, seconds: float, threads: int, progress: Progre
 
 
 def summary(taken: dict[str, list[Any]]) -> dict[str, Any]:
-    """Medians over the rounds: `{kind: {rates}}`, and the largest memory seen."""
+    """Median rates over the rounds by kind, and the largest memory."""
     from atari_dqn.diagnostics.measure import Rates
 
     result: dict[str, Any] = {}
@@ -164,22 +163,22 @@ def summary(taken: dict[str, list[Any]]) -> dict[str, Any]:
 
 
 def bounds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of the capacity sweep: a family's memory at `ALL_TOLD`, and what a transition costs, from how memory grows.
+    """Bounds of the capacity sweep: memory of all processes at `BOUNDED_CAPACITY`, and memory per transition.
 
-    The slope between the smallest and the largest capacity that fitted is free of all that does not grow: libraries,
-    networks, workers.
+    The latter is the slope between the smallest and the largest capacity that fit, so that libraries, networks and
+    workers, whose size is constant, do not count.
     """
     fitted = [row for row in rows if row["sweep"] == "capacity" and "memory" in row]
     result = []
     for row in fitted:
-        if row["value"] == ALL_TOLD:
+        if row["value"] == BOUNDED_CAPACITY:
             peak = row["memory"]["peak"]
-            result.append(_bound(f"family at {ALL_TOLD:,} transitions, bytes", peak, LARGEST_FAMILY))
+            result.append(_bound(f"all processes at {BOUNDED_CAPACITY:,} transitions, bytes", peak, LARGEST_FAMILY))
     if len(fitted) > 1:
         least, most = fitted[0], fitted[-1]
         grown = most["memory"]["shared_out"] - least["memory"]["shared_out"]
         each = grown / (most["value"] - least["value"])
-        result.append(_bound("a transition, bytes, all told", each, LARGEST_TRANSITION))
+        result.append(_bound("total bytes per transition", each, LARGEST_TRANSITION))
     return result
 
 
@@ -191,21 +190,23 @@ def _bound(name: str, measured: float, at_most: float) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure as the flags say; exit code 1 when a bound is missed."""
+    """Run the sweeps and report them. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description="how cost grows")
-    parser.add_argument("--sweep", default=",".join(SWEEPS), help="some of: %(default)s")
+    parser.add_argument(
+        "--sweep", default=",".join(SWEEPS), help="sweeps to run, comma-separated (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.2, help="of each turn")
+    parser.add_argument("--seconds", type=float, default=1.2, help="length of each turn")
     parser.add_argument("--torch-threads", type=int, default=cores())
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON; the plots lie beside it")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file; the plots are written beside it")
     arguments = parser.parse_args(argv)
     sweeps = arguments.sweep.split(",")
     unknown = [sweep for sweep in sweeps if sweep not in SWEEPS]
     if unknown:
-        print(f"--sweep {unknown[0]}: there are {', '.join(SWEEPS)}", file=sys.stderr)
+        print(f"error: unknown --sweep {unknown[0]}; choose from {', '.join(SWEEPS)}", file=sys.stderr)
         return BAD_INPUT
     if arguments.rounds < 1 or not 0 < arguments.seconds <= 3600 or arguments.torch_threads < 1:
-        print("--rounds and --torch-threads must be at least 1, and --seconds above 0, at most 3600", file=sys.stderr)
+        print("error: --rounds and --torch-threads must be at least 1, --seconds in (0, 3600]", file=sys.stderr)
         return BAD_INPUT
     progress = Progress(sweeps, arguments.rounds, arguments.seconds)
     start = time.monotonic()

@@ -1,4 +1,4 @@
-"""A report of `benchmarks.scale` flows in; its tables and its plots flow out."""
+"""Tables and plots of `benchmarks.scale`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], float | None], str]
-"""Header, value of a row (None where it was not measured), format."""
+"""Header, value of a row (None if it was not measured), format."""
 
 
 def rate(kind: str, name: str, scale: float = 1) -> Callable[[Row], float | None]:
-    """The median of `name` in turns of `kind`, times `scale`."""
+    """A column: the median of `name` in turns of `kind`, times `scale`."""
     return lambda row: scale * row[kind][name] if kind in row else None
 
 
 def microseconds(kind: str) -> Callable[[Row], float | None]:
-    """Per update in turns of `kind`."""
+    """A column: microseconds per update in turns of `kind`."""
     return lambda row: 1e6 / row[kind]["updates_per_second"] if kind in row else None
 
 
 def share_of_update(row: Row) -> float | None:
-    """Of an update's time, what drawing its batch and updating the priorities take."""
+    """Share of an update's time spent on drawing the batch and updating the priorities."""
     if "draw" not in row:
         return None
     return float(row["learner"]["updates_per_second"] / row["draw"]["updates_per_second"])
@@ -33,7 +33,7 @@ LOOP: tuple[Column, ...] = (
     ("loop,\nupdates/s", rate("loop", "updates_per_second"), ",.1f"),
 )
 MEMORY: tuple[Column, ...] = (
-    ("family,\nGB", rate("memory", "shared_out", 1e-9), ".2f"),
+    ("all pro-\ncesses,\nGB", rate("memory", "shared_out", 1e-9), ".2f"),
     ("sum of\npeaks,\nGB", rate("memory", "peak", 1e-9), ".2f"),
 )
 ENVS: Column = ("envs\nalone,\nsteps/s", rate("envs", "env_steps_per_second"), ",.0f")
@@ -57,7 +57,7 @@ TITLES = {
 
 
 def table(sweep: str, rows: list[Row]) -> list[list[str]]:
-    """A sweep's table, a header first."""
+    """Rows of a sweep's table, header first."""
     result = [[sweep, *(header for header, _, _ in COLUMNS[sweep])]]
     for row in rows:
         values = [(value(row), form) for _, value, form in COLUMNS[sweep]]
@@ -97,8 +97,8 @@ def show(report: dict[str, Any]) -> None:
             if "did_not_fit" in row:
                 gigabytes = {name: f"{size / 1e9:.1f}" for name, size in row["did_not_fit"].items()}
                 console.print(
-                    f"{row['value']:,} transitions of whole frames need {gigabytes['needed']} GB, and"
-                    f" {gigabytes['free']} were free: only their tree was measured",
+                    f"{row['value']:,} transitions of whole frames need {gigabytes['needed']} GB, but only"
+                    f" {gigabytes['free']} GB are free: measured with 8x8 frames only",
                     highlight=False,
                 )
     for bound in report["bounds"]:
@@ -109,7 +109,7 @@ def show(report: dict[str, Any]) -> None:
 
 
 def plot(report: dict[str, Any], file: Path) -> None:
-    """Draw a column of panels for each sweep: rates, memory, and where it was measured the cost of a draw."""
+    """Draw a column of panels for each sweep: rates, memory and, where it was measured, the cost of a draw."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -122,7 +122,7 @@ def plot(report: dict[str, Any], file: Path) -> None:
         rows = [row for row in report["rows"] if row["sweep"] == sweep]
         rates, memory, draws = column
         _lines(rates, rows, (*LOOP, ENVS, LEARNER[0]))
-        _lines(memory, rows, (("whole family", rate("memory", "shared_out", 1e-9), ""),))
+        _lines(memory, rows, (("all processes", rate("memory", "shared_out", 1e-9), ""),))
         _lines(draws, rows, (("84x84 frames", microseconds("draw"), ""), ("8x8 frames", microseconds("tree"), "")))
         rates.set(ylabel="per second", yscale="log")
         rates.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -139,7 +139,7 @@ def plot(report: dict[str, Any], file: Path) -> None:
 
 
 def _lines(axis: Any, rows: list[Row], columns: tuple[Column, ...]) -> None:
-    """Draw each column that was measured; no panel where none was."""
+    """Draw the columns that were measured; hide the panel if none was."""
     for header, value, _ in columns:
         found = [(row["value"], number) for row in rows if (number := value(row)) is not None]
         if found:

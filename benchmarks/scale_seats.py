@@ -1,6 +1,6 @@
-"""What `benchmarks.scale` measures at one point, in a process of its own: settings flow in, turns flow out.
+"""The contestants of `benchmarks.scale`: a trainer at one point of a sweep, or a replay of tiny frames.
 
-Every replay here is filled to the last frame, with noise, so that no page is one of the kernel's shared zeros.
+Every replay is full of noise, because unwritten pages would take no memory.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from atari_dqn.training.trainer import Trainer
 from benchmarks.seats import Kinds
 
 TINY, TINY_ENVS, STACK = (8, 8), 256, 4
-"""Of the replay whose gather costs next to nothing: its frames, and so many of them a row."""
+"""Frame shape, number of envs and stack of a replay in which gathering frames costs almost nothing."""
 
 
 @contextlib.contextmanager
 def family(config: TrainConfig, threads: int, kinds: Sequence[str]) -> Iterator[Kinds]:
-    """A trainer and its workers, with a full replay; `kinds` names those of its turns that are wanted."""
+    """A trainer and its workers, with a full replay, and the named kinds of its turns."""
     torch.set_num_threads(threads)
     trainer = Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
     fill(trainer.replay)
     bench = Bench(trainer)
 
     def until_the_next_update() -> None:
-        # Whole periods: an update of 1,024 comes once in many iterations, and takes longer than all of them.
+        # Whole periods: an update of 1,024 comes once in many iterations and takes longer than all of them.
         before = trainer.learner.updates
         while trainer.learner.updates == before:
             trainer.iterate()
@@ -62,7 +62,7 @@ def family(config: TrainConfig, threads: int, kinds: Sequence[str]) -> Iterator[
 
 @contextlib.contextmanager
 def tiny(capacity: int, threads: int, batch_size: int) -> Iterator[Kinds]:
-    """A full replay of `TINY` frames, from which batches are drawn."""
+    """A full replay of `TINY` frames."""
     torch.set_num_threads(threads)
     replay = PrioritizedReplay(
         capacity, TINY_ENVS, TINY, torch.uint8, STACK, n_step=1, gamma=0.99, clip_rewards=True, alpha=0.6, seed=1
@@ -72,7 +72,7 @@ def tiny(capacity: int, threads: int, batch_size: int) -> Iterator[Kinds]:
 
 
 def fill(replay: Replay) -> None:
-    """Append noise until the ring has gone round, give every transition another priority, and end all episodes."""
+    """Append noise until the ring is full, give every transition a random priority, and cut all episodes."""
     generator = torch.Generator().manual_seed(1)
     num_envs = replay.ring.num_envs
     noise = torch.randint(256, (64, *replay.frames.shape[1:]), generator=generator, dtype=torch.uint8)
@@ -87,7 +87,7 @@ def fill(replay: Replay) -> None:
 
 
 def drawing(replay: Replay, batch_size: int, seconds: float) -> Turn:
-    """Draw a batch and update its priorities, over and over; an update each."""
+    """Draw batches and update their priorities; each counts as an update."""
     errors, done = torch.rand(batch_size), 0
 
     def work() -> None:

@@ -1,6 +1,6 @@
-"""Contestants that take turns: what makes one flows in, what it measured flows out of its own process.
+"""Contestants of a benchmark that take turns, each in a process of its own.
 
-No one's allocator settings, threads or caches help another, and each waits while the others are measured.
+Allocator settings, threads and caches of one do not affect the others, and each waits while the others are measured.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 Kinds = dict[str, Callable[[float], Any]]
-"""What a contestant can be asked for: each takes a length in seconds and returns what `Seat.turn` hands on, mostly a
-`measure.Turn`."""
+"""Kinds of turns a contestant can take: each maps a length in seconds to a result, usually a `measure.Turn`."""
 
 
 class Seat:
-    """A contestant in its own process."""
+    """A contestant in a process of its own."""
 
     def __init__(self, contestant: Callable[..., contextlib.AbstractContextManager[Kinds]], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -40,7 +39,7 @@ class Seat:
             return self._pipe.recv()
         except (EOFError, ConnectionError):
             self._process.join()
-            raise SystemExit(f"a contestant ended with exit code {self._process.exitcode}") from None
+            raise SystemExit(f"error: a contestant ended with exit code {self._process.exitcode}") from None
 
 
 def _sit(pipe: Connection, contestant: Callable[..., contextlib.AbstractContextManager[Kinds]], arguments: Any) -> None:

@@ -1,5 +1,6 @@
-"""Settings worth repeating, a short file each: `python -m experiments` lists, `python -m experiments.NAME` runs them.
+"""Experiments worth repeating, one short file each: `python -m experiments` lists them.
 
-Each file says where its settings come from, what is to be expected of them and what was measured, and holds `CONFIG`,
-`EXPECTED` and `TAKES` (one line each, for the list). Any setting can be overridden by its flag, as in `train --help`.
+Each file says what it reproduces, where its settings come from, what score and duration to expect, and what was
+measured. It defines `CONFIG`, `EXPECTED` and `TAKES` (one line each, for the list). `python -m experiments.NAME` runs
+it; any setting can be overridden by its flag, as in `python -m atari_dqn.train --help`.
 """

@@ -1,18 +1,21 @@
-"""The Atari 100k benchmark: 100,000 env steps (two hours of play), any game by `--env-id`.
+"""The Atari 100k benchmark: 100,000 env steps (two hours of play) of Breakout, or of any game by `--env-id`.
 
-Source: Kaiser et al. 2020 for the benchmark; the settings are DrQ(eps)'s as Agarwal et al. 2021 ran them (dopamine,
-labs/atari_100k/configs/DrQ_eps.gin), itself the "efficient DQN" of Yarats et al. 2021 after van Hasselt et al. 2019:
-one update of 32 per env step from step 1,600 on, n-step 10, uniform replay of everything, dueling double network,
-target copied every update, Adam 1e-4 with epsilon 1.5e-4, exploration 1 to 0.01 within 5,000 steps; the game of one
-env, a lost life terminal, no sticky actions; scored by 100 games at epsilon 0.001, here the run's own last evaluation.
+Source: the benchmark is that of Kaiser et al. 2020. The settings are those of DrQ(eps) in Agarwal et al. 2021
+(dopamine, labs/atari_100k/configs/DrQ_eps.gin), which follows the "efficient DQN" of Yarats et al. 2021 and van Hasselt
+et al. 2019: one update of 32 transitions per env step from step 1,600, n-step 10, a uniform replay that holds the whole
+run, dueling double network, target network copied after every update, Adam with rate 1e-4 and epsilon 1.5e-4,
+exploration from 1 to 0.01 within 5,000 steps; one env, a lost life is terminal, no sticky actions. The score is that of
+the run's last evaluation: 100 games at epsilon 0.001.
 
-Left out: DrQ's random shifts of the image, which this package does not have.
+Different from the source: DrQ's random shifts of the image are missing, since this package does not have them.
 
-Expected: less than DrQ(eps)'s figures for that; Breakout between 2 and 16. Published, as human-normalised median (mean)
-of the 26 games: DER 0.19 (0.35), DrQ(eps) 0.31 (0.46), SPR 0.40 (0.62), all in the notebook of Agarwal et al. 2021
-(google-research/rliable); for Breakout, where random play has 1.7 and a human 30.5: SimPLe 16.4 (Kaiser et al. 2020),
-DER 1.9 (van Hasselt et al. 2019). Measured: one seed of each game, Breakout 6.6 (95% interval 6.1 to 7.1, 100 games),
-Pong -16.2 (-17.3 to -14.9; random play -20.7, a human 14.6), an hour each; see experiments/results/.
+Expected: less than the scores of DrQ(eps) for that reason; Breakout between 2 and 16. Published human-normalized
+scores, median (mean) of 26 games: DER 0.19 (0.35), DrQ(eps) 0.31 (0.46), SPR 0.40 (0.62), all from the notebook of
+Agarwal et al. 2021 (google-research/rliable). Published scores in Breakout, where random play scores 1.7 and a human
+30.5: SimPLe 16.4 (Kaiser et al. 2020), DER 1.9 (van Hasselt et al. 2019).
+
+Measured: one seed of each game, an hour each on two cores. Breakout 6.6 (95% interval 6.1 to 7.1, 100 games), Pong
+-16.2 (-17.3 to -14.9; random play -20.7, a human 14.6); see experiments/results/.
 
     python -m experiments.atari100k --env-id pong
 """

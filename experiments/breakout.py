@@ -1,12 +1,16 @@
-"""Breakout to a score near 400: what we would run on one GPU, or over night on a good CPU.
+"""Breakout to a score near 400, on one GPU or overnight on a good CPU.
 
-Settings: ours. The defaults (prioritized, dueling, double; one update of 32 per 4 env steps) with n-step 3, a replay of
-a million transitions (7.4 GB), and beta constant at 0.4: towards 1 the weights, divided by the largest in the buffer,
-leave next to no gradient (experiments/LOG.md).
+Source: the settings are ours. They are the defaults (prioritized replay, dueling double network, one update of 32
+transitions per 4 env steps) with n-step 3, a replay of a million transitions (7.4 GB) and beta constant at 0.4: as beta
+approaches 1, the importance weights, which are divided by the largest in the replay, leave almost no gradient (see
+experiments/LOG.md).
 
-Expected: 350 to 400 under the `nature` protocol by 10 million env steps (40 million frames), where CleanRL's DQN has
-367 +- 40 and SB3-Zoo's 358; the paper's DQN reaches 401 after 200 million frames. Measured: not yet run. Shorter ones:
-`breakout_cpu` (39 in 79 minutes on two cores), `breakout_fast` (for a GPU with 16 cores).
+Expected: 350 to 400 under the `nature` protocol after 10 million env steps (40 million frames), in 13 hours on two
+cores. There CleanRL's DQN has 367 +- 40 and SB3-Zoo's 358; the DQN of Mnih et al. 2015 has 401 after 200 million
+frames.
+
+Measured: not yet run. Shorter experiments: `breakout_cpu` (39 in 79 minutes on two cores) and `breakout_fast` (for a
+GPU with 16 cores).
 
     python -m experiments.breakout
 """
@@ -18,7 +22,7 @@ from atari_dqn.cli.command import run_command
 from atari_dqn.config.schema import TrainConfig
 
 EXPECTED = "350 to 400 (not yet run)"
-TAKES = "13 h on two cores; on a GPU not known"
+TAKES = "13 h on two cores; unknown on a GPU"
 CONFIG = TrainConfig().replace(
     env_id="ALE/Breakout-v5",
     num_workers=8,

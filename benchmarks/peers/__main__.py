@@ -1,8 +1,8 @@
-"""`python -m benchmarks.peers`: other people's trainers beside ours on the same work, in one run.
+"""`python -m benchmarks.peers`: other trainers compared with ours on the same work.
 
-Each contestant sits in a process of its own, with its workers, and is idle while the others are measured. They take
-turns, round after round. Flows out: a table, `benchmarks/results/peers.json` and a picture beside it. Exit code 1 when
-a goal is missed or a contestant fails. What each peer does, and how: `benchmarks/peers/README.md`.
+Each contestant runs in a process of its own, with its workers, and is idle while the others are measured. They take
+turns, in rounds. It prints tables and writes `benchmarks/results/peers.json` and a picture. Exit code 1: a goal was
+missed or a contestant failed. `benchmarks/peers/README.md` describes what each peer does, and how.
 """
 
 from __future__ import annotations
@@ -65,20 +65,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags, checked; `only` is a list of names. Raises `ConfigError`."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.peers", description="other people's trainers beside ours on the same work"
+        prog="python -m benchmarks.peers", description="other trainers compared with ours on the same work"
     )
-    parser.add_argument("--only", default=",".join(CONTESTANTS), help="contestants, comma-separated: %(default)s")
+    parser.add_argument(
+        "--only", default=",".join(CONTESTANTS), help="contestants, comma-separated (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of a turn")
-    parser.add_argument("--torch-threads", type=int, default=cores(), help="of each learner; workers have one")
-    parser.add_argument("--replay-capacity", type=int, default=Work.replay_capacity, help="filled before a turn")
+    parser.add_argument("--torch-threads", type=int, default=cores(), help="threads of each learner; workers have one")
+    parser.add_argument(
+        "--replay-capacity",
+        type=int,
+        default=Work.replay_capacity,
+        help="transitions; the replay is full before the first turn",
+    )
     parser.add_argument("--environments", type=Path, default=DIRECTORY / "peers", help="where the peers are installed")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the report; the picture lies beside it")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file; the picture is written beside it")
     arguments = parser.parse_args(argv)
     arguments.only = list(dict.fromkeys(name.strip() for name in arguments.only.split(",")))
     for name in arguments.only:
         if name not in CONTESTANTS:
-            raise ConfigError(f"--only {name}: there is no such contestant; there are {', '.join(CONTESTANTS)}")
+            raise ConfigError(f"unknown contestant --only {name}; choose from {', '.join(CONTESTANTS)}")
     for flag, least, most in (("rounds", 1, 1000), ("seconds", 0.1, 3600), ("torch_threads", 1, 4096)):
         value = getattr(arguments, flag)
         if not least <= value <= most:
@@ -87,14 +94,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if not 2**10 <= capacity <= 2**20 or capacity & (capacity - 1):
         raise ConfigError(f"--replay-capacity is {capacity}; it must be a power of two from 2^10 to 2^20")
     if arguments.out.suffix != ".json" or not arguments.out.parent.is_dir():
-        raise ConfigError(f"--out {arguments.out}: name a .json file in a directory that exists")
+        raise ConfigError(f"--out {arguments.out} is not a .json file in an existing directory")
     return arguments
 
 
 def compete(
     names: Sequence[str], work: Work, rounds: int, seconds: float, environments: Path, console: Any
 ) -> tuple[dict[str, list[Turn]], dict[str, Seat], dict[str, str]]:
-    """Everyone's turns, everyone's seat, and why those failed who did (they have no turns)."""
+    """Take the turns.
+
+    Returns:
+        The turns of each contestant that did not fail, every contestant's seat, and the errors of those that failed.
+    """
     seats: dict[str, Seat] = {}
     failed: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
@@ -142,7 +153,7 @@ def _counting_down(where: str, end: float, say: Say) -> Watch:
 def _warming(name: str, work: Work, say: Say) -> Watch:
     began = time.monotonic()
     first: tuple[float, int] | None = None
-    """time and env steps"""
+    """Time and env steps of the first message."""
     latest: dict[str, Any] = {}
 
     def watch(message: dict[str, Any]) -> None:
@@ -150,9 +161,9 @@ def _warming(name: str, work: Work, say: Say) -> Watch:
         latest.update(message)
         now, steps = time.monotonic(), latest.get("env_steps")
         if steps is None:
-            say(f"{name}: starting for {now - began:.0f} s")
+            say(f"{name}: starting, {now - began:.0f} s so far")
         elif steps >= work.learning_starts:
-            say(f"{name}: {latest['updates']} of {work.warm_up_updates} updates to warm up")
+            say(f"{name}: {latest['updates']} of {work.warm_up_updates} warm-up updates")
         else:
             first = first or (now, steps)
             seconds_a_step = (now - first[0]) / max(1, steps - first[1])

@@ -1,4 +1,4 @@
-"""From turns to a report: rates, medians and whether the goals are met. Plain figures in, plain figures out."""
+"""Figures of the report: rates and medians of the turns, and whether the goals are met."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from benchmarks.peers.work import CONTESTANTS, Work
 
 OURS, SAME_PRECISION, PLAIN = "ours", "ours-fp32", "ours-plain"
 SLACK = 0.05
-"""By which the env steps for one update may differ from the work's; what ends within a turn counts for the next."""
+"""Relative error allowed in the env steps per update: an update that ends within a turn counts for the next."""
 
 
 def standing(name: str, turns: Sequence[Turn], peak: Memory, versions: Mapping[str, str]) -> dict[str, Any]:
-    """One contestant's rates, medians over its turns, and all that they are made of, JSON-ready."""
+    """Median rates of one contestant and the figures they are computed from, JSON-ready."""
     who = CONTESTANTS[name]
     return {
         "title": who.title,
@@ -36,10 +36,10 @@ def standing(name: str, turns: Sequence[Turn], peak: Memory, versions: Mapping[s
 
 
 def goals(standings: Mapping[str, Mapping[str, Any]], work: Work) -> list[dict[str, Any]]:
-    """Each with its name, figure, bound and whether it holds.
+    """Every goal with its name, figure, bounds and whether it is met.
 
-    Speed: ours over the peer's, formed within each round, the median of the rounds; in the peers' precision, and
-    of plain DQN to plain DQN, it is told and has no bound. Memory: ours over the peer's.
+    Speed is ours over the peer's, taken within each round, the median over the rounds. The ratio at the peers'
+    precision and that of plain DQN to plain DQN are reported without a bound. Memory is ours over the peer's.
     """
     found = []
     for name, peer in standings.items():

@@ -1,4 +1,4 @@
-"""What a family of processes takes: the id of its first process flows in, two figures in bytes flow out."""
+"""Memory of a process and its descendants."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ import psutil
 @dataclasses.dataclass(frozen=True)
 class Memory:
     each_page_once: int
-    """Private pages, and those that the family shares (after a fork, or in shared memory) once; of the mapped files
-    (libraries) those of the process that has most of them. This is what the family costs the machine."""
+    """Bytes of private pages, of pages shared among the processes (after a fork, or in shared memory) counted once, and
+    of mapped files (libraries) in the process that has most of them. This is what the processes cost the machine."""
     resident: int
-    """Every process's resident set, summed: shared pages as often as they are shared. This is what is usually told."""
+    """Sum of the resident sets in bytes, which counts shared pages once per process. This is the usual figure."""
 
     def peak(self, other: Memory) -> Memory:
-        """The larger of each."""
+        """The larger value of each figure."""
         return Memory(max(self.each_page_once, other.each_page_once), max(self.resident, other.resident))
 
 
 def family_memory(pid: int) -> Memory:
-    """Of `pid` and its descendants, now; 0 where they are gone. Where the kernel does not tell of shared pages (they
-    are in Linux's `smaps_rollup`), both figures are the resident ones."""
+    """Current memory of `pid` and its descendants; 0 if they have ended.
+
+    Without Linux's `smaps_rollup`, which reports shared pages, both figures are the resident one.
+    """
     try:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:

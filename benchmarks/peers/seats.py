@@ -1,7 +1,7 @@
-"""The benchmark's side of the turns: a command that starts a contestant flows in, its counts and its memory flow out.
+"""The benchmark's side of the turns: starts a contestant, asks it for turns, and samples its memory.
 
-Contestants say one JSON line after another (see `turns.py`); what they and their libraries print otherwise goes to a
-log, whose last lines are told when one fails.
+Contestants answer in JSON lines (see `turns.py`). Everything else they print goes to a log, whose last lines are
+reported if one fails.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from benchmarks.peers.work import Work
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 1.0
-"""between two signs of life"""
+"""Seconds between calls of the watch function."""
 LOOK_SECONDS = 10.0
-"""Between two looks at a contestant's memory: the kernel walks all its pages, the longer the more it has."""
+"""Seconds between samples of a contestant's memory, for which the kernel walks all its pages."""
 PATIENCE = 300.0
-"""Seconds without a word (beyond its turn) after which a contestant is given up."""
+"""Seconds without an answer, after the end of its turn, before a contestant fails."""
 
 Watch = Callable[[dict[str, Any]], None]
-"""Called about once a second with a contestant's latest word about its warming up."""
+"""Called about once a second with the latest progress of a contestant that is warming up."""
 
 
 class ContestantFailed(Exception):
-    """It ended, said what cannot be read, or fell silent; the message has its last lines."""
+    """It ended, gave an unreadable answer, or stopped answering; the message has the last lines of its log."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Turn:
     env_steps: int
     updates: int
     wall: float
-    """seconds"""
+    """Duration in seconds."""
 
 
 class Seat:
-    """A contestant in a process of its own. Leaving the context ends it and its workers."""
+    """A contestant in a process of its own. Leaving the context kills it and its workers."""
 
     def __init__(self, command: Sequence[str], work: Work, log: Path, arguments: Sequence[str] = ()) -> None:
         self.peak = Memory(0, 0)
@@ -64,8 +64,8 @@ class Seat:
                 stderr=errors,
                 cwd=ROOT,
                 text=True,
-                start_new_session=True,  # Ctrl-C is for the benchmark, which then ends them all
-                # Learners set their own number of threads; workers must not each have as many.
+                start_new_session=True,  # Ctrl-C reaches the benchmark only, which then kills them all
+                # For the workers; learners set their own number of threads.
                 env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"},
             )
         threading.Thread(target=self._read, daemon=True).start()
@@ -93,7 +93,7 @@ class Seat:
         while True:
             if time.monotonic() >= self._look_due:
                 self._look()
-            # Asked before the queue is: what it said before it ended counts.
+            # Checked before the queue, so that a last answer still counts.
             code = self._process.poll()
             try:
                 line = self._lines.get(timeout=POLL_SECONDS)
@@ -101,13 +101,13 @@ class Seat:
                 if code is not None:
                     raise self._failure(f"it ended with exit code {code}") from None
                 if time.monotonic() > deadline:
-                    raise self._failure(f"it said nothing for {patience:.0f} s") from None
+                    raise self._failure(f"it did not answer for {patience:.0f} s") from None
                 watch({})
                 continue
             try:
                 message = json.loads(line)
             except json.JSONDecodeError:
-                raise self._failure(f"it said {line.strip()[:200]!r}") from None
+                raise self._failure(f"its answer is not JSON: {line.strip()[:200]!r}") from None
             self._look()
             return message
 
@@ -130,7 +130,7 @@ class Seat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Its whole session: some peers' workers outlive their learner.
+        # Kill its whole session: the workers of some peers outlive their learner.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -1,4 +1,4 @@
-"""The report, as tables on a terminal and as a picture."""
+"""Tables and picture of the report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ GIGABYTE = 1e9
 
 
 def print_report(report: dict[str, Any], console: Any) -> None:
-    """Print the standings, the goals and who failed."""
+    """Print the standings, the goals and the failures."""
     from rich import box
     from rich.table import Table
 
@@ -43,13 +43,13 @@ def print_report(report: dict[str, Any], console: Any) -> None:
 
 
 def algorithm(peer: dict[str, Any]) -> str:
-    """In a few words."""
+    """The algorithm in a few words."""
     words = {"prioritized": "PER", "double": "double", "dueling": "dueling"}
     return " ".join(word for kind, word in words.items() if peer[kind]) or "plain"
 
 
 def draw(report: dict[str, Any], file: Path) -> None:
-    """Bars of env steps/s (with the range of the rounds) and of memory."""
+    """Draw bars of env steps/s (with the range over the rounds) and of memory."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -67,7 +67,7 @@ def draw(report: dict[str, Any], file: Path) -> None:
     speed.set_xlabel("env steps/s, median and range of the rounds")
     gigabytes = [peer["peak_memory_bytes"] / GIGABYTE for peer in standings.values()]
     memory.bar_label(memory.barh(names, gigabytes, color=colors), fmt="{:.2f}", padding=4)
-    memory.set_xlabel("peak memory of all its processes, GB")
+    memory.set_xlabel("peak memory of all processes, GB")
     for axes in (speed, memory):
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.12)

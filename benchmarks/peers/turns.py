@@ -1,5 +1,6 @@
-"""A contestant's side of the benchmark: the work flows in as one JSON argument, turns as JSON lines on stdin; counts
-flow out as JSON lines on the stdout that the process was started with.
+"""A contestant's side of the turns: reads the work from its first argument and turns from stdin, and answers on stdout.
+
+All of them are JSON; a contestant uses this module like this:
 
     with Turns("stable-baselines3") as turns:
         ...                                # build a trainer for turns.work
@@ -7,9 +8,9 @@ flow out as JSON lines on the stdout that the process was started with.
             ...                            # one iteration
             turns.tick(env_steps, updates)
 
-`tick` returns at once while the contestant warms up and while its turn lasts. Otherwise it blocks, so that the
-contestant and its workers, which wait for it, leave the machine to the others. When stdin ends, the process does.
-Nothing but the standard library is imported here, for every peer's environment runs it.
+`tick` returns immediately while the contestant warms up and during its turn. Otherwise it blocks, so that the
+contestant and its workers, which wait for it, use no CPU. When stdin is closed, the process ends. Only the standard
+library is imported here, because every peer's environment runs it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PROGRESS_SECONDS = 2.0
 
 
 def _version(name: str) -> str | None:
-    """None where no distribution has this name: cv2 may come from another one."""
+    """Version of a distribution; None if none has this name."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -41,21 +42,21 @@ def _version(name: str) -> str | None:
 
 
 class Turns:
-    """The turns of this process; `package` is the one whose version counts. See the module's first lines."""
+    """The turns of this process; the version of `package` is reported. See the example at the top of this module."""
 
     def __init__(self, package: str, argv: Sequence[str] | None = None) -> None:
         self.work = Work(**json.loads((sys.argv[1:] if argv is None else argv)[0]))
         self._package = package
-        # What libraries print must not come between the counts: it joins the errors.
+        # What libraries print must not mix with the answers: it goes to stderr.
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self._start: tuple[float, int, int] | None = None
-        """of the turn under way: time, env steps, updates; None while warming up"""
+        """Time, env steps and updates at the start of the current turn; None while warming up."""
         self._end = 0.0
         self._progress_due = 0.0
 
     def tick(self, env_steps: int, updates: int) -> None:
-        """To be called between two iterations, with the counts since the process began."""
+        """Call this between iterations, with the counts since the process started."""
         now = time.perf_counter()
         if self._start is None:
             if env_steps < self.work.learning_starts or updates < self.work.warm_up_updates:
@@ -80,7 +81,7 @@ class Turns:
         print(json.dumps(message), file=self._out, flush=True)
 
     def _exit(self, code: int) -> NoReturn:
-        # Python would wait for workers here, some of which never end by themselves.
+        # Otherwise Python waits for workers, some of which never end by themselves.
         for child in multiprocessing.active_children():
             child.kill()
         os._exit(code)

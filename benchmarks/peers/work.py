@@ -1,5 +1,6 @@
-"""The work that every contestant does, and who does it: flows into the benchmark and, as one JSON argument, into each
-contestant's process. Nothing but the standard library is imported here, for every peer's environment runs it.
+"""The work that every contestant does, and the contestants.
+
+Only the standard library is imported here, because every peer's environment runs it.
 """
 
 from __future__ import annotations
@@ -10,28 +11,28 @@ import json
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One DQN training of Breakout, the same for all."""
+    """A DQN training of Breakout, the same for all; each process gets it as a JSON argument."""
 
     replay_capacity: int = 2**14
-    """transitions; the labml experiment's, and what Tianshou and PFRL can hold beside the others"""
+    """Transitions: as many as in the labml experiment, and as Tianshou and PFRL can hold beside the others."""
     learning_starts: int = 2**14
-    """env steps; the replay is full then, as the labml experiment wants it, and so is the memory that is measured"""
+    """Env steps: until the replay is full, as in the labml experiment, so that it is measured with a full replay."""
     warm_up_updates: int = 100
-    """updates made before the first turn"""
+    """Number of updates before the first turn."""
     torch_threads: int = 1
-    """of the learner; workers have one"""
+    """Threads of the learner; workers have one."""
     game: str = "BreakoutNoFrameskip-v4"
-    """frame skip 1 and no sticky actions; the preprocessing skips 4"""
+    """An id with frame skip 1 and no sticky actions; the preprocessing skips 4."""
     num_envs: int = 8
-    """each in a process of its own; the single-env loop has one, in its own process"""
+    """Number of envs, each in a process of its own; the single-env loop has one, in its own process."""
     batch_size: int = 32
     env_steps_per_update: int = 4
     epsilon: float = 0.1
-    """once learning has started: nearly every decision needs the network"""
+    """Exploration after learning has started: nearly every action needs the network."""
     gamma: float = 0.99
     learning_rate: float = 1e-4
     target_update_interval: int = 2000
-    """updates"""
+    """Number of updates between target copies."""
     alpha: float = 0.6
     beta: float = 0.4
     seed: int = 1
@@ -39,18 +40,18 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """How one is called, what its algorithm has, and how far ahead of it ours must be."""
+    """A contestant: how to run it, what its algorithm has, and how much faster ours must be."""
 
     title: str
     package: str
-    """whose version is reported"""
+    """Distribution whose version is reported."""
     module: str
-    """run in its environment as `python -m`"""
+    """Module to run in its environment by `python -m`."""
     prioritized: bool
     double: bool
     dueling: bool
     at_least: float | None = None
-    """env steps/s of ours over its own"""
+    """Least ratio of our env steps/s to its own; None: no goal."""
     arguments: tuple[str, ...] = ()
 
     @property
@@ -63,13 +64,13 @@ class Contestant:
 
 
 SAME_ALGORITHM, PLAIN_DQN = 2.5, 2.0
-"""The goals against those that do the work of prioritized double DQN, and against those that do less."""
+"""Least ratios to peers with prioritized double DQN and to peers with plain DQN."""
 
 HERE = "benchmarks.peers.contestants"
 
 
 def _ours(title: str, **settings: str | bool) -> Contestant:
-    """With these of the trainer's settings, which say what its algorithm has."""
+    """Our trainer with these settings, which determine what its algorithm has."""
     return Contestant(
         title,
         "atari-dqn",

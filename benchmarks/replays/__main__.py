@@ -1,10 +1,9 @@
-"""Our prioritized replay beside torchrl's, cpprb's and Tianshou's: a table and `benchmarks/results/replays.json` flow
-out.
+"""Our prioritized replay compared with those of torchrl, cpprb and Tianshou.
 
-Each runs in an environment of its own, made from the pins in `requirements/`, and in a process of its own; they take
-short turns, round after round, and the medians over the rounds are reported. The work: stacks of four 84x84 frames,
-batches of 32 and 256 of (obs, next_obs) drawn by priority, and their priorities updated. One that cannot be installed
-or run is named with the reason, and the others go on.
+Each runs in a process and a virtual environment of its own, created from the pinned `requirements/`. They take short
+turns, in rounds; medians over the rounds are reported. The work: with stacks of four 84x84 frames, draw batches of 32
+and 256 transitions by priority and update their priorities. A replay that cannot be installed or run is reported with
+the reason. It prints a table and writes `benchmarks/results/replays.json`.
 
     python -m benchmarks.replays
 """
@@ -33,18 +32,18 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RESULTS = HERE.parent / "results" / "replays.json"
 WHOLE_STACKS = 2 * 4 * 84 * 84
-"""Bytes of a transition that is stored as two whole stacks."""
+"""Bytes of a transition stored as two whole stacks."""
 
 
 class SeatError(RuntimeError):
-    """A contestant's process ended; the message is its last word."""
+    """A contestant's process ended; the message is its last line of output."""
 
 
 class Seat:
-    """A contestant in its own process and environment."""
+    """A contestant in a process and a virtual environment of its own."""
 
     def __init__(self, name: str, python: Path, capacity: int, threads: int) -> None:
-        # Not a pipe, which would fill up and stop a talkative library.
+        # Not a pipe, which would fill up and block a library that prints much.
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [str(python), "-m", "benchmarks.replays.seat", name, str(capacity), str(threads)],
@@ -83,26 +82,25 @@ class Seat:
         code = self._process.wait()
         self._said.seek(0)
         said = [line.strip() for line in self._said if line.strip()]
-        raise SeatError(said[-1] if said else f"exit code {code}, without a word")
+        raise SeatError(said[-1] if said else f"exit code {code} without any output")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure as the flags say; exit code 1 when one could not be measured."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.replays", description="our replay beside others'")
+    """Run the benchmark. Returns exit code 1 if a replay could not be measured."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.replays", description="our replay compared with others")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each turn")
-    parser.add_argument("--capacity", type=int, default=2**15, help="transitions, a power of two")
+    parser.add_argument("--seconds", type=float, default=0.5, help="length of each turn")
+    parser.add_argument("--capacity", type=int, default=2**15, help="number of transitions, a power of two")
     parser.add_argument("--torch-threads", type=int, default=cores())
     parser.add_argument(
-        "--environments", type=Path, default=DIRECTORY / "replays", help="where they lie or will be made"
+        "--environments", type=Path, default=DIRECTORY / "replays", help="directory of the virtual environments"
     )
-    parser.add_argument("--only", default=",".join(CONTESTANTS), help="some of: %(default)s")
+    parser.add_argument("--only", default=",".join(CONTESTANTS), help="replays, comma-separated (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
     names = arguments.only.split(",")
-    fault = _fault(arguments, names)
-    if fault:
-        print(fault, file=sys.stderr)
+    if mistake := _mistake(arguments, names):
+        print(f"error: {mistake}", file=sys.stderr)
         return BAD_INPUT
     facts, taken, failed = play(names, arguments)
     report = {
@@ -123,25 +121,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _fault(arguments: argparse.Namespace, names: Sequence[str]) -> str:
-    """What is wrong with the flags, in one line; empty when nothing is."""
+def _mistake(arguments: argparse.Namespace, names: Sequence[str]) -> str:
+    """What is wrong with the flags, in one line; empty if they are valid."""
     unknown = [name for name in names if name not in CONTESTANTS]
     if unknown:
-        return f"--only {unknown[0]}: there are {', '.join(CONTESTANTS)}"
+        return f"unknown replay --only {unknown[0]}; choose from {', '.join(CONTESTANTS)}"
     if arguments.rounds < 1 or not 0 < arguments.seconds <= 3600 or arguments.torch_threads < 1:
-        return "--rounds and --torch-threads must be at least 1, and --seconds above 0, at most 3600"
+        return "--rounds and --torch-threads must be at least 1, --seconds in (0, 3600]"
     if arguments.capacity < 2**12 or arguments.capacity & (arguments.capacity - 1):
-        return f"--capacity is {arguments.capacity}; it must be a power of two, 4096 at least"
+        return f"--capacity is {arguments.capacity}; it must be a power of two and at least 4096"
     needed, free = 1.1 * arguments.capacity * WHOLE_STACKS * len(names), available_memory()
     if needed > free:
-        return f"--capacity {arguments.capacity} may take {needed / 1e9:.1f} GB; this machine has {free / 1e9:.1f} free"
+        return f"--capacity {arguments.capacity} needs up to {needed / 1e9:.1f} GB; only {free / 1e9:.1f} GB are free"
     return ""
 
 
 def play(
     names: Sequence[str], arguments: argparse.Namespace
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, dict[str, float]]], dict[str, str]]:
-    """What each says of itself, its microseconds by kind in each round, and why some are not among them."""
+    """Take the turns.
+
+    Returns:
+        The facts of each replay, its microseconds by kind in each round, and the errors of those that failed.
+    """
     seats: dict[str, Seat] = {}
     failed: dict[str, str] = {}
     taken: list[dict[str, dict[str, float]]] = []
@@ -157,7 +159,7 @@ def play(
                 stack.callback(seats[name].close)
             except (InstallError, SeatError) as error:
                 failed[name] = str(error)
-                print(f"{name} is left out: {error}", flush=True)
+                print(f"skipping {name}: {error}", flush=True)
         turns = sum(len(seat.facts["kinds"]) for seat in seats.values())
         rounds, seconds = arguments.rounds, arguments.seconds
         print(f"{rounds} rounds of {turns} turns of {seconds:g} s, {rounds * turns * seconds:.0f} s in all", flush=True)
@@ -171,7 +173,7 @@ def play(
                     of_round[name] = {kind: seat.turn(kind, length) for kind in seat.facts["kinds"]}
                 except SeatError as error:
                     failed[name] = str(error)
-                    print(f"{name} is left out: {error}", flush=True)
+                    print(f"skipping {name}: {error}", flush=True)
                     del seats[name]
             if not warm_up:
                 taken.append(of_round)
@@ -182,15 +184,15 @@ def play(
 
 
 def medians(taken: Sequence[dict[str, dict[str, float]]], name: str) -> dict[str, float]:
-    """Of one contestant: over the rounds, for each kind."""
+    """Median microseconds of one replay over the rounds, by kind."""
     return {kind: statistics.median(of_round[name][kind] for of_round in taken) for kind in taken[0][name]}
 
 
 def rows(report: dict[str, Any]) -> list[list[str]]:
-    """The table's, a header first: bytes a transition, microseconds, and the share of transitions never put in."""
+    """Rows of the table, header first: bytes per transition, microseconds, share of transitions never stored."""
     drawn = [f"{kind} {size}" for kind in ("draw and update", "the same with tiny frames") for size in BATCHES]
     short = [f"{kind}\n{size}" for kind in ("draw,\nupdate", "no\ngather") for size in BATCHES]
-    result = [["replay", "bytes a\ntransi-\ntion", "add\none", *short, "never\nstored"]]
+    result = [["replay", "bytes per\ntransi-\ntion", "add\none", *short, "never\nstored"]]
     for name, replay in report["replays"].items():
         cost = replay["microseconds"]
         costs = [f"{cost['add']:,.1f}", *(f"{cost[kind]:,.0f}" for kind in drawn)]
@@ -221,9 +223,9 @@ def show(report: dict[str, Any]) -> None:
     for name, replay in report["replays"].items():
         console.print(f"{name} {replay['version']}: {replay['remark']}", highlight=False)
     console.print(f"no gather: the same with frames of {TINY}x{TINY} pixels", highlight=False)
-    console.print("never stored: of the transitions drawn, those whose stacks were never put in", highlight=False)
+    console.print("never stored: share of the drawn transitions whose stacks were never stored", highlight=False)
     for name, reason in report["failed"].items():
-        console.print(f"{name} could not be measured: {reason}", highlight=False)
+        console.print(f"cannot measure {name}: {reason}", highlight=False)
 
 
 if __name__ == "__main__":

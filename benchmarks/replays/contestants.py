@@ -1,7 +1,7 @@
-"""The replays that are compared, each behind the same few calls, set up as its authors recommend for stacked frames.
+"""The compared replays behind one interface, each configured as its authors recommend for stacked frames.
 
-Only the class in use imports its library: each runs in an environment of its own. A batch is what the library gives
-out before any transfer, with whole stacks in it.
+Each class imports its library when it is created, because each runs in an environment of its own. A batch is what the
+library returns, with whole stacks, before any transfer to a device.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Contestant(abc.ABC):
     """A replay of `capacity` transitions for `num_envs` envs, with frames of `side` x `side` uint8 pixels."""
 
     package = ""
-    """what it is installed as; empty for ours"""
+    """Distribution it is installed from; empty for ours."""
     remark = ""
     num_envs = 8
     stack_last = False
@@ -33,23 +33,23 @@ class Contestant(abc.ABC):
 
     @abc.abstractmethod
     def add(self, step: Step) -> None:
-        """Store a transition of every env."""
+        """Store one transition of every env."""
 
     @abc.abstractmethod
     def draw(self, batch_size: int) -> Any:
-        """A batch of whole transitions."""
+        """Draw a batch of whole transitions."""
 
     @abc.abstractmethod
     def update(self, batch: Any, errors: npt.NDArray[np.float32]) -> None:
-        """Give a batch's transitions the priorities of their `errors` ([B], not negative)."""
+        """Set the priorities of a batch's transitions from their `errors` ([B], not negative)."""
 
     @abc.abstractmethod
     def stacks(self, batch: Any) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """A batch's observations and next observations."""
+        """Observations and next observations of a batch."""
 
 
 class Ours(Contestant):
-    remark = "each frame once, stacks gathered when drawn"
+    remark = "stores each frame once and gathers stacks when drawing"
 
     def __init__(self, capacity: int, side: int) -> None:
         import torch
@@ -90,7 +90,7 @@ class Ours(Contestant):
 
 class TorchRL(Contestant):
     package = "torchrl"
-    remark = "LazyTensorStorage: two whole stacks a transition"
+    remark = "LazyTensorStorage: two whole stacks per transition"
 
     def __init__(self, capacity: int, side: int) -> None:
         from benchmarks.replays.torchrl_extension import provide
@@ -174,7 +174,7 @@ class Tianshou(Contestant):
 
 class Cpprb(Contestant):
     package = "cpprb"
-    remark = "two whole stacks a transition"
+    remark = "two whole stacks per transition"
     stack_last = True
     compression: ClassVar[dict[str, str]] = {}
 
@@ -208,7 +208,7 @@ class Cpprb(Contestant):
 
 
 class CpprbCompressed(Cpprb):
-    """Its compression takes rows for consecutive steps of one env."""
+    """cpprb with compression, which assumes that consecutive rows are consecutive steps of one env."""
 
     remark = "next_of, stack_compress: each frame once, one env only"
     num_envs = 1
@@ -225,6 +225,6 @@ CONTESTANTS: dict[str, type[Contestant]] = {
 
 
 def version(name: str) -> str:
-    """Of the contestant's package, as installed where this runs."""
+    """Installed version of a contestant's package."""
     package = CONTESTANTS[name].package
     return importlib.metadata.version(package) if package else importlib.import_module("atari_dqn").__version__

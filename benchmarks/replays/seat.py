@@ -1,8 +1,8 @@
-"""A contestant's process: requests flow in on stdin, what was measured flows out on stdout, a line of JSON each.
+"""The process of one contestant: reads requests from stdin and answers on stdout, in lines of JSON.
 
-First it fills its replay until the ring has gone round, up to the middle of a game; what its resident memory grew by
-is its size. A second replay of tiny frames shows what drawing costs without the gather. Then it answers
-`{"kind", "seconds"}`, one turn at a time, until stdin ends.
+First it fills a replay until the ring has wrapped, up to the middle of a game; the growth of resident memory is its
+size. A second replay of tiny frames shows the cost of drawing without gathering frames. Then it takes one turn for each
+request `{"kind", "seconds"}`, until stdin is closed.
 
     python -m benchmarks.replays.seat NAME CAPACITY THREADS
 """
@@ -24,19 +24,19 @@ from benchmarks.replays.contestants import CONTESTANTS, Contestant, version
 from benchmarks.replays.stream import EPISODE, Stream, wrong
 
 SIDE, TINY = 84, 8
-"""Pixels along a frame's side, and of one whose gather costs nothing to speak of."""
+"""Sides of the frames in pixels; gathering the tiny ones costs almost nothing."""
 BATCHES = (32, 256)
 CHECKED = 2**15
-"""Transitions that are drawn and compared with what was put in."""
+"""Number of drawn transitions that are compared with what was stored."""
 
 
 class Seat:
-    """Turns of one contestant; every kind is `(operations, seconds)` of at least so many seconds."""
+    """Turns of one contestant; each kind takes a least duration and returns its operations and seconds."""
 
     def __init__(self, kind: type[Contestant], capacity: int) -> None:
         self._kind, self._capacity = kind, capacity
         self._rng = np.random.default_rng(1)
-        warm_up, _ = self._filled(TINY, 512)  # what the library takes once, whatever the size
+        warm_up, _ = self._filled(TINY, 512)  # memory that the library takes once, for any capacity
         warm_up.update(warm_up.draw(BATCHES[0]), self._errors(BATCHES[0]))
         before = resident_bytes()
         self._replay, self._stream = self._filled(SIDE, capacity)
@@ -58,7 +58,7 @@ class Seat:
         return replay, stream
 
     def _share_wrong(self) -> float:
-        """Of transitions drawn that were never put in; every draw is an update too, so that priorities differ."""
+        """Share of drawn transitions that were never stored; every draw is followed by an update of priorities."""
         found = []
         for _ in range(CHECKED // BATCHES[-1]):
             batch = self._replay.draw(BATCHES[-1])
@@ -83,7 +83,7 @@ class Seat:
         return turn
 
     def _add(self, seconds: float) -> tuple[int, float]:
-        """Making the steps takes time too, which does not count."""
+        """Store steps; the time to generate them does not count."""
         done, spent = 0, 0.0
         while spent < seconds:
             steps = [self._stream.step() for _ in range(16)]
@@ -96,12 +96,12 @@ class Seat:
 
 
 def resident_bytes() -> int:
-    """Of this process."""
+    """Resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main(name: str, capacity: int, threads: int) -> None:
-    """Speak JSON lines until stdin ends; what libraries print goes to stderr."""
+    """Answer requests until stdin is closed; the output of libraries goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

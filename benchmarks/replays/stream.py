@@ -1,7 +1,7 @@
-"""The same made-up games for every replay: flows out, one step of all envs at a time, whole stacks included, and
-which drawn transitions were never put in. numpy alone, since it runs in everyone's environment.
+"""Synthetic games, the same for every replay, and a check of drawn transitions against them.
 
-Every frame carries the number of its tick in its first eight pixels, so a stack gathered wrongly shows.
+Every frame has the number of its tick in its first eight pixels, so that a wrongly gathered stack is detected. Only
+numpy is imported here, because every replay's environment runs it.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import numpy as np
 import numpy.typing as npt
 
 STACK, EPISODE = 4, 400
-"""Frames in an observation, and decisions in an episode; about those of a middling game."""
+"""Frames per observation, and steps per episode, as in a typical game."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One decision of N envs."""
+    """One step of N envs."""
 
     obs: npt.NDArray[np.uint8]
-    """[N, stack, side, side], or [N, side, side, stack]; oldest frame first"""
+    """[N, stack, side, side] or [N, side, side, stack] uint8; oldest frame first."""
     actions: npt.NDArray[np.int64]
     """[N]"""
     rewards: npt.NDArray[np.float32]
     """[N]"""
     next_obs: npt.NDArray[np.uint8]
-    """as `obs`"""
+    """Like `obs`."""
     ends: bool
-    """every env's game is over with it; the next step begins new ones"""
+    """Whether this step ends the games of all envs."""
 
 
 class Stream:
-    """Games of noise for `num_envs` envs with square frames of `side` pixels, 8 at least."""
+    """Games of noise for `num_envs` envs with frames of `side` x `side` pixels; `side` is at least 8."""
 
     def __init__(self, num_envs: int, side: int, *, stack_last: bool = False, seed: int = 1) -> None:
         self.tick, self._stack_last = 0, stack_last
@@ -42,7 +42,7 @@ class Stream:
         self._stacks = self._first()
 
     def step(self) -> Step:
-        """The next one; its arrays stay as they are."""
+        """The next step, in arrays of its own."""
         self.tick += 1
         before = self._stacks
         after = np.concatenate((before[:, 1:], self._frames()[:, None]), axis=1)
@@ -61,7 +61,7 @@ class Stream:
         return step
 
     def _first(self) -> npt.NDArray[np.uint8]:
-        """Stacks at the start of a game: its first frame over and over."""
+        """Stacks at the start of a game: its first frame repeated."""
         return np.repeat(self._frames()[:, None], STACK, axis=1)
 
     def _frames(self) -> npt.NDArray[np.uint8]:
@@ -76,10 +76,16 @@ class Stream:
 def wrong(
     obs: npt.NDArray[Any], next_obs: npt.NDArray[Any], *, newest: int, stack_last: bool = False
 ) -> npt.NDArray[np.bool_]:
-    """Which of [B, stack, side, side] (or with the stack last) are no consecutive stacks of one game: bool [B].
+    """Find the transitions that are not two consecutive stacks of one game.
 
-    `newest` is the stream's tick. Where a game's last decision was drawn, `next_obs` may be anything: nothing is
-    learned from it.
+    Args:
+        obs: [B, stack, side, side], or with the stack last.
+        next_obs: Like `obs`; ignored after the last step of a game, because nothing is learned from it.
+        newest: Current tick of the stream.
+        stack_last: Whether the stack is the last dimension.
+
+    Returns:
+        [B] bool.
     """
     ticks, next_ticks = (_ticks(np.moveaxis(stacks, -1, 1) if stack_last else stacks) for stacks in (obs, next_obs))
     now = ticks[:, -1]
@@ -92,5 +98,5 @@ def wrong(
 
 
 def _ticks(stacks: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """[B, stack]: the number that each frame carries."""
+    """[B, stack] int64: the tick in each frame."""
     return np.ascontiguousarray(stacks[:, :, 0, :8]).view("<i8")[..., 0]

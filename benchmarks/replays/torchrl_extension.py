@@ -1,7 +1,7 @@
-"""torchrl's compiled trees, for a torch that its wheel was not built with.
+"""torchrl's compiled sum trees, for a torch version that its wheel was not built for.
 
-The wheel's extension loads under one version of torch only, and no wheel has one for ours; yet it ships the sources, so
-they are compiled here, as its authors advise, and handed to torchrl as the module it looks for. Half a minute, once.
+The wheel's extension loads with one version of torch only. The wheel also contains the sources, so they are compiled
+here, as its authors advise, and provided under the name torchrl imports. This takes half a minute, once.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 
 def provide() -> None:
-    """Make `torchrl._torchrl` importable. Needs a C++ compiler only where the wheel's own does not load."""
-    import torch  # the extension links against what this loads
+    """Make `torchrl._torchrl` importable. A C++ compiler is needed only if the wheel's own extension does not load."""
+    import torch  # loads the libraries the extension links against
 
     spec = importlib.util.find_spec("torchrl")
     assert spec is not None
@@ -32,7 +32,7 @@ def provide() -> None:
 
     place = Path(sys.prefix) / f"torchrl-trees-torch-{torch.__version__}"
     place.mkdir(exist_ok=True)
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja lies there
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for ninja
     sources = [str(home / "csrc" / name) for name in ("pybind.cpp", "utils.cpp")]
     sys.modules["torchrl._torchrl"] = cpp_extension.load(
         "_torchrl", sources, extra_cflags=["-O3"], build_directory=str(place)

@@ -1,4 +1,4 @@
-"""What the sources of our CartPole and LunarLander experiments claim, beside what five seeds of each give here.
+"""The claims of the sources of our CartPole and LunarLander experiments, compared with five seeds of each.
 
-Flows in: `python -m experiments.claims`, which runs them. Flows out: experiments/results/claims/.
+`python -m experiments.claims` runs them and writes experiments/results/claims/.
 """

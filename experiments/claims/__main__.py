@@ -1,9 +1,9 @@
-"""`python -m experiments.claims`: the CartPole and LunarLander experiments in, each with five seeds; what they did
-beside what their sources claim out, as a table, a picture and `claims.json`.
+"""`python -m experiments.claims`: run the CartPole and LunarLander experiments with several seeds and compare their
+results with the claims of their sources, in a table, a picture and `claims.json`.
 
-Each run is `python -m experiments.NAME` itself, then an evaluation of 100 games; as many at a time as there are cores,
-but first, and one by one, those whose claim is one of seconds. A run that is finished is not run again, one that was
-cut goes on.
+Each run is `python -m experiments.NAME`, then an evaluation of 100 games. Runs whose claim is a number of seconds come
+first, one at a time; then as many at once as there are cores. Finished runs are not repeated, interrupted ones are
+resumed.
 """
 
 from __future__ import annotations
@@ -33,31 +33,29 @@ from experiments.__main__ import all_experiments
 from experiments.claims.measure import CLAIMS, GAMES, finished, measure
 
 LOOK_SECONDS = 5.0
-"""Between two looks at how far the runs are, which read their metrics."""
+"""Seconds between two readings of the runs' metrics, for the progress."""
 
 
 @help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClaimsCommand:
-    """Run the CartPole and LunarLander experiments with several seeds, and set what they do beside what is claimed."""
+    """Run the CartPole and LunarLander experiments with several seeds and compare them with their sources' claims."""
 
-    only: Annotated[tuple[str, ...], Setting("run these experiments; none named: all of them")] = ()
-    seeds: Annotated[tuple[int, ...], Setting("one run of each experiment for each", "", 0, 2**31 - 1)] = tuple(
+    only: Annotated[tuple[str, ...], Setting("experiments to run; all if omitted")] = ()
+    seeds: Annotated[tuple[int, ...], Setting("seeds of the runs of each experiment", "", 0, 2**31 - 1)] = tuple(
         range(1, 6)
     )
-    runs: Annotated[Path, Setting("where the run directories are")] = Path("runs/claims")
-    out: Annotated[Path, Setting("where the results go: those of all finished runs there")] = Path(
-        "experiments/results/claims"
-    )
+    runs: Annotated[Path, Setting("directory of the run directories")] = Path("runs/claims")
+    out: Annotated[Path, Setting("directory for the results of all finished runs")] = Path("experiments/results/claims")
     at_once: Annotated[
         int,
-        Setting("runs beside each other, but for claims of seconds; 0: one per core", "runs", 0, 1024),
+        Setting("runs at once, except those with claims of seconds; 0: one per core", "runs", 0, 1024),
     ] = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run, and the evaluation after it."""
+    """One run and the evaluation after it."""
 
     name: str
     seed: int
@@ -66,20 +64,20 @@ class Job:
 
     @property
     def work(self) -> float:
-        """Ticks and updates in all, which cost about the same."""
+        """Total number of ticks and updates; each costs about the same."""
         total = self.config.run.total_env_steps
         return total / self.config.num_envs + updates_at(self.config.learner, total)
 
     def check(self, overridden: Sequence[str]) -> None:
-        """Raise `ConfigError` when its directory holds a run with other settings than the experiment's present ones."""
+        """Raise `ConfigError` if its directory holds a run whose settings differ from the experiment's."""
         if not has_begun(self.run_dir):
             return
         stored = read_config(self.run_dir).to_dict()
         for name, value in self.config.to_dict().items():
             if stored[name] != value and name not in ("seed", "run_dir", "torch_threads", *overridden):
                 raise ConfigError(
-                    f"{self.run_dir} is a run with {flag(name)} {stored[name]}, where experiments.{self.name} now has"
-                    f" {value}; remove it, or name other --runs"
+                    f"{self.run_dir} is a run with {flag(name)} {stored[name]}, but experiments.{self.name} now has"
+                    f" {value}; remove it, or choose other --runs"
                 )
 
     def share_done(self) -> float:
@@ -90,17 +88,22 @@ class Job:
 def main(
     argv: Sequence[str] | None = None, flags: Sequence[str] = (), prog: str = "python -m experiments.claims"
 ) -> int:
-    """Run what is not yet finished, each with further `flags`, and write the results. Returns the exit code.
+    """Run every job that is not finished, with these extra `flags`, and write the results.
 
-    Raises `ConfigError` for bad input, and `CommandFailed` when a run fails, after the others are done.
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError: A flag is wrong.
+        CommandFailed: A run failed; the others have been finished.
     """
     command = parse_flags(ClaimsCommand, argv, prog=prog)
     for name, setting in settings(ClaimsCommand).items():
         setting.check(name, getattr(command, name))
     for name in command.only:
         if name not in CLAIMS:
-            raise ConfigError(f"--only {name}: nothing is claimed of it; there are {', '.join(CLAIMS)}")
-    # Seed by seed, so that what is compared runs in the same hour.
+            raise ConfigError(f"--only {name}: no experiment with a claim; choose from {', '.join(CLAIMS)}")
+    # Seed by seed, so that experiments that are compared run in the same hour.
     modules = all_experiments()
     asked = [(seed, name) for seed in command.seeds for name in command.only or CLAIMS]
     there = [
@@ -119,7 +122,7 @@ def main(
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"{directory} cannot be written: {error.strerror}") from None
+            raise ConfigError(f"cannot write to {directory}: {error.strerror}") from None
     wanted = [jobs[key] for key in dict.fromkeys(asked)]
     failed = Runs(wanted, command.at_once or cores(), flags).run()
     outcomes = {
@@ -137,7 +140,7 @@ def main(
 
 
 class Runs:
-    """The jobs that are not finished, in processes of their own: the timed ones one by one, then some at a time."""
+    """Runs the unfinished jobs in processes of their own: the timed ones one at a time, then several at once."""
 
     def __init__(self, jobs: Sequence[Job], at_once: int, flags: Sequence[str]) -> None:
         unfinished = [job for job in jobs if not finished(job.run_dir)]
@@ -146,7 +149,7 @@ class Runs:
             for timed, beside in ((True, 1), (False, at_once))
         ]
         self._cost = {job: job.work / min(beside, len(turn), cores()) for beside, turn in self._turns for job in turn}
-        """in time of the whole"""
+        """Share of each job in the total duration, in arbitrary units."""
         self._left = set(unfinished)
         self._flags = flags
         self._failed: list[str] = []
@@ -155,7 +158,7 @@ class Runs:
         self._stopped = False
 
     def run(self) -> list[str]:
-        """Returns a line for each that failed. An interrupt stops those under way, with their state saved."""
+        """Run all jobs. Returns a line for each that failed. An interrupt makes the running ones save their state."""
         from atari_dqn.cli.output import StatusLine
 
         began, before = time.monotonic(), {job: job.share_done() for job in self._cost}
@@ -177,7 +180,7 @@ class Runs:
         return self._failed
 
     def _progress(self, before: dict[Job, float], seconds: float) -> str:
-        """After `seconds`; `before` has the shares that were done then."""
+        """One line of progress, `seconds` after the start, when the jobs had done these shares (`before`)."""
         from atari_dqn.cli.format import duration
 
         with self._lock:
@@ -187,23 +190,23 @@ class Runs:
         done = sum(cost * (shares.get(job, 1.0) - before[job]) for job, cost in self._cost.items())
         eta = duration(seconds * to_do / done) if done else "..."
         total = len(self._cost)
-        return f"{total - len(left)} of {total} runs ended, {len(self._failed)} failed  ETA {eta}"
+        return f"{total - len(left)} of {total} runs finished, {len(self._failed)} failed  ETA {eta}"
 
     def _see_through(self, job: Job) -> None:
         reason = None
         try:
             reason = self._run_one(job)
-        except Exception as error:  # which nobody would read in a thread
-            reason = f"cannot be run: {error}"
+        except Exception as error:  # would be lost in a thread
+            reason = f"cannot start: {error}"
         with self._lock:
             self._left.discard(job)
             if reason and not self._stopped:
                 self._failed.append(f"{job.name} with seed {job.seed} {reason}")
 
     def _run_one(self, job: Job) -> str | None:
-        """Why it failed; None when it did not, or was stopped."""
+        """Why it failed; None if it did not or was stopped."""
         train = [f"experiments.{job.name}", "--seed", str(job.seed), "--run-dir", str(job.run_dir), *self._flags]
-        # Evaluations beside each other crawl with a thread for each core.
+        # Several evaluations at once, with a thread per core each, would be very slow.
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
         games = ["--epsilon", "0", "--episodes", str(GAMES), "--num-workers", "2"]
         log = job.run_dir.with_suffix(".log")
@@ -211,7 +214,7 @@ class Runs:
             with self._lock, log.open("ab") as output:
                 if self._stopped:
                     return None
-                # In a session of its own: a terminal's Ctrl-C would reach it too, and two of them end it at once.
+                # In a session of its own: otherwise Ctrl-C reaches it twice, and the second one kills it.
                 process = subprocess.Popen(
                     [sys.executable, "-m", *arguments],
                     stdout=output,
@@ -232,7 +235,7 @@ class Runs:
         with self._lock:
             self._stopped = True
             for process in self._alive.values():
-                process.terminate()  # as Ctrl-C: state saved
+                process.terminate()  # like Ctrl-C, it saves its state
 
 
 if __name__ == "__main__":

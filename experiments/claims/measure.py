@@ -1,5 +1,6 @@
-"""Did a run do what its source claims? A finished run's directory flows in; env steps, episodes and seconds until the
-claim was met, and what the network was worth afterwards, flow out. No torch.
+"""The claims, and what a finished run did about its claim: when it was met, and the score of the network afterwards.
+
+It imports no torch.
 """
 
 from __future__ import annotations
@@ -17,29 +18,30 @@ from atari_dqn.runs.directory import read_config
 from atari_dqn.runs.records import read_rows
 
 GAMES = 100
-"""Games of the evaluation after a run: the field's number for a mean score."""
+"""Number of games of the evaluation after a run, the usual one for a mean score."""
 WINDOW = 100
-"""Games of training in a mean."""
+"""Number of training games in the mean at the end of a run."""
 MASTERED = 475.0, 20
-"""CartPole-v1 is, when so many games of training in a row have this mean, which is gymnasium's mark for it."""
+"""Mean score, and number of consecutive training games that must have it, for CartPole-v1 to count as mastered; the
+score is gymnasium's own threshold."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What a source says of its settings, as something that a run does or does not."""
+    """A claim of a source about its settings, in a form that a run meets or does not."""
 
     says: str
-    """in the source's words, one line"""
+    """The claim in the source's words, one line."""
     event: Literal["game", "evaluation", "afterwards", "end"]
-    """what meets it: a game of training of that score, an evaluation during training or the one afterwards with that
-    mean; or that the run ends"""
+    """What meets it: a training game with that score, an evaluation during training or the one afterwards with that
+    mean, or the end of the run."""
     score: float = 0.0
     limit: tuple[Literal["episode", "update", "seconds"], float] | None = None
-    """until when; None: at any time"""
+    """Unit and value of the latest moment; None: any time."""
 
     @property
     def is_timed(self) -> bool:
-        """Whether seconds decide, so that no other run may share the machine."""
+        """Whether the limit is in seconds, so that no other run may share the machine."""
         return self.limit is not None and self.limit[0] == "seconds"
 
 
@@ -51,52 +53,52 @@ CLAIMS: dict[str, Claim] = {
     "cartpole": Claim("ours: a mean of 475 over 100 games", "afterwards", 475),
     "lunarlander_di_engine": Claim("a mean of 200 over 5 games", "evaluation", 200),
 }
-"""By experiment. "About 1,200" is let pass until 1,500, which is what the article's own code says in another place."""
+"""By experiment. "About 1,200" is accepted up to 1,500, the number in another place of the article's own code."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """A point of a run."""
+    """A moment of a run."""
 
     env_step: int
     episode: int
-    """finished games of training"""
+    """Number of finished training games."""
     update: int
     seconds: float
-    """of training, evaluations within it included"""
+    """Duration of the training so far, evaluations included."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What one run did; JSON-ready by `dataclasses.asdict`."""
+    """Result of one run; `dataclasses.asdict` makes it JSON-ready."""
 
     seed: int
     event: Moment | None
-    """when that happened which the claim is about; None: never"""
+    """When the claimed event happened; None: never."""
     mastered: Moment | None
-    """when the games of training first were as in `MASTERED`; None: never, or another game"""
+    """When the training games first met `MASTERED`; None: never, or not CartPole."""
     met: bool
-    """and in time"""
+    """Whether the event happened within the claim's limit."""
     end: Moment
     highest: float
-    """score of the best game of training"""
+    """Score of the best training game."""
     last_games: float
-    """mean of the last `WINDOW` games of training, those until the claim's limit where it is one of episodes"""
+    """Mean score of the last `WINDOW` training games, up to the claim's limit if that is in episodes."""
     afterwards: tuple[float, float, float]
-    """mean, and its 95% interval, of the evaluation after the run, without exploration"""
+    """Mean score and 95% interval of the evaluation after the run, without exploration."""
 
 
 def finished(run_dir: Path) -> bool:
-    """Whether the evaluation that follows a run is there."""
+    """Whether the run and the evaluation after it are finished."""
     return _afterwards(run_dir) is not None
 
 
 def measure(run_dir: Path, claim: Claim) -> Outcome:
-    """What the finished run in `run_dir` did. Raises `ConfigError` where it is none."""
+    """Result of the finished run in `run_dir`. Raises `ConfigError` if it is not a run directory."""
     config = read_config(run_dir)
     games, evaluations = read_rows(run_dir / "episodes.jsonl"), read_rows(run_dir / "evaluations.jsonl")
     last, after = read_rows(run_dir / "metrics.jsonl")[-1], _afterwards(run_dir)
-    assert after is not None, "measured before it is finished"
+    assert after is not None, "the run is not finished"
     ended = Moment(last["env_step"], len(games), last["update"], last["time"])
     event: Moment | None = None
     if claim.event == "end":
@@ -105,7 +107,7 @@ def measure(run_dir: Path, claim: Claim) -> Outcome:
         event = next((_moment(game, games, config) for game in games if game["return"] >= claim.score), None)
     elif claim.event == "evaluation":
         rows = [row for row in evaluations if len(row["returns"]) != GAMES and row["mean"] >= claim.score]
-        # Its own row says how long it took; when it was is told by the row of metrics written then.
+        # An evaluation's own row holds its duration; its moment is in the row of metrics of that env step.
         times = {row["env_step"]: row for row in read_rows(run_dir / "metrics.jsonl")}
         event = _moment(times[rows[0]["env_step"]], games, config) if rows else None
     elif after["mean"] >= claim.score:
@@ -124,7 +126,7 @@ def measure(run_dir: Path, claim: Claim) -> Outcome:
 
 
 def limit_step(claim: Claim, run_dir: Path) -> float | None:
-    """The env step at which the claim's limit of episodes or updates is reached; None where there is none."""
+    """Env step at which the claim's limit of episodes or updates is reached; None if there is no such limit."""
     kind, limit = claim.limit or ("none", 0)
     if kind == "update":
         learner = read_config(run_dir).learner
@@ -149,6 +151,6 @@ def _afterwards(run_dir: Path) -> dict[str, Any] | None:
 
 def _moment(row: dict[str, Any], games: Sequence[dict[str, Any]], config: TrainConfig) -> Moment:
     done = sum(game["env_step"] <= row["env_step"] for game in games)
-    # The updates that a tick's own env steps bring come after it.
+    # Updates due after a tick are made during the next one.
     updates = updates_at(config.learner, row["env_step"] - config.num_envs)
     return Moment(row["env_step"], done, updates, row["time"])

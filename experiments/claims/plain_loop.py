@@ -1,8 +1,8 @@
-"""The tutorial's experiment in a loop as people write it: does our trainer, whose steps and updates overlap, learn as
-often? Seeds flow in; the first game of 500 of each within 600 games, or that there was none, flows out.
+"""The PyTorch tutorial's CartPole in a plain loop: does our trainer, whose steps and updates overlap, learn as often?
 
-Settings are those of `experiments.cartpole_pytorch_tutorial`; all else is what a reader of the tutorial would write: a
-deque, one env, an update after every step, nothing of `atari_dqn`'s replay, learner or workers.
+For each seed it prints the first game of 500 within 600 games, if there is one. The settings are those of
+`experiments.cartpole_pytorch_tutorial`. Everything else is what a reader of the tutorial would write: a deque, one env,
+an update after every step, and nothing of this package's replay, learner or workers.
 
     python -m experiments.claims.plain_loop --seeds 1 2 3
 """
@@ -25,17 +25,17 @@ GAMES, MARK = 600, 500
 
 
 def make_network() -> nn.Sequential:
-    """Q values [B, 2] of observations [B, 4]."""
+    """A network from observations [B, 4] to Q values [B, 2]."""
     return nn.Sequential(nn.Linear(4, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 2))
 
 
 def make_optimizer(online: nn.Module) -> torch.optim.Optimizer:
-    """The tutorial's."""
+    """The tutorial's optimizer."""
     return torch.optim.AdamW(online.parameters(), lr=CONFIG.learner.learning_rate, amsgrad=True, fused=True)
 
 
 def first_whole_game(seed: int, games: int = GAMES, mark: float = MARK) -> tuple[int, int] | None:
-    """The first game with a return of `mark` and the env steps made by its end; None: not within so many `games`."""
+    """Play until a game has a return of `mark`: its number and the env steps at its end; None if no game has."""
     learner, schedule = CONFIG.learner, CONFIG.exploration
     random.seed(seed)
     torch.manual_seed(seed)
@@ -73,7 +73,7 @@ def update(
     optimizer: torch.optim.Optimizer,
     batch: list[tuple[np.ndarray, int, float, np.ndarray, bool]],
 ) -> None:
-    """One step on the Huber loss, gradients clipped by value; then `target` follows."""
+    """One step on the Huber loss, gradients clipped by value; then move `target` towards `online`."""
     learner = CONFIG.learner
     obs, actions, rewards, next_obs, terminated = zip(*batch, strict=True)
     discounts = torch.tensor([0.0 if over else CONFIG.replay.gamma for over in terminated])
@@ -90,18 +90,18 @@ def update(
 
 
 def main() -> None:
-    """A line for each seed."""
+    """Print a line for each seed."""
     parser = argparse.ArgumentParser(description="the PyTorch tutorial's CartPole in a plain loop")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(1, 21)), help="default: 1 to 20, in an hour")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(1, 21)), help="default: 1 to 20, an hour")
     seeds = parser.parse_args().seeds
     if min(seeds) < 0:
-        parser.error(f"--seeds {min(seeds)}: a seed is 0 or more")
+        parser.error(f"--seeds {min(seeds)}: a seed must be at least 0")
     torch.set_num_threads(1)
     met = 0
     for tried, seed in enumerate(seeds, 1):
         found = first_whole_game(seed)
         met += found is not None
-        what = f"game {found[0]}, env step {found[1]:,}" if found else f"none within {GAMES} games"
+        what = f"game {found[0]}, env step {found[1]:,}" if found else f"no game of {MARK} within {GAMES}"
         print(f"seed {seed}: {what}; {met} of {tried}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Outcomes of runs flow in; `claims.json`, `claims.md` and `claims.png` flow out."""
+"""Results of the claims' runs as `claims.json`, `claims.md` and `claims.png`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 COMMAND = "python -m experiments.claims"
 SMOOTHED = 20
-"""Games in a mean of the picture's lines."""
+"""Number of games averaged in the lines of the picture."""
 DRAWN = 500
-"""Games of a seed that are drawn as dots; of more, every second, every third..."""
+"""Largest number of dots per seed; of more games only every second, every third... is drawn."""
 
 
 def write(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, out: Path) -> list[Path]:
-    """Write all three for the experiments that have outcomes; `runs` holds their directories. Raises `OSError`."""
+    """Write all three files for the experiments with outcomes; `runs` holds their directories. Raises `OSError`."""
     shown = {name: found for name, found in outcomes.items() if found}
     facts = {
         "command": COMMAND,
@@ -48,14 +48,14 @@ def write(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, out: Path) -> l
 
 
 def _revisions(outcomes: Mapping[str, Sequence[Outcome]], runs: Path) -> list[str]:
-    """Of the program that each run was trained by, which may be older than what writes the report."""
+    """Revisions of the code that trained the runs, which may be older than this one."""
     files = [runs / f"{name}-{one.seed}" / "system.json" for name, found in outcomes.items() for one in found]
     return sorted({str(json.loads(file.read_text()).get("git_revision")) for file in files if file.exists()})
 
 
 def factors(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, float]:
-    """How many times as many seconds runs without replay take as those with, medians of both: to their end (`run`), and
-    until they have mastered the game (`mastered`). A factor that one side lacks is absent."""
+    """Median duration without replay over that with replay: of whole runs (`run`), and until the game was mastered
+    (`mastered`). A factor is absent where either has no run."""
     both = [outcomes.get(name, ()) for name in ("cartpole_no_replay", "cartpole_replay")]
     seconds = {
         "run": [[one.end.seconds for one in found] for found in both],
@@ -69,7 +69,7 @@ def factors(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, float]:
 
 
 def table(outcomes: Mapping[str, Sequence[Outcome]]) -> str:
-    """Markdown: a line for each experiment, then one for each run."""
+    """The results in Markdown: a line for each experiment, then one for each run."""
     lines = [
         "| experiment | claimed | met | env steps until then | games | updates | seconds | 100 games afterwards |",
         "|---|---|---|---|---|---|---|---|",
@@ -91,13 +91,13 @@ def table(outcomes: Mapping[str, Sequence[Outcome]]) -> str:
             for name in ("cartpole_no_replay", "cartpole_replay")
         )
         lines[-1] += (
-            f" Until {count} games of training in a row first have a mean of {mark:g} it takes {times['mastered']:g}"
+            f" Until {count} consecutive training games first have a mean of {mark:g} it takes {times['mastered']:g}"
             f" times as long ({both})."
         )
     lines += [
         "",
-        f"Median (lowest to highest) of the seeds in which it happened at all, in time or not. The {GAMES} games are"
-        " played by the network at the run's end, without exploration.",
+        f"Median (lowest to highest) over the seeds in which it happened at all, in time or not. The {GAMES} games are"
+        " played by the network at the end of the run, without exploration.",
         "",
         f"| experiment | seed | met | env steps | games | updates | seconds | the run: env steps, seconds | best game |"
         f" last {WINDOW} games | {GAMES} games afterwards (95% interval) |",
@@ -132,7 +132,7 @@ def _span(numbers: Sequence[float]) -> str:
 
 
 def draw(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, file: Path) -> None:
-    """A panel for each experiment: score of the games of training against env steps, a colour for each seed."""
+    """Draw a panel for each experiment: scores of training games against env steps, a colour for each seed."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(outcomes))
@@ -147,9 +147,9 @@ def draw(outcomes: Mapping[str, Sequence[Outcome]], runs: Path, file: Path) -> N
     if names:
         figure.legend(seeds, names, loc="outside upper center", ncols=len(names), frameon=False, fontsize="small")
     figure.supxlabel(
-        f"score against env steps; dots: games of training ({DRAWN:,} of a seed at most), lines: means of {SMOOTHED} of"
-        " them; circles: evaluations;\ndashed: the claim, upright where a limit of games or updates is reached; stars:"
-        f" when met, late or not; diamonds: {GAMES} games afterwards",
+        f"score against env steps; dots: training games (at most {DRAWN:,} per seed), lines: means of {SMOOTHED} of"
+        " them; circles: evaluations;\ndashed: the claim, vertical where its limit of games or updates is reached;"
+        f" stars: when it was met, late or not; diamonds: {GAMES} games afterwards",
         fontsize="small",
         color="0.35",
     )

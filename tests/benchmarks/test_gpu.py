@@ -36,7 +36,7 @@ TINY = dataclasses.replace(
 def test_without_a_gpu_one_line_says_so() -> None:
     result = subprocess.run([sys.executable, "-m", "benchmarks.gpu"], capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert result.stderr == "benchmarks.gpu measures a GPU, and torch finds none here\n"
+    assert result.stderr == "error: benchmarks.gpu needs a GPU, and torch finds none\n"
 
 
 def test_every_part_measures_something_and_can_be_shown(
@@ -167,7 +167,7 @@ def test_the_loop_is_to_reach_the_lower_of_its_two_marks_in_one_shape(
     [
         ((1_000, 5_000, 950), "the emulators"),
         ((5_000, 1_000, 950), "the updates"),
-        ((1_000, 1_000, 500), "append takes most there, 20%"),
+        ((1_000, 1_000, 500), "mostly append: 20%"),
     ],
 )
 def test_the_reason_for_an_idle_gpu(rates: tuple[float, float, float], words: str) -> None:

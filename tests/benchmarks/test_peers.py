@@ -290,12 +290,12 @@ def test_one_that_fails_is_named_and_the_others_go_on(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--only", "dopamine"], "no such contestant; there are ours,"),
+        (["--only", "dopamine"], "unknown contestant --only dopamine; choose from ours,"),
         (["--rounds", "0"], "--rounds is 0; it must be from 1"),
         (["--seconds", "nan"], "--seconds is nan"),
         (["--torch-threads", "0"], "--torch-threads is 0"),
         (["--replay-capacity", "10000"], "a power of two"),
-        (["--out", "nowhere/peers.json"], "a directory that exists"),
+        (["--out", "nowhere/peers.json"], "an existing directory"),
     ],
 )
 def test_a_mistake_is_refused_before_anything_starts(flags: list[str], words: str) -> None:

@@ -111,11 +111,11 @@ def test_the_table_has_the_median_of_each_kind() -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--only", "ours,cprb"], "--only cprb: there are ours, torchrl, cpprb"),
+        (["--only", "ours,cprb"], "unknown replay --only cprb; choose from ours, torchrl, cpprb"),
         (["--capacity", "5000"], "a power of two"),
         (["--capacity", str(2**40)], "GB"),
         (["--rounds", "0"], "at least 1"),
-        (["--seconds", "nan"], "above 0"),
+        (["--seconds", "nan"], "--seconds in (0, 3600]"),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(

@@ -130,10 +130,10 @@ def test_the_table_and_the_plots_take_what_was_measured_and_leave_out_the_rest(t
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--sweep", "workers,enves"], "--sweep enves: there are workers, envs, batch, capacity"),
+        (["--sweep", "workers,enves"], "unknown --sweep enves; choose from workers, envs, batch, capacity"),
         (["--rounds", "0"], "at least 1"),
-        (["--seconds", "0"], "above 0"),
-        (["--seconds", "nan"], "above 0"),
+        (["--seconds", "0"], "--seconds in (0, 3600]"),
+        (["--seconds", "nan"], "--seconds in (0, 3600]"),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(

@@ -1,4 +1,4 @@
-"""Whether a run did what is claimed of it, from run directories made by hand; and the command, on short real runs."""
+"""Whether a run met its claim, measured on handmade run directories; and the command, on short real runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 def made(run_dir: Path, name: str, scores: list[float], *, seed: int = 1, seconds: float = 0.0, after: float = 0.0,
          evaluated: dict[int, float] | None = None) -> Path:  # fmt: skip
-    """A finished run of experiment `name`: a game of `scores[i]` ends every 100 env steps, 1 s apart; `evaluated`
+    """Write a finished run of experiment `name`: a game of `scores[i]` ends every 100 env steps, 1 s apart; `evaluated`
     holds means during training by env step; the evaluation afterwards has a mean of `after`."""
     config = all_experiments()[name].CONFIG.replace(seed=seed)
     run_dir.mkdir(parents=True)
@@ -71,7 +71,7 @@ def test_a_claim_met_too_late_is_not_met_and_its_means_stop_at_the_limit(tmp_pat
 
 
 def test_updates_are_counted_from_where_learning_starts(tmp_path: Path) -> None:
-    """The article counts training steps; the 1,000 that fill its replay are none, nor is that of the game's end."""
+    """The article counts training steps: not the 1,000 that fill its replay, nor the last one of the game."""
     claim = CLAIMS["cartpole_lightning"]
     for steps, met in ((25, True), (26, False)):
         outcome = measure(made(tmp_path / str(steps), "cartpole_lightning", [9.0] * (steps - 1) + [200.0]), claim)
@@ -79,12 +79,14 @@ def test_updates_are_counted_from_where_learning_starts(tmp_path: Path) -> None:
         assert (outcome.event.update, outcome.met) == (100 * steps - 1 - 1_000, met)
 
 
-def test_what_never_happens_is_not_met(tmp_path: Path) -> None:
+def test_a_score_that_is_never_reached_is_not_met(tmp_path: Path) -> None:
     outcome = measure(made(tmp_path / "run", "cartpole_lightning", [199.0]), CLAIMS["cartpole_lightning"])
     assert (outcome.event, outcome.met, outcome.highest) == (None, False, 199.0)
 
 
-def test_an_evaluation_of_five_games_meets_lunarlanders_and_the_hundred_afterwards_do_not(tmp_path: Path) -> None:
+def test_lunarlanders_claim_is_met_by_five_games_and_not_by_the_hundred_afterwards(
+    tmp_path: Path,
+) -> None:
     claim = CLAIMS["lunarlander_di_engine"]
     run_dir = made(
         tmp_path / "run", "lunarlander_di_engine", [-90.0] * 6, evaluated={200: 199.0, 400: 201.0}, after=150.0
@@ -97,13 +99,13 @@ def test_an_evaluation_of_five_games_meets_lunarlanders_and_the_hundred_afterwar
     assert measure(never, claim).event is None
 
 
-def test_the_evaluation_afterwards_meets_ours(tmp_path: Path) -> None:
+def test_our_own_claim_is_met_by_the_evaluation_afterwards(tmp_path: Path) -> None:
     claim = CLAIMS["cartpole"]
     assert measure(made(tmp_path / "a", "cartpole", [9.0], after=475.0), claim).met
     assert not measure(made(tmp_path / "b", "cartpole", [500.0], after=474.9), claim).met
 
 
-def test_a_run_meets_a_claim_of_time_by_its_end(tmp_path: Path) -> None:
+def test_a_claim_in_seconds_is_met_by_the_end_of_the_run(tmp_path: Path) -> None:
     for seconds, met in ((15.0, True), (15.1, False)):
         run_dir = made(tmp_path / str(seconds), "cartpole_replay", [9.0], seconds=seconds)
         assert measure(run_dir, CLAIMS["cartpole_replay"]).met == met
@@ -117,7 +119,7 @@ def test_a_run_is_finished_when_its_evaluation_of_a_hundred_games_is_there(tmp_p
     assert not finished(tmp_path / "absent")
 
 
-def test_the_results_name_each_run_failures_too(tmp_path: Path) -> None:
+def test_the_results_list_every_run_including_failures(tmp_path: Path) -> None:
     runs, claim = tmp_path / "runs", CLAIMS["cartpole_lightning"]
     nothing: dict[str, list[Outcome]] = {name: [] for name in CLAIMS}
     outcomes = nothing | {
@@ -163,13 +165,13 @@ def test_no_more_games_are_drawn_than_can_be_told_apart(tmp_path: Path) -> None:
     assert dots == [report.DRAWN, (report.DRAWN + 2) // 2, 19]
 
 
-def test_no_factor_without_both() -> None:
+def test_there_is_no_factor_without_runs_of_both_kinds() -> None:
     assert factors({}) == {}
     assert "times as long" not in table({})
 
 
 def test_a_game_is_mastered_when_twenty_games_in_a_row_have_the_mark_as_their_mean(tmp_path: Path) -> None:
-    """The 20 that end with game 45: 11 of 450 and 9 of 500 have one of 472.5, one more of 500 makes it 475."""
+    """The 20 games up to game 45, 11 of 450 and 9 of 500, have a mean of 472.5; one more of 500 makes it 475."""
     scores = [100.0] * 25 + [450.0] * 11 + [500.0] * 20
     found = measure(made(tmp_path / "a", "cartpole_replay", scores), CLAIMS["cartpole_replay"])
     assert found.mastered is not None
@@ -214,14 +216,14 @@ def test_the_command_runs_what_is_not_finished_and_only_that(
 ) -> None:
     arguments = ["--only", "cartpole_lightning", "--seeds", "3"]
     places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-    (tmp_path / "runs" / "cartpole_lightning-copy2").mkdir(parents=True)  # none of ours
+    (tmp_path / "runs" / "cartpole_lightning-copy2").mkdir(parents=True)  # not a run of this command
     assert main([*arguments, *places], SHORT) == 0
     log = tmp_path / "runs" / "cartpole_lightning-3.log"
     assert "done: 400 env steps" in log.read_text()
     found = json.loads((tmp_path / "out" / "claims.json").read_text())
     (outcome,) = found["experiments"]["cartpole_lightning"]["outcomes"]
     assert (outcome["seed"], outcome["end"]["env_step"], outcome["met"]) == (3, 400, False)
-    with pytest.raises(ConfigError, match="cartpole_lightning-3 is a run with --log-interval 100, where"):
+    with pytest.raises(ConfigError, match="cartpole_lightning-3 is a run with --log-interval 100, but"):
         main([*arguments, *places], SHORT[:4])
     before = log.read_text()
     (tmp_path / "out" / "claims.md").unlink()
@@ -230,8 +232,8 @@ def test_the_command_runs_what_is_not_finished_and_only_that(
     assert (tmp_path / "out" / "claims.md").exists()
 
 
-def test_what_is_claimed_in_seconds_is_run_alone(tmp_path: Path) -> None:
-    """First, and each to the end of its evaluation, though three might go at once."""
+def test_runs_with_claims_in_seconds_run_alone(tmp_path: Path) -> None:
+    """They come first, each up to the end of its evaluation, although three could run at once."""
     runs, names = tmp_path / "runs", ("cartpole_lightning", "cartpole_replay", "cartpole_no_replay")
     places = ["--runs", str(runs), "--out", str(tmp_path / "out"), "--at-once", "3"]
     assert main(["--only", *names, "--seeds", "3", *places], SHORT) == 0
@@ -244,7 +246,7 @@ def test_what_is_claimed_in_seconds_is_run_alone(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_fails_its_run(tmp_path: Path) -> None:
     (tmp_path / "runs" / "cartpole_replay-1.log").mkdir(parents=True)
     places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-    with pytest.raises(CommandFailed, match=r"cartpole_replay with seed 1 cannot be run: .*Is a directory"):
+    with pytest.raises(CommandFailed, match=r"cartpole_replay with seed 1 cannot start: .*Is a directory"):
         main(["--only", "cartpole_replay", "--seeds", "1", *places], SHORT)
 
 
@@ -259,12 +261,12 @@ def test_a_mistake_gets_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.claims", "--only", "pong"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout) == (2, "")
-    assert "nothing is claimed of it" in result.stderr
+    assert "no experiment with a claim" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     with pytest.raises(ConfigError, match="--seeds is -1"):
         main(["--seeds", "-1"])
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="file/out cannot be written: Not a directory"):
+    with pytest.raises(ConfigError, match=r"cannot write to .*file/out: Not a directory"):
         main(["--runs", str(tmp_path), "--out", str(tmp_path / "file" / "out")])
 
 

@@ -1,4 +1,4 @@
-"""The experiments' settings are their sources', each of them runs, and what is claimed of them is measured rightly."""
+"""The experiments: their settings are those of their sources, each of them runs, and the list describes them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PLAIN: dict[str, Any] = {
     "dueling": False,
     "max_grad_norm": 1e9,
 }
-"""What the CartPole sources have in common: one env, and none of the additions to DQN."""
+"""What the CartPole sources have in common: one env and plain DQN."""
 NOTE: dict[str, Any] = PLAIN | {
     "env_id": "experiments.shaped_cartpole:CartPoleShaped-v0",
     "envs_per_worker": 32,  # ours
@@ -160,13 +160,13 @@ def test_settings_are_valid(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_settings_are_the_sources(name: str) -> None:
+def test_settings_are_those_of_the_source(name: str) -> None:
     found = EXPERIMENTS[name].CONFIG.to_dict()
     assert {key: found[key] for key in PUBLISHED[name]} == PUBLISHED[name]
 
 
 def test_updates_and_schedules_are_counted_as_the_sources_do() -> None:
-    """In updates, epochs and iterations, where the settings speak of env steps and fractions."""
+    """The sources count updates, epochs and iterations, the settings env steps and fractions of the run."""
 
     def config(name: str) -> TrainConfig:
         found: TrainConfig = EXPERIMENTS[name].CONFIG
@@ -184,7 +184,7 @@ def test_updates_and_schedules_are_counted_as_the_sources_do() -> None:
     assert derive(config("atari100k"), 7_056, 4).epsilon_knots == ((1_600, 1.0), (6_600, 0.01))
 
 
-def test_the_fast_breakout_counts_as_it_says() -> None:
+def test_the_fast_breakout_has_the_figures_of_its_description() -> None:
     derived = derive(EXPERIMENTS["breakout_fast"].CONFIG, 7_056, 4)
     assert derived.target_sync_env_steps == 16_000
     assert derived.env_steps_per_update == 64
@@ -192,12 +192,12 @@ def test_the_fast_breakout_counts_as_it_says() -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_file_says_what_it_is_and_is_no_more_than_settings(name: str) -> None:
+def test_a_file_describes_its_experiment_and_contains_only_settings(name: str) -> None:
     code = (ROOT / "experiments" / f"{name}.py").read_text()
     tree = ast.parse(code)
-    told = ast.get_docstring(tree) or ""
-    for words in ("Expected: ", "Measured: ", f"python -m experiments.{name}"):
-        assert words in told
+    description = ast.get_docstring(tree) or ""
+    for words in ("Source: ", "Expected: ", "Measured: ", f"python -m experiments.{name}"):
+        assert words in description
     assert EXPERIMENTS[name].EXPECTED
     assert EXPERIMENTS[name].TAKES
     assert f'train.main(default=CONFIG, prog="python -m experiments.{name}")' in code
@@ -234,7 +234,7 @@ def test_each_one_starts_and_learns_with_any_setting_overridden(
     assert {key: stored[key] for key in others} == others
 
 
-def test_one_runs_as_a_command_and_scores_the_games_own_reward(tmp_path: Path) -> None:
+def test_one_runs_as_a_command_and_its_scores_are_of_the_raw_reward(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     command = [sys.executable, "-m", "experiments.cartpole_replay", "--run-dir", str(run_dir)]
     command += flags(SHORT | {"total_env_steps": 1_600})
@@ -271,12 +271,12 @@ def test_the_list_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, timeout=60).returncode == 0
 
 
-def test_one_is_shown_in_full() -> None:
+def test_one_experiment_is_described_in_full() -> None:
     result = listing("cartpole_lightning")
     assert result.stdout.strip() == (EXPERIMENTS["cartpole_lightning"].__doc__ or "").strip()
 
 
-@pytest.mark.parametrize(("name", "hint"), [("cartpol", "did you mean cartpole?"), ("nosuch", "lists them")])
+@pytest.mark.parametrize(("name", "hint"), [("cartpol", "did you mean cartpole?"), ("nosuch", "lists all")])
 def test_an_unknown_name_gets_one_line(name: str, hint: str) -> None:
     result = listing(name)
     assert (result.returncode, result.stdout) == (2, "")
@@ -302,7 +302,7 @@ def test_the_shaped_reward(position: float, angle: float, terminated: bool, rewa
     assert shaped_reward(position, angle, terminated) == reward
 
 
-def test_the_shaped_cartpole_is_cartpole_seen_otherwise() -> None:
+def test_the_shaped_cartpole_differs_from_cartpole_in_observations_and_rewards_only() -> None:
     shaped, plain = gym.make("experiments.shaped_cartpole:CartPoleShaped-v0"), gym.make("CartPole-v1")
     assert list(SIZES) == pytest.approx([0.5, 1.0, 0.21, 0.5])
     seen, raw = shaped.reset(seed=3)[0], plain.reset(seed=3)[0]

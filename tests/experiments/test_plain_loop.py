@@ -1,4 +1,4 @@
-"""The tutorial's loop as people write it: its updates are our learner's, and it finds the game it is asked for."""
+"""The plain loop: its updates equal those of our learner, and it finds the first game with a given return."""
 
 from __future__ import annotations
 

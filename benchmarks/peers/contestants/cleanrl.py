@@ -1,7 +1,7 @@
-"""A single-file DQN in the style of CleanRL, written for this benchmark: one env in the learner's own process, a
-uniform replay that keeps each observation once, plain fp32 torch.
+"""Single-file DQN in the style of CleanRL, written for this benchmark.
 
-CleanRL's vector env of one env and its logging are left out, so this is faster than the original.
+One env in the learner's own process, a uniform replay that stores each observation once, plain fp32 torch. It has
+neither CleanRL's vector env of one env nor its logging, so it is faster than the original.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from benchmarks.peers.turns import Turns
 
 
 class Replay:
-    """Observations [capacity, *shape] uint8; the next row is the next observation. After an episode's end it is the
-    next episode's first one, as in CleanRL's memory-saving replay: a terminal does not bootstrap from it."""
+    """Uniform replay of observations [capacity, *shape] uint8, in which the next row is the next observation.
+
+    After the end of an episode that is the first observation of the next one, as in CleanRL's memory-saving replay: a
+    terminal does not bootstrap from it.
+    """
 
     def __init__(self, capacity: int, shape: tuple[int, ...], rng: np.random.Generator) -> None:
         self.obs = np.zeros((capacity, *shape), np.uint8)
@@ -38,8 +41,8 @@ class Replay:
         self._added += 1
 
     def sample(self, batch_size: int) -> tuple[torch.Tensor, ...]:
-        """Obs, actions, rewards, next obs and terminals of `batch_size` transitions."""
-        if self._added >= self._capacity:  # the newest row's next observation lies on the oldest row
+        """Observations, actions, rewards, next observations and terminals of `batch_size` transitions."""
+        if self._added >= self._capacity:  # the next observation of the newest row has replaced the oldest row
             rows = (self._rng.integers(1, self._capacity, batch_size) + self._added) % self._capacity
         else:
             rows = self._rng.integers(self._added, size=batch_size)

@@ -1,9 +1,10 @@
-"""The annotated DQN experiment of labml-nn, its own training loop: prioritized dueling double DQN, 8 worker processes.
+"""The annotated DQN experiment of labml-nn in its own training loop: prioritized dueling double DQN, 8 worker
+processes.
 
-Its surroundings have changed since it was written, so this supplies what is gone: gym with an Atari game,
-`tracker.set_queue`, and a learning rate that is registered as its `main` would. No labml server is told anything,
-and the schedule of epsilon is the benchmark's; all else is its own, the settings in `main` included (four env steps of
-8 workers, then 8 updates of 32).
+The libraries it was written for have changed, so this supplies what is missing: gym with an Atari game,
+`tracker.set_queue`, and a registered learning rate, as in its `main`. Nothing is reported to a labml server, and replay
+size and epsilon are the benchmark's. Everything else is its own, the settings in `main` included (four env steps of 8
+workers, then 8 updates of 32).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
                 yield iteration
                 turns.tick((iteration + 1) * WORKER_STEPS * work.num_envs, trainer.trained)
 
-        # The experiment's replay is as large as its source says.
+        # The experiment's own capacity is a constant in its source.
         replay = experiment.ReplayBuffer
         experiment.ReplayBuffer = lambda capacity, alpha: replay(work.replay_capacity, alpha)
         experiment.monit = types.SimpleNamespace(loop=loop)

@@ -1,5 +1,7 @@
-"""Breakout with gym's old manners, for peers that were written for them: `reset()` gives an observation alone, `step`
-four values, `seed` is a method of its own."""
+"""Breakout with gym's old interface, for peers that were written for it.
+
+`reset` returns the observation alone, `step` returns four values, and `seed` is a method of its own.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import numpy as np
 
 
 class OldBreakout:
-    """The raw emulator (no wrappers at all): frames [210, 160, 3] uint8, one a step."""
+    """The emulator without any wrapper: one frame [210, 160, 3] uint8 per step."""
 
     def __init__(self, game: str) -> None:
         gymnasium.register_envs(ale_py)
@@ -27,7 +29,7 @@ class OldBreakout:
 
     def reset(self) -> np.ndarray:
         obs, _ = self._env.reset(seed=self._seed)
-        self._seed = None  # the games that follow are others
+        self._seed = None  # only the first game is seeded
         return obs
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, dict[str, Any]]:

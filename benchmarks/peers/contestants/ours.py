@@ -1,4 +1,4 @@
-"""Our own loop (`atari_dqn.training`): one environment in each of 8 workers, default settings but for those given."""
+"""Our own training loop: one environment in each of 8 workers, default settings except for those of the work."""
 
 from __future__ import annotations
 

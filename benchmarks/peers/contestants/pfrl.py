@@ -1,5 +1,7 @@
-"""PFRL's DoubleDQN with its prioritized replay, its Atari wrappers and its multi-process vector env, in the loop that
-its `train_agent_batch` makes. Its frames are shared between observations (VectorFrameStack)."""
+"""PFRL's DoubleDQN with its prioritized replay, Atari wrappers and multi-process vector env.
+
+The loop is that of its `train_agent_batch`. Frames are shared between observations (VectorFrameStack).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from benchmarks.peers.turns import Turns
 
 
 class Game(gym.Env):
-    """The emulator as an env that PFRL's wrappers can wrap."""
+    """The emulator as an environment for PFRL's wrappers."""
 
     def __init__(self, game: str, seed: int) -> None:
         self._old = OldBreakout(game)
@@ -39,7 +41,7 @@ class Game(gym.Env):
 
 
 def make_env(game: str, seed: int) -> Any:
-    """What `make_atari` and `wrap_deepmind` make; the former would ask gym for the game."""
+    """The environment of `make_atari` and `wrap_deepmind`; the former would need gym's own Atari games."""
     env = pfrl.wrappers.ContinuingTimeLimit(Game(game, seed), max_episode_steps=30 * 60 * 60)
     env = atari_wrappers.MaxAndSkipEnv(atari_wrappers.NoopResetEnv(env, noop_max=30), skip=4)
     return atari_wrappers.wrap_deepmind(env, episode_life=True, clip_rewards=True, frame_stack=False)

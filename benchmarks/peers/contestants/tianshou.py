@@ -1,8 +1,8 @@
 """Tianshou's DQN with double Q, its Nature network, prioritized replay, collector and shared-memory vector env.
 
-Its trainer's loop without the logging: collect, then update. The replay is set up to be light: only the newest frame
-of an observation is kept, and no next observations. The preprocessing is gymnasium's: Tianshou's own wrappers ask numpy
-for an abstract dtype, which it no longer gives, and with which each pixel took 8 bytes.
+The loop is that of its trainer without the logging: collect, then update. The replay is configured to save memory: it
+stores only the newest frame of an observation, and no next observations. The preprocessing is gymnasium's: Tianshou's
+own wrappers use an abstract numpy dtype that no longer exists, and with which each pixel took 8 bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tianshou.utils.torch_utils import policy_within_training_step
 from benchmarks.peers.turns import Turns
 
 TICKS = 4
-"""Steps of the vector env in one collection, as many as labml's: each collection has a cost of its own."""
+"""Steps of the vector env per collection, as many as labml has, because each collection has a fixed cost."""
 
 
 def make_env(game: str) -> Any:
