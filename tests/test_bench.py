@@ -1,4 +1,4 @@
-"""`python -m atari_dqn.bench`: every quantity is measured, counted as the loop counts, each second once."""
+"""`python -m atari_dqn.bench`: every quantity is measured, and the bottleneck and the advice follow from them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.diagnostics import report as bench_report
 from atari_dqn.diagnostics.measure import Bench, machine_cpu
 from atari_dqn.diagnostics.profiler import PARTS, UPDATE_PARTS
+from atari_dqn.diagnostics.report import diagnose, tables
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.training.trainer import Trainer
@@ -47,7 +47,7 @@ def test_the_command_prints_and_writes_every_quantity(tmp_path: Path) -> None:
     assert all(len(rate["turns"]) == 2 and rate["cores_busy"] > 0 for rate in rates.values())
     assert set(report["account"]) == set(PARTS)
     assert sum(report["account"].values()) == pytest.approx(1, abs=0.2)
-    # A worker that computed before it was waited for leaves nothing to wait for.
+    # A worker that finished before the wait leaves no env time and no idle time.
     assert all(share > 0 for part, share in report["account"].items() if part not in ("env", "idle"))
     assert {"envs", "learning", "other programs", "idle"} <= set(report["cores"])
     assert report["cores"]["envs"] > 0
@@ -86,7 +86,7 @@ def test_a_mistake_gets_a_short_message_and_exit_code_2(arguments: list[str], wo
 
 
 def make_trainer(num_workers: int, envs_per_worker: int) -> Trainer:
-    """Of a small training that soon learns."""
+    """A trainer with small settings that soon starts to learn."""
     config = TrainConfig().replace(
         env_id="CartPole-v1",
         num_workers=num_workers,
@@ -101,7 +101,7 @@ def make_trainer(num_workers: int, envs_per_worker: int) -> Trainer:
     return Trainer(config, env_spec("CartPole-v1", PROTOCOLS["nature"], 4))
 
 
-def test_turns_count_what_the_loop_counts_and_leave_it_its_own_count() -> None:
+def test_turns_count_steps_and_updates_without_changing_the_counts_of_the_loop() -> None:
     trainer = make_trainer(1, 4)
     ticks: list[int] = []
     bench_ = Bench(trainer, lambda: ticks.append(trainer.env_steps))
@@ -141,7 +141,7 @@ def test_only_the_cores_of_this_process_count() -> None:
 
 
 def report(**changes: Any) -> dict[str, Any]:
-    """Figures of a machine of two cores, by default a balanced one: everything takes 1 ms an env step."""
+    """Figures of a machine with two cores; by default everything takes 1 ms per env step."""
 
     def rate(env_steps: float, updates: float, busy: float) -> dict[str, float]:
         return {
@@ -192,7 +192,7 @@ def report(**changes: Any) -> dict[str, Any]:
 def test_the_largest_limit_is_named_with_what_to_change(
     figures: dict[str, Any], limit: str, times: float, bottleneck: str, advice: str
 ) -> None:
-    found = bench_report.diagnose(figures)
+    found = diagnose(figures)
     assert max(found["limits"], key=found["limits"].get) == limit
     assert found["times_limit"] == pytest.approx(times)
     assert bottleneck in found["bottleneck"]
@@ -213,7 +213,7 @@ def test_the_tables_fit_the_terminal(width: int) -> None:
     )
     figures["system"] |= {"processor": "Slow", "packages": {"torch": "2"}, "git_revision": "abc1234"}
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    for table in bench_report.tables(figures | bench_report.diagnose(figures), width):
+    for table in tables(figures | diagnose(figures), width):
         console.print(table)
     assert isinstance(console.file, io.StringIO)
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
@@ -222,10 +222,10 @@ def test_the_tables_fit_the_terminal(width: int) -> None:
     assert "…" not in text
     assert "commit abc1234" in text
     assert "0.60 GB, 1.50 once the replay is full" in " ".join(text.split())
-    assert re.search(r"forward +25\.0% +250 ", text), "a quarter of a millisecond for each env step"
+    assert re.search(r"forward +25\.0% +250 ", text), "a quarter of a millisecond per env step"
     assert re.search(r"forward +16\.7% +1\.00 +2\.00 +2,000 +50%", text), "of the peak in bf16"
     assert re.search(r"all +100\.0% +6\.00 +3\.00 +500 +12%", text)
     assert "the GPU has nothing to do 75.0% of the time, mostly because of: env" in text
     assert "priorities" in text
-    assert "priorities" not in text.split("where an update's")[1], "what took no time was not told apart"
+    assert "priorities" not in text.split("where an update's")[1], "parts without time of their own are not shown"
     assert (PARTS["idle"] in text) == (width == 120)

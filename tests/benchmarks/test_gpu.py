@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu`, as far as it goes without a GPU: its arithmetic, and that its measurements run at all."""
+"""`python -m benchmarks.gpu` without a GPU: its arithmetic, and that its measurements run on a CPU."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_every_part_measures_something_and_can_be_shown(
     assert len(told) == 4
 
 
-def test_what_fails_is_told_and_the_rest_is_measured(
+def test_a_failure_is_reported_and_the_rest_is_measured(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = gpu_parts.one_update
@@ -94,7 +94,7 @@ def test_what_fails_is_told_and_the_rest_is_measured(
 def test_a_part_that_fails_makes_the_exit_code_1_and_keeps_the_others(
     part: str, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As a whole, or one of its measurements."""
+    """The whole part fails, or one of its measurements."""
 
     def fails(*given: Any) -> list[dict[str, Any]]:
         if whole:
@@ -117,7 +117,7 @@ def test_a_part_that_fails_makes_the_exit_code_1_and_keeps_the_others(
     assert all(report[name] == found for name, found in others.items() if name in report and name != part)
 
 
-def test_what_is_to_be_compiled_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiled_parts_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (ring, sum_tree):
         monkeypatch.setattr(module, "library", lambda device: torch)
     (found,) = gpu_parts.compiled(TINY, CPU, backend="eager")
@@ -154,7 +154,7 @@ def test_goals_of_an_update(update: dict[str, Any], missed: list[str]) -> None:
     ("workers", "loops", "holds"),
     [(40_000, (20_000, 25_000), True), (40_000, (20_000, 24_999), False), (20_000, (18_000, 1), True)],
 )
-def test_the_loop_is_to_reach_the_lower_of_its_two_marks_in_one_shape(
+def test_the_loop_must_reach_the_lower_of_its_two_goals_in_one_shape(
     workers: float, loops: tuple[float, ...], holds: bool
 ) -> None:
     measured = [{"envs": 64, "batch_size": 256, "workers": workers, "loop": loop} for loop in loops]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers`: turns are counted and nothing else, who fails is named and gone, goals hold or not."""
+"""`python -m benchmarks.peers`: only turns are counted, failures are reported, goals are met or missed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def unwatched(_: dict[str, Any]) -> None:
 
 
 def standings(**rates: list[float]) -> dict[str, dict[str, Any]]:
-    """Of these env steps/s in each round, all in 1 GB but ours, which takes half of it."""
+    """Standings with these env steps/s in each round; peak memory is 1 GB, and half of it for ours."""
     versions = {who.package: "1" for who in CONTESTANTS.values()}
     return {
         name: standing(
@@ -77,7 +77,7 @@ def test_each_peer_has_the_goal_of_its_algorithm(name: str, least: float) -> Non
         assert goal(found, f"env steps/s, ours / {name}")["holds"] is holds
 
 
-def test_the_ratio_at_the_peers_precision_is_told_and_binds_nobody() -> None:
+def test_the_ratio_at_the_peers_precision_is_reported_without_a_bound() -> None:
     name = "env steps/s, ours-fp32 / sb3"
     found = goals(standings(**{"ours": [300.0], "ours-fp32": [150.0], "sb3": [100.0]}), WORK)
     told = goal(found, name)
@@ -87,7 +87,7 @@ def test_the_ratio_at_the_peers_precision_is_told_and_binds_nobody() -> None:
 
 
 @pytest.mark.parametrize(("peer", "is_plain"), [("sb3", True), ("cleanrl", True), ("pfrl", False), ("labml", False)])
-def test_the_ratio_of_plain_dqn_to_plain_dqn_is_told_and_binds_nobody(peer: str, is_plain: bool) -> None:
+def test_the_ratio_of_plain_dqn_to_plain_dqn_is_reported_without_a_bound(peer: str, is_plain: bool) -> None:
     found = goals(standings(**{"ours": [300.0], "ours-plain": [450.0], peer: [100.0]}), WORK)
     told = [one for one in found if one["goal"] == f"env steps/s, ours-plain / {peer}"]
     assert [(one["figure"], one["at_least"], one["at_most"], one["holds"]) for one in told] == [
@@ -95,7 +95,7 @@ def test_the_ratio_of_plain_dqn_to_plain_dqn_is_told_and_binds_nobody(peer: str,
     ] * is_plain
 
 
-def test_what_ours_is_said_to_have_is_what_it_is_set_to() -> None:
+def test_our_contestants_have_the_algorithm_of_their_settings() -> None:
     for name, who in CONTESTANTS.items():
         if who.is_ours:
             config = TrainConfig().replace(**json.loads(who.arguments[0]))
@@ -110,7 +110,7 @@ def test_memory_is_compared_with_each_page_counted_once() -> None:
     assert not goal(goals(of, WORK), "memory, ours / sb3")["holds"]
 
 
-def test_who_does_other_work_is_found_out() -> None:
+def test_a_peer_with_another_update_ratio_fails_its_goal() -> None:
     of = standings(ours=[300], sb3=[100])
     assert goal(goals(of, WORK), "sb3 does the work")["holds"]
     of["sb3"]["env_steps_per_update"] = 4.3
@@ -168,7 +168,7 @@ def workers_of(seat: Seat) -> list[psutil.Process]:
     return psutil.Process(seat._process.pid).children(recursive=True)
 
 
-def test_one_that_breaks_is_told_of_with_its_last_words_and_leaves_nobody_behind(tmp_path: Path) -> None:
+def test_a_failure_has_the_last_lines_of_the_log_and_leaves_no_process(tmp_path: Path) -> None:
     with Seat(STUB, WORK, tmp_path / "log", ("break",)) as seat:
         seat.prepare(unwatched)
         workers = workers_of(seat)
@@ -180,7 +180,7 @@ def test_one_that_breaks_is_told_of_with_its_last_words_and_leaves_nobody_behind
             seat.turn(60, unwatched)
 
 
-def test_leaving_the_seat_ends_a_contestant_and_its_workers_in_mid_turn(tmp_path: Path) -> None:
+def test_leaving_the_seat_kills_a_contestant_and_its_workers_during_a_turn(tmp_path: Path) -> None:
     def give_up(_: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
@@ -203,7 +203,7 @@ def test_workers_do_not_outlive_a_learner_that_was_killed(tmp_path: Path) -> Non
     assert psutil.wait_procs(workers, timeout=10)[1] == []
 
 
-def test_a_contestant_ends_when_the_benchmark_is_gone(tmp_path: Path) -> None:
+def test_a_contestant_ends_when_the_benchmark_has_ended(tmp_path: Path) -> None:
     with Seat(STUB, WORK, tmp_path / "log", ("steady",)) as seat:
         seat.prepare(unwatched)
         family = [psutil.Process(seat._process.pid), *workers_of(seat)]
@@ -260,7 +260,7 @@ def test_the_single_env_replay_pairs_an_observation_with_the_next() -> None:
 
 @pytest.fixture
 def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
-    """Runs the command with stubs for contestants."""
+    """A function that runs the command with stubs as contestants."""
     for name, manner in (("steady", "steady"), ("broken", "break")):
         stub = Contestant(name, "atari-dqn", "tests.peer_stub", True, True, True, arguments=(manner,))
         monkeypatch.setitem(CONTESTANTS, name, stub)
@@ -277,7 +277,7 @@ def test_the_report_has_every_turn_and_the_machine(stubs: Callable[..., int], tm
     assert (tmp_path / "p.png").stat().st_size > 10_000
 
 
-def test_one_that_fails_is_named_and_the_others_go_on(
+def test_a_failure_is_reported_and_the_others_continue(
     stubs: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert stubs("--only", "broken,steady") == 1

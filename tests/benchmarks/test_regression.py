@@ -1,4 +1,4 @@
-"""The regression check: its counts count, its budget binds, and its ratios get a second chance and no third."""
+"""The regression check: exact counts, the budget, and ratios that fail only when they miss twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.counts import Counter
 from benchmarks.regression import BUDGET, HARD, RATIOS, Ratio, check_ratios, over_budget, well_under
 
 
-def test_the_counter_counts_calls_and_fresh_memory() -> None:
+def test_the_counter_counts_calls_and_allocated_memory() -> None:
     weight = torch.ones(100, requires_grad=True)
     with Counter() as counter:
         (weight * 2).sum().backward()
@@ -51,30 +51,30 @@ def test_memory_in_the_layout_of_onednn_counts() -> None:
         ({"a": 11}, {"a": 10}, ["a: 11, over its budget of 10"], []),
         ({"a": 9}, {"a": 10}, [], []),
         ({"a": 8}, {"a": 10}, [], ["a: 8, well under its budget of 10"]),
-        ({"a": 1}, {}, ["a: 1, and has no budget"], []),
-        ({}, {"a": 10}, ["a: has a budget of 10 and is no longer counted"], []),
+        ({"a": 1}, {}, ["a: 1, but has no budget"], []),
+        ({}, {"a": 10}, ["a: has a budget of 10 but is no longer counted"], []),
         ({"a": 0}, {"a": 0}, [], []),
     ],
 )
-def test_a_budget_binds_and_wants_to_shrink(
+def test_counts_over_and_well_under_the_budget_are_reported(
     figures: dict[str, int], budget: dict[str, int], over: list[str], under: list[str]
 ) -> None:
     assert over_budget(figures, budget) == over
     assert well_under(figures, budget) == under
 
 
-def test_no_budget_lifts_a_promise() -> None:
+def test_a_hard_limit_holds_whatever_the_budget() -> None:
     name = "replay: bytes a transition"
     assert over_budget({name: 7201}, {name: 9000}) == [f"{name}: 7,201, over its budget of 7,200"]
     assert over_budget({name: 7200}, {name: 9000}) == []
 
 
-def test_the_committed_budget_keeps_the_promises() -> None:
+def test_the_committed_budget_is_within_the_hard_limits() -> None:
     budget = json.loads(BUDGET.read_text())["figures"]
     assert all(budget[name] <= most for name, most in HARD.items())
 
 
-def test_a_budget_is_written_and_then_held(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_written_budget_is_then_enforced(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(regression, "BUDGET", tmp_path / "budget.json")
     monkeypatch.setattr(counts, "figures", lambda: {"calls": 20})
     assert regression.main(["--write-budget"]) == 0
@@ -95,7 +95,7 @@ def turn(env_steps: int, updates: int, wall: float, cpu: float = 1.0) -> Turn:
 
 
 def turns(**changes: Turn) -> Mapping[str, Turn]:
-    """A round in which every ratio is well within its bound."""
+    """Turns of a round in which every ratio is well within its bound."""
     return {
         "workers": turn(900, 0, 1.0),
         "native": turn(1000, 0, 1.0),
@@ -112,12 +112,12 @@ def turns(**changes: Turn) -> Mapping[str, Turn]:
     ("name", "slower", "figure"),
     [
         ("updates/s, fp32 over plain", {"fp32_fixed": turn(0, 23, 1.0), "fp32_replay": turn(0, 23, 1.0)}, "0.92"),
-        ("updates/s, drawn batches over ready ones", {"fp32_replay": turn(0, 30, 1.0)}, "0.75"),
+        ("updates/s, drawn batches over given ones", {"fp32_replay": turn(0, 30, 1.0)}, "0.75"),
         ("env steps/s, our workers over AtariVectorEnv", {"workers": turn(550, 0, 1.0)}, "0.55"),
         ("time of the loop over its limit", {"whole_loop": turn(125, 31, 2.0)}, "1.60"),
     ],
 )
-def test_what_got_slower_is_named_with_its_rounds(name: str, slower: dict[str, Turn], figure: str) -> None:
+def test_a_regression_is_reported_with_its_rounds(name: str, slower: dict[str, Turn], figure: str) -> None:
     assert check_ratios(RATIOS, lambda rounds: [turns()] * rounds) == []
     taken: list[int] = []
 
@@ -131,16 +131,16 @@ def test_what_got_slower_is_named_with_its_rounds(name: str, slower: dict[str, T
     assert taken == [6, 6]
 
 
-def test_noise_in_most_of_the_rounds_is_no_miss() -> None:
+def test_noise_in_most_of_the_rounds_is_not_a_miss() -> None:
     slow, fast = turns(workers=turn(550, 0, 1.0)), turns()
     assert check_ratios(RATIOS, lambda rounds: [fast] * 2 + [slow] * (rounds - 2), rounds=6) == []
 
 
-def test_a_miss_that_does_not_come_again_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_miss_that_is_not_repeated_does_not_count(capsys: pytest.CaptureFixture[str]) -> None:
     slow, fast = turns(workers=turn(1, 0, 1.0)), turns()
     results = iter([[slow] * 3, [fast] * 3])
     assert check_ratios(RATIOS, lambda rounds: next(results), rounds=3) == []
-    assert "once more, for 1 missed" in capsys.readouterr().out
+    assert "once more: 1 missed" in capsys.readouterr().out
 
 
 def test_a_bound_may_be_on_either_side() -> None:
@@ -151,7 +151,7 @@ def test_a_bound_may_be_on_either_side() -> None:
 
 
 def test_counts_of_the_real_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without Atari here: what crosses, and that an update is counted part by part."""
+    """On an environment that is not Atari: bytes through pipes, and each part of an update."""
     from atari_dqn.config.schema import TrainConfig
     from atari_dqn.envs.make import env_spec
     from atari_dqn.envs.protocol import PROTOCOLS

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.replays`: every contestant gets the same games, a wrong draw is seen, a cost is a median."""
+"""`python -m benchmarks.replays`: the same games for all, detection of wrong draws, medians of costs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CAPACITY = 4096
 
 
 def steps(count: int, **options: Any) -> tuple[Any, Any, int]:
-    """`count` steps of one env: obs, next_obs, and the stream's tick."""
+    """`count` steps of one env: obs, next_obs and the tick of the stream."""
     stream = Stream(1, 8, **options)
     taken = [stream.step() for _ in range(count)]
     return (
@@ -30,7 +30,7 @@ def steps(count: int, **options: Any) -> tuple[Any, Any, int]:
 
 
 @pytest.mark.parametrize("stack_last", [False, True])
-def test_a_stream_is_games_whose_steps_are_all_right(stack_last: bool) -> None:
+def test_no_step_of_a_stream_is_wrong(stack_last: bool) -> None:
     obs, next_obs, newest = steps(3 * EPISODE, stack_last=stack_last)
     assert not wrong(obs, next_obs, newest=newest, stack_last=stack_last).any()
     first_in_stack = (lambda stacks: stacks[..., 0]) if stack_last else (lambda stacks: stacks[:, 0])
@@ -51,7 +51,7 @@ def test_a_stream_is_the_same_in_both_layouts_and_ends_all_games_together() -> N
         assert one.ends == (number % EPISODE == EPISODE - 1)
 
 
-def test_every_kind_of_wrong_draw_is_seen() -> None:
+def test_every_kind_of_wrong_draw_is_detected() -> None:
     obs, next_obs, newest = steps(2 * EPISODE)
     middle, begins, ends = 50, EPISODE + 1, EPISODE - 1
     assert wrong(obs[:, ::-1], next_obs, newest=newest).sum() > 700, "stacks the wrong way round"
@@ -64,12 +64,12 @@ def test_every_kind_of_wrong_draw_is_seen() -> None:
     across[begins, : STACK - 2] = obs[ends, -1]
     assert np.flatnonzero(wrong(across, next_obs, newest=newest)).tolist() == [begins]
     assert np.flatnonzero(wrong(obs, next_obs, newest=newest - 1)).tolist() == [], "the last tick is a new game's first"
-    assert wrong(obs, next_obs, newest=newest - 3)[-1], "frames that were not yet there"
+    assert wrong(obs, next_obs, newest=newest - 3)[-1], "frames that are not stored yet"
 
 
-def test_ours_draws_only_what_was_put_in() -> None:
+def test_ours_draws_only_what_was_stored() -> None:
     replay, stream = Ours(CAPACITY, 8), Stream(Ours.num_envs, 8)
-    for _ in range(CAPACITY // Ours.num_envs + EPISODE // 2):  # the ring has gone round, and a game ends within it
+    for _ in range(CAPACITY // Ours.num_envs + EPISODE // 2):  # the ring wraps, and a game ends in it
         replay.add(stream.step())
     for _ in range(100):
         batch = replay.draw(64)
@@ -77,7 +77,7 @@ def test_ours_draws_only_what_was_put_in() -> None:
         replay.update(batch, np.ones(64, np.float32))
 
 
-def test_a_contestant_answers_from_its_own_process_and_a_failure_is_told_in_its_words() -> None:
+def test_a_contestant_answers_from_its_own_process_and_a_failure_has_its_last_line() -> None:
     seat = Seat("ours", Path(sys.executable), CAPACITY, 1)
     try:
         assert seat.facts["bytes_per_transition"] == pytest.approx(7_083, rel=0.25)
@@ -85,7 +85,7 @@ def test_a_contestant_answers_from_its_own_process_and_a_failure_is_told_in_its_
         assert len(seat.facts["kinds"]) == 1 + 2 * len(BATCHES)
         assert all(0 < seat.turn(kind, 0.01) < 1e6 for kind in seat.facts["kinds"])
         with pytest.raises(SeatError, match="KeyError"):
-            seat.turn("a kind there is none of", 0.01)
+            seat.turn("no such kind", 0.01)
     finally:
         seat.close()
     with pytest.raises(SeatError, match="No module named 'cpprb'"):
@@ -138,7 +138,7 @@ def test_every_package_is_pinned() -> None:
         assert any(line.startswith(f"{file.stem}==") for line in lines)
 
 
-def test_an_environment_is_made_once_kept_and_made_anew_when_its_requirements_change(tmp_path: Path) -> None:
+def test_an_environment_is_created_once_and_again_when_its_requirements_change(tmp_path: Path) -> None:
     requirements, directory = tmp_path / "thing.txt", tmp_path / "environments"
     requirements.write_text("# nothing yet\n")
     said: list[str] = []

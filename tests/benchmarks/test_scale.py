@@ -1,4 +1,4 @@
-"""`python -m benchmarks.scale`: every point is what it says, memory is that of all processes, bounds are kept to."""
+"""`python -m benchmarks.scale`: the settings of each point, memory of all processes, bounds, tables and plots."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_point_is_a_valid_training_that_differs_in_what_its_sweep_varies(sweep
         assert differs <= {setting, *held}
 
 
-def test_replay_bytes_are_those_of_whole_frames() -> None:
+def test_replay_bytes_count_whole_frames() -> None:
     default = TrainConfig().replay.replay_capacity
     assert default in scale.SWEEPS["capacity"][2], "the memory bound is for the default"
     assert scale.Point("capacity", default).replay_bytes / default == pytest.approx(7_082, abs=1)
@@ -56,7 +56,7 @@ def test_a_filled_replay_has_noise_everywhere_and_priorities_of_all_sizes(num_en
     assert replay.ring.last[newest].all(), "and a trainer can begin new ones"
 
 
-def test_family_memory_counts_children_and_remembers_what_was_freed() -> None:
+def test_family_memory_counts_children_and_the_peak_counts_freed_memory() -> None:
     child = "import sys; block = b'x' * int(sys.argv[1]); {}; print('ready', flush=True); sys.stdin.read()"
     grown = {}
     for what in ("keep = block", "del block"):
@@ -103,7 +103,7 @@ def rates(env_steps: float, updates: float) -> dict[str, float]:
     return {"env_steps_per_second": env_steps, "updates_per_second": updates}
 
 
-def test_the_table_and_the_plots_take_what_was_measured_and_leave_out_the_rest(tmp_path: Path) -> None:
+def test_the_table_and_the_plots_show_only_what_was_measured(tmp_path: Path) -> None:
     measured = {
         **capacity_row(2**17, 1_540, 2_040),
         "loop": rates(330, 82.5),
