@@ -21,6 +21,7 @@ from atari_dqn.diagnostics.profiler import CALLS, UPDATE_PARTS, account_of
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.replay.make import make_replay
+from atari_dqn.training.assembly import local_trainer
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.shared_memory import block_bytes
 
@@ -94,7 +95,7 @@ def _of_loop(config: TrainConfig, spec: EnvSpec, precision: Precision) -> dict[s
         device="cpu",
         precision=precision,
     )
-    trainer = Trainer(config, spec)
+    trainer = local_trainer(config, spec)
     try:
         trainer.start()
         while trainer.learner.updates < 4:  # first calls create what later ones reuse

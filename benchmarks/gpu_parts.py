@@ -28,7 +28,7 @@ from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.replay import sum_tree
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.replay.sum_tree import SumTree
-from atari_dqn.training.trainer import Trainer
+from atari_dqn.training.assembly import local_trainer
 from benchmarks.plain_learner import FixedReplay, Spec
 
 SEED = 1
@@ -287,7 +287,7 @@ def loops(plan: Plan, device: torch.device, tell: Callable[[str], None]) -> list
 
 
 def one_loop(plan: Plan, config: TrainConfig) -> dict[str, Any]:
-    trainer = Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    trainer = local_trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
     bench = Bench(trainer)
     try:
         bench.prepare()

@@ -209,10 +209,10 @@ def started() -> Iterator[Loop]:
     from atari_dqn.diagnostics.measure import Bench
     from atari_dqn.envs.make import env_spec
     from atari_dqn.envs.protocol import PROTOCOLS
-    from atari_dqn.training.trainer import Trainer
+    from atari_dqn.training.assembly import local_trainer
 
     set_up_torch(CONFIG)
-    trainer = Trainer(CONFIG, env_spec(CONFIG.env.env_id, PROTOCOLS[CONFIG.env.protocol], CONFIG.env.frame_stack))
+    trainer = local_trainer(CONFIG, env_spec(CONFIG.env.env_id, PROTOCOLS[CONFIG.env.protocol], CONFIG.env.frame_stack))
     try:
         Bench(trainer).prepare()
         yield Loop(trainer)

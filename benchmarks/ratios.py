@@ -151,7 +151,7 @@ def whole(
     from atari_dqn.diagnostics.measure import Bench
     from atari_dqn.envs.make import env_spec
     from atari_dqn.envs.protocol import PROTOCOLS
-    from atari_dqn.training.trainer import Trainer
+    from atari_dqn.training.assembly import local_trainer
 
     torch.set_num_threads(threads)
     config = CONFIG.replace(
@@ -161,7 +161,7 @@ def whole(
         batch_size=batch_size,
         learning_starts=learning_starts,
     )
-    trainer = Trainer(config, env_spec(GAME, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    trainer = local_trainer(config, env_spec(GAME, PROTOCOLS[config.env.protocol], config.env.frame_stack))
     bench = Bench(trainer)
     try:
         bench.prepare()

@@ -16,7 +16,7 @@ from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.replay.base import Replay
 from atari_dqn.replay.prioritized import PrioritizedReplay
-from atari_dqn.training.trainer import Trainer
+from atari_dqn.training.assembly import local_trainer
 from benchmarks.seats import Kinds
 
 TINY, TINY_ENVS, STACK = (8, 8), 256, 4
@@ -27,7 +27,7 @@ TINY, TINY_ENVS, STACK = (8, 8), 256, 4
 def family(config: TrainConfig, threads: int, kinds: Sequence[str]) -> Iterator[Kinds]:
     """A trainer and its workers, with a full replay, and the named kinds of its turns."""
     torch.set_num_threads(threads)
-    trainer = Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    trainer = local_trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
     fill(trainer.replay)
     bench = Bench(trainer)
 

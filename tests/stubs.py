@@ -10,14 +10,25 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
+if TYPE_CHECKING:
+    from atari_dqn.training.trainer import Trainer
+
 Info = dict[str, Any]
+
+
+def pids(trainer: Trainer) -> list[int]:
+    """Process ids of a started trainer's workers."""
+    from atari_dqn.workers.pool import WorkerPool
+
+    assert isinstance(trainer.workers, WorkerPool)
+    return trainer.workers.pids
 
 
 class Numbered(gym.Env[npt.NDArray[np.float32], Any]):

@@ -20,6 +20,7 @@ from atari_dqn.diagnostics.profiler import PARTS, UPDATE_PARTS
 from atari_dqn.diagnostics.report import diagnose, tables
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.training.assembly import local_trainer
 from atari_dqn.training.trainer import Trainer
 
 BENCH = [sys.executable, "-m", "atari_dqn.bench"]
@@ -98,7 +99,7 @@ def make_trainer(num_workers: int, envs_per_worker: int) -> Trainer:
         precision="fp32",
         device="cpu",
     )
-    return Trainer(config, env_spec("CartPole-v1", PROTOCOLS["nature"], 4))
+    return local_trainer(config, env_spec("CartPole-v1", PROTOCOLS["nature"], 4))
 
 
 def test_turns_count_steps_and_updates_without_changing_the_counts_of_the_loop() -> None:

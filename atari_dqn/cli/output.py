@@ -54,6 +54,11 @@ def open_console() -> Console:
     return Steady(markup=False)
 
 
+def say(console: Console, text: str) -> None:
+    """Print text as it is: no wrapping, no highlighting."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
 TERMINAL_SECONDS = 0.25
 """Seconds between redraws."""
 FIRST_LINE_SECONDS, LINE_SECONDS = 5.0, 10.0

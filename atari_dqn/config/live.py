@@ -1,7 +1,8 @@
-"""Hyperparameters that may change while a run is on: what an edit is, and which are taken.
+"""Live edits: hyperparameters that may change while a run trains.
 
-Flow in: requests, a name and whatever JSON value somebody asked for. Flow out: an `Edit` for each, taken or refused and
-why, which the trainer obeys between two iterations. Names, types and bounds are those of the config's `live` settings.
+A `Request` is a name and whatever JSON value somebody sent. `LiveValues.decide` turns it into an `Edit`, applied or
+refused with the reason, which the trainer obeys between two iterations. Names, types and bounds are those of the
+settings marked `live` in the schema.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, Setting, shown
 
 SCHEDULE = "schedule"
-"""The value of `epsilon` or `beta` that follows its schedule, as both do at first."""
+"""The value of `epsilon` or `beta` while it follows its schedule, as both do at first"""
 Value = float | int | str
-"""A number of the setting's own type, or `SCHEDULE`."""
+"""A number of the setting's own type, or `SCHEDULE`"""
 
 PAGE_SCHEDULE = -1.0
-"""How the dashboard's page, which knows numbers only, says `SCHEDULE`."""
+"""How the dashboard's page, which only knows numbers, says `SCHEDULE`"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class LiveSetting:
 
     name: str
     field: str
-    """the config's: `epsilon_values` for `epsilon`"""
+    """Field of the settings that it belongs to: `epsilon_values` for `epsilon`"""
     kind: type[float] | type[int]
     setting: Setting
 
@@ -42,7 +43,7 @@ class LiveSetting:
 
     @property
     def suggested(self) -> tuple[float, float]:
-        """The range of the slider on the page; a scheduled one's begins with `PAGE_SCHEDULE`."""
+        """Range of the slider on the page; it starts at `PAGE_SCHEDULE` for a scheduled setting."""
         low, high = self.setting.suggested
         return (PAGE_SCHEDULE if self.scheduled else low, high)
 
@@ -52,7 +53,7 @@ class LiveSetting:
         return value
 
     def check(self, value: Any) -> Value:
-        """`value`, any JSON, as this setting's type. Raises `ConfigError` with the reason when it has none."""
+        """Convert `value`, any JSON, to the type of this setting. Raises `ConfigError` where that is impossible."""
         if self.scheduled and value == SCHEDULE:
             return SCHEDULE
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -69,7 +70,7 @@ class LiveSetting:
 
 
 def live_settings() -> dict[str, LiveSetting]:
-    """Every live setting by its name, in the config's order."""
+    """Every live setting by name, in the order of the schema."""
     found = {}
     for section in typing.get_type_hints(TrainConfig).values():
         for field, hint in typing.get_type_hints(section, include_extras=True).items():
@@ -82,7 +83,7 @@ def live_settings() -> dict[str, LiveSetting]:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """An edit asked for; nothing about it is checked yet."""
+    """A requested edit, not checked yet."""
 
     name: str
     value: Any
@@ -93,22 +94,22 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """A request decided upon: one line of `hparam_edits.jsonl`."""
+    """A request that was applied or refused: one line of `hparam_edits.jsonl`."""
 
     time: float
-    """seconds since 1970"""
+    """Seconds since 1970"""
     env_step: int
     update: int
-    """it holds from the update after this one on"""
+    """Number of updates made when it was decided; it applies from the next one"""
     name: str
     old: Value | None
-    """None for a name that is none"""
+    """Previous value; None for an unknown name"""
     new: Any
-    """taken: the value it has now; refused: what was asked for, shortened if long"""
+    """The value applied, or the value that was refused, shortened if long"""
     taken: bool
     source: str
     reason: str = ""
-    """why it was refused"""
+    """Why it was refused"""
     id: str = ""
     undo: bool = False
 
@@ -119,59 +120,81 @@ class Edit:
 
 
 class LiveValues:
-    """The present value of every live setting."""
+    """The settings of a run with its edits applied: the one place where a live value is kept."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.settings = live_settings()
-        self._config = config
-        self.values = {name: live.configured(config) for name, live in self.settings.items()}
+        self.config = config
+        """The settings as edited"""
+        self._configured = config
+        """The settings as the run was started with"""
+        self._numbers: dict[str, float] = {}
+        """Numbers that replace a schedule, by name"""
         self._edited: set[str] = set()
 
+    @property
+    def values(self) -> dict[str, Value]:
+        """The present value of every live setting."""
+        flat = self.config.to_dict()
+        return {
+            name: self._numbers.get(name, SCHEDULE) if live.scheduled else flat[name]
+            for name, live in self.settings.items()
+        }
+
     def decide(self, request: Request, env_step: int, update: int) -> Edit:
-        """Take the request if its name and value are sound, else refuse it. Never raises."""
-        name, new, reason = request.name, request.value, ""
+        """Apply the request if its name and value are valid, else refuse it. Never raises."""
+        name, new, reason, old = request.name, request.value, "", None
         try:
             if not isinstance(name, str) or name not in self.settings:
                 raise ConfigError(f"{shown(name)} cannot be changed during a run; {', '.join(self.settings)} can")
+            old = self.values[name]
             new = self.settings[name].check(new)
+            self._set(name, new)
         except ConfigError as error:
             reason = str(error)
-        old = self.values[name] if isinstance(name, str) and name in self.values else None
-        if reason:
             name, new = shown(name), new if _is_plain(new) else shown(new)
-        else:
-            self.values[name] = new
-            self._edited.add(name)
         return Edit(
             time.time(), env_step, update, name, old, new, not reason, request.source, reason, request.id, request.undo
         )
 
     def state(self) -> dict[str, Any]:
-        """JSON-ready: each value ever edited, back to the config's or not, and what the config said then."""
+        """JSON-ready: the value of every setting that was ever edited, and what the settings file said then."""
+        values = self.values
         return {
-            name: {"value": self.values[name], "configured": self._says_of(live)}
+            name: {"value": values[name], "configured": self._configured_as(live)}
             for name, live in self.settings.items()
             if name in self._edited
         }
 
     def load(self, state: Mapping[str, Any]) -> list[Request]:
-        """Take over a `state()`, except where the config was changed since: a flag given later wins.
+        """Take over a `state()`, except where a setting has changed since: a flag given later wins.
 
-        Returns requests to that effect, to be decided upon and recorded before anything else.
+        Returns:
+            Requests that undo the overruled edits, to be decided and recorded before anything else.
         """
         overruled = []
         for name, stored in state.items():
             live = self.settings[name]
-            self.values[name] = stored["value"]
-            self._edited.add(name)
-            if stored["configured"] != self._says_of(live):
-                overruled.append(Request(name, live.configured(self._config), "command line"))
+            self._set(name, stored["value"])
+            if stored["configured"] != self._configured_as(live):
+                overruled.append(Request(name, live.configured(self._configured), "command line"))
         return overruled
 
-    def _says_of(self, live: LiveSetting) -> Any:
-        """What the config says of a setting, JSON-ready: of a scheduled one all that its schedule is made of; of
-        epsilon only that there is a ladder, if there is one."""
-        flat = self._config.to_dict()
+    def _set(self, name: str, value: Value) -> None:
+        self._edited.add(name)
+        if not self.settings[name].scheduled:
+            self.config = self.config.replace(**{name: value})
+        elif value == SCHEDULE:
+            self._numbers.pop(name, None)
+        else:
+            self._numbers[name] = float(value)
+
+    def _configured_as(self, live: LiveSetting) -> Any:
+        """What the settings file says about a live setting, JSON-ready.
+
+        For a scheduled one: everything its schedule is made of; for epsilon with a ladder, only that there is one.
+        """
+        flat = self._configured.to_dict()
         if live.name == "epsilon" and flat["epsilon_ladder"]:
             return "ladder"
         if live.scheduled:
@@ -180,7 +203,7 @@ class LiveValues:
 
 
 def from_page(name: str, value: Any) -> Request:
-    """A request of the dashboard's page."""
+    """A request from the dashboard's page."""
     live = live_settings().get(name)
     return Request(name, SCHEDULE if live and live.scheduled and value == PAGE_SCHEDULE else value, "dashboard")
 
@@ -191,12 +214,12 @@ def for_page(values: Mapping[str, Value]) -> dict[str, float]:
 
 
 def new_request(name: str, value: Any, undo: bool = False) -> Request:
-    """A request of `tune`'s, with an id by which its answer is found in the record."""
+    """A request from `tune`, with an id by which its answer is found in the record."""
     return Request(name, value, "tune", uuid.uuid4().hex, undo)
 
 
 def _is_plain(value: Any) -> bool:
-    """Safe to write down as it is: short, and JSON that every reader takes."""
+    """Whether `value` can be recorded as it is: short, and valid JSON for every reader."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, int):

@@ -143,7 +143,7 @@ def measure_machine(tick: Callable[[], None]) -> Machine:
     from atari_dqn.envs.make import env_spec, resolve_env_id
     from atari_dqn.envs.protocol import PROTOCOLS
     from atari_dqn.system.machine import available_memory, cgroup_cores, cores
-    from atari_dqn.training.trainer import Trainer
+    from atari_dqn.training.assembly import local_trainer
 
     device = resolve_device("auto")
     memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
@@ -157,7 +157,7 @@ def measure_machine(tick: Callable[[], None]) -> Machine:
         **{each.name: each.value for each in envs_for(machine)},
     )
     set_up_torch(config)
-    trainer = Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    trainer = local_trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
     bench = Bench(trainer, tick)
     try:
         bench.prepare()

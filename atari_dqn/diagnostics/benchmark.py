@@ -19,6 +19,7 @@ from atari_dqn.diagnostics.profiler import Account
 from atari_dqn.diagnostics.report import diagnose
 from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.system.machine import describe_system
+from atari_dqn.training.assembly import local_trainer
 from atari_dqn.training.trainer import Trainer
 
 KINDS = 6
@@ -49,7 +50,7 @@ def benchmark(
     """
     threads = set_up_torch(config)
     check_memory(config, derive(config, spec.frame_bytes, spec.stack).replay_bytes)
-    trainer = Trainer(config, spec)
+    trainer = local_trainer(config, spec)
     progress = _Progress(trainer, KINDS * rounds, seconds)
     bench = Bench(trainer, lambda: show(progress.line()))
     kinds: dict[str, Callable[[float], Turn]] = {

@@ -190,7 +190,7 @@ class Bench:
 
     def workers_alone(self, seconds: float) -> Turn:
         """Step the envs with random actions; learner and replay are idle."""
-        assert self.trainer.workers is not None, "call prepare() first"
+        assert isinstance(self.trainer.workers, WorkerPool), "call prepare() first"
         play = RandomPlay(self.trainer.workers, seed=self.trainer.env_steps)
         turn = measure(self._ticking(play.tick), seconds, env_steps=lambda: play.env_steps)
         # The replay has not seen these frames: cut its games at the last ones it saw.

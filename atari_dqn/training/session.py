@@ -1,13 +1,11 @@
-"""A run of a trainer. Flow in: a trainer, made or resumed, and live edits asked for. Flow out: a run directory's rows,
-evaluations and checkpoints.
+"""A session: one process's work on a run, from its start or resume to its end or stop.
 
-All of it happens between two iterations, where all is quiet, and none of it changes a number of the training.
+Between two iterations of the trainer, where nothing is in flight, it applies live edits, evaluates, records clips, logs
+and saves. None of that changes a number of the training.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,43 +17,33 @@ from atari_dqn.agent.finite import NotFiniteError, where_not_finite, write_dump
 from atari_dqn.cli.format import duration
 from atari_dqn.config.live import Edit, Request
 from atari_dqn.evaluation.evaluation import Progress, evaluate
-from atari_dqn.evaluation.references import human_normalized
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.render.clips import LAST_DEADLINE, Clip, Recorder
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.edits import RECORD, EditDesk, forget_edits
 from atari_dqn.system.machine import is_out_of_memory
-from atari_dqn.training.trainer import Trainer, seeds_of
+from atari_dqn.training.every import Every
+from atari_dqn.training.rows import human, row_of
+from atari_dqn.training.saving import NotSaved, Saver
+from atari_dqn.training.seeds import seeds_of
+from atari_dqn.training.snapshot import Resumed
+from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerError
 
-ADVICE = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on the disk"),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "see to the permissions"),
-}
-"""What to do where a save fails, so that it goes with "of" a directory."""
 EVALUATION_ENVS = 8
-"""An evaluation plays in as many envs as the training, and in these at least: one alone takes twice the time."""
+"""Least number of environments in an evaluation; a training with fewer would wait twice as long with its own number"""
 SKIPPED_LIMIT = 100
-"""Updates in a row that may be skipped, for their numbers were not finite, before a run gives up."""
-LOOK_INTERVAL = SKIPPED_LIMIT // 4
-"""Updates between two looks at how many those are; each look waits for the device."""
+"""Number of updates that may be skipped in a row, because of NaN or infinity, before the run ends"""
+CHECK_INTERVAL = SKIPPED_LIMIT // 4
+"""Updates between two checks of how many were skipped; each check waits for the device"""
 
 
 class Stopped(Exception):
-    """The user asked to stop while something that can be given up (a start, an evaluation, a hanging worker's step) was
-    under way."""
+    """The user asked to stop during something that can be abandoned: a start, an evaluation, a hanging step."""
 
 
-class NotSaved(Exception):
-    """The state at the end of a run could not be saved; the message, one line, says what is left and what to do."""
-
-
-class Training:
-    """One run of `trainer` in `run_dir`.
-
-    `repeated` are another run's live edits, taken at the same env steps again. Making one cuts the run's own record
-    of edits back to the checkpoint that the trainer resumed from; raises `OSError` when that fails.
-    """
+class Session:
+    """Trains `trainer` in `run_dir` until it is done or `should_stop`."""
 
     def __init__(
         self,
@@ -64,156 +52,135 @@ class Training:
         monitor: Monitor,
         should_stop: Callable[[], bool],
         repeated: Sequence[Edit] = (),
+        resumed: Resumed | None = None,
     ) -> None:
+        """Discard what the run's edit log has past the checkpoint that was resumed.
+
+        Args:
+            trainer: New or resumed.
+            run_dir: The run's directory.
+            monitor: Shows rows and messages.
+            should_stop: Whether the user has asked to stop.
+            repeated: Another run's live edits, to be made at the same environment steps.
+            resumed: What `snapshot.resume` found.
+
+        Raises:
+            OSError: The edit log cannot be written.
+        """
+        resumed = resumed or Resumed()
         self.trainer, self.run_dir, self.monitor, self.should_stop = trainer, run_dir, monitor, should_stop
-        self._store = CheckpointStore(run_dir, trainer.config.run.keep_checkpoints)
-        self._failed_saves = 0
-        """in a row"""
-        self._saved: tuple[int, ...] = ()
-        """which state was saved last"""
-        for edit in forget_edits(run_dir, trainer.edit_lines):
-            monitor.say(f"forgotten, for it came after the checkpoint: {edit}")
+        for edit in forget_edits(run_dir, resumed.edit_lines):
+            monitor.say(f"discarded (made after the checkpoint): {edit}")
+        self._overruled = resumed.overruled
         self._desk = EditDesk(run_dir, repeated, trainer.env_steps, trainer.learner.updates)
-        self._began = self._tried = time.monotonic()
-        self._replaced = 0
-        """workers"""
+        self._saver = Saver(trainer, CheckpointStore(run_dir, trainer.config.run.keep_checkpoints), monitor)
+        self._recorder = Recorder(
+            run_dir, trainer.config, trainer.spec, seeds_of(trainer.config.run.seed)["evaluation"]
+        )
+        self._evaluating, self._recording, self._logging, self._saving = (Every(trainer.env_steps) for _ in range(4))
+        self._checking = Every(trainer.learner.updates)
+        self._began_at = self._logged = trainer.env_steps
+        self._workers_replaced = 0
         self._skipped = trainer.learner.skipped().in_all
-        """updates that the user knows of"""
-        film_seed = seeds_of(trainer.config.run.seed)["evaluation"]
-        self._recorder = Recorder(run_dir, trainer.config, trainer.spec, film_seed)
+        """Number of skipped updates that the user knows of"""
+        self._stuck = False
+        """Whether too many updates in a row were skipped"""
 
     def run(self) -> bool:
-        """Train until the trainer is done, or `should_stop`. Saves at the end either way. True: it is done.
+        """Train until the trainer is done (True) or the user asks to stop (False). Saves at the end either way.
 
-        A save that fails before the end is an alarm, and training goes on. Raises `NotSaved` when the last one fails,
-        and `NotFiniteError` after `SKIPPED_LIMIT` skipped updates in a row, with the state saved if it is sound, or
-        where there is NaN or infinity in what was to be saved; both leave a dump.
+        A save that fails before the end sounds an alarm, and training continues.
+
+        Raises:
+            NotSaved: The last save failed.
+            NotFiniteError: `SKIPPED_LIMIT` updates in a row were skipped (the state is saved if it is finite), or there
+                is NaN or infinity in what was to be saved. Both leave a dump.
+            WorkerError: A worker failed too often. What was learned is saved.
+            InexactError: A deterministic run could not be resumed exactly.
         """
-        trainer, learner, monitor, desk = self.trainer, self.trainer.learner, self.monitor, self._desk
-        run = trainer.config.run
-        began = trainer.env_steps
-        logged = began
         if self.should_stop():
             return False
+        trainer = self.trainer
         try:
-            trainer.start(self._wait, self._watch_start)
-            self._edit(trainer.overruled)
-            stuck = False
-            while not trainer.done and not stuck and not self.should_stop():
-                before, updates = trainer.env_steps, learner.updates
+            self._start()
+            while not (trainer.done or self._stuck or self.should_stop()):
                 trainer.iterate()
-                now = trainer.env_steps
-                monitor.tick(now)
-                self._tell_failures()
-                if trainer.ended:
-                    monitor.keep_episodes(now, trainer.clock.elapsed(), trainer.ended)
-                    trainer.ended.clear()
-                # Before the logs, evaluations and checkpoints of the same env step.
-                self._edit([*desk.asked(now, learner.updates), *monitor.asked()])
-                run = trainer.config.run
-                row: dict[str, float] = {}
-                if _crossed(before, now, run.eval_interval):
-                    row |= self._evaluate()
-                if _crossed(before, now, run.record_interval):
-                    self._record()
-                self._show_clip()
-                if row or _crossed(before, now, run.log_interval):
-                    monitor.write(self._row() | row)
-                    logged = now
-                if (_crossed(before, now, run.checkpoint_interval) or self._overdue()) and not trainer.done:
-                    self._save()
-                if _crossed(updates, learner.updates, LOOK_INTERVAL):
-                    stuck = learner.skipped().in_a_row >= SKIPPED_LIMIT
-            problem = self._save(last=True)
-            if trainer.env_steps > logged:
-                monitor.write(self._row())  # after the save: the means go on in a run that is continued
-            self._await_clip()
-            if stuck:
-                raise NotFiniteError(
-                    f"{problem or 'state saved'}: {learner.skipped().in_a_row:,} updates in a row had to be skipped;"
-                    f" {where_not_finite(learner.evidence()) or 'a sum of finite numbers is infinite'}"
-                )
-            if problem:
-                raise NotSaved(problem)
-            return trainer.done
+                self._report()
+                self._edit([*self._desk.asked(trainer.env_steps, trainer.learner.updates), *self.monitor.asked()])
+                evaluation = self._evaluate_if_due()
+                self._record_if_due()
+                self._log_if_due(evaluation)
+                self._save_if_due()
+                self._check_updates()
+            return self._finish()
         except FloatingPointError as error:
-            file = self.run_dir / "dumps" / f"{learner.updates}.pt"
-            dump = write_dump(file, learner.evidence(), trainer.config.to_dict())
+            file = self.run_dir / "dumps" / f"{trainer.learner.updates}.pt"
+            dump = write_dump(file, trainer.learner.evidence(), trainer.config.to_dict())
             raise NotFiniteError(f"stopped at env step {trainer.env_steps:,}, {error}; {dump}") from None
         except Stopped:
-            # A worker is silent, perhaps for good: the step under way is given up.
-            problem = self._save(last=True) if trainer.env_steps > began else ""
-            if problem:
+            # A worker is silent, perhaps for good: the step in flight is abandoned.
+            if self._has_progress and (problem := self._save(report=False)):
                 raise NotSaved(problem) from None
             return False
         except Exception as error:
-            if not isinstance(error, WorkerError) and not is_out_of_memory(error):
-                raise
-            if trainer.env_steps > began:
-                self._save()  # the step under way is lost; what was learned is not
+            if self._has_progress and (isinstance(error, WorkerError) or is_out_of_memory(error)):
+                self._save()  # the step in flight is lost; what was learned is not
             raise
         finally:
             self._recorder.close()
             trainer.close()
 
+    @property
+    def _has_progress(self) -> bool:
+        return self.trainer.env_steps > self._began_at
+
+    def _start(self) -> None:
+        began = time.monotonic()
+
+        def watch(done: int, total: int) -> None:
+            left = duration((time.monotonic() - began) * (total - done) / done)
+            self._wait(f"restoring the environments: {done:,} of {total:,} ticks, {left} left")
+
+        self.trainer.start(self._wait, watch)
+        self._edit(self._overruled)
+
+    def _finish(self) -> bool:
+        """Save, log the last row and wait for the last clip."""
+        trainer = self.trainer
+        problem = self._save(report=False)
+        if trainer.env_steps > self._logged:
+            self._log()  # after the save: a resumed run continues the means
+        self._await_clip()
+        if self._stuck:
+            raise NotFiniteError(
+                f"{problem or 'state saved'}: {trainer.learner.skipped().in_a_row:,} updates in a row were skipped;"
+                f" {where_not_finite(trainer.learner.evidence()) or 'a sum of finite numbers is infinite'}"
+            )
+        if problem:
+            raise NotSaved(problem)
+        return trainer.done
+
     def _wait(self, note: str) -> None:
-        """Called in the course of what takes long, to say so and to be able to give it up."""
+        """Called during anything that takes long: shows `note` and makes it possible to stop."""
         self.monitor.tick(self.trainer.env_steps, note)
         if self.should_stop():
             raise Stopped
 
-    def _watch_start(self, done: int, of: int) -> None:
-        eta = duration((time.monotonic() - self._began) * (of - done) / done)
-        self._wait(f"bringing the games back: {done:,} of {of:,} ticks, {eta} left")
-
-    def _tell_failures(self) -> None:
-        """Say which workers had to be replaced, and why."""
-        workers = self.trainer.workers
-        assert workers is not None
-        for failure in workers.failures:
-            self._replaced += 1
-            self.monitor.say(
-                f"env step {self.trainer.env_steps:,}: {failure.rstrip()}\n"
-                "The worker was replaced; its unfinished episodes are cut, and the training goes on."
-            )
-        workers.failures.clear()
-
-    def _overdue(self) -> bool:
-        """It is long since a checkpoint was saved, or tried to be."""
-        minutes = self.trainer.config.run.checkpoint_minutes
-        return bool(minutes) and time.monotonic() - self._tried > 60 * minutes
-
-    def _save(self, last: bool = False) -> str:
-        """Save, and say how long it took; or sound the alarm. Returns the problem, one line, if there is one; of the
-        `last` save it is not said here, for the run ends with it.
-        """
+    def _report(self) -> None:
+        """Keep the terminal alive, name workers that were replaced, and record the games that ended."""
         trainer, monitor = self.trainer, self.monitor
-        state = trainer.replay.newest, trainer.learner.updates, self._desk.lines
-        self._tried = began = time.monotonic()
-        if state == self._saved:
-            return ""
-        monitor.tick(trainer.env_steps, "saving")
-        try:
-            path = trainer.save(self._store, self._desk.lines)
-            size = sum(file.stat().st_size for file in path.iterdir())
-        except OSError as error:
-            self._failed_saves += 1
-            left = None
-            with contextlib.suppress(OSError):
-                left, _ = self._store.newest_whole()
-            problem = (
-                f"NOT SAVED at env step {trainer.env_steps:,}: {error.strerror or error};"
-                f" {f'the last whole checkpoint is {left}' if left else 'there is no whole checkpoint'};"
-                f" {ADVICE.get(error.errno or 0, 'see to the disk')} of {self._store.directory}"
+        monitor.tick(trainer.env_steps)
+        assert trainer.workers is not None
+        for failure in trainer.workers.failures:
+            self._workers_replaced += 1
+            monitor.say(
+                f"env step {trainer.env_steps:,}: {failure.rstrip()}\n"
+                "The worker was replaced; its unfinished episodes are cut, and training continues."
             )
-            monitor.alarm(f"NOT SAVED since env step {left.name if left else 0}")
-            if not last:
-                monitor.say(problem)
-            return problem
-        self._saved, self._failed_saves = state, 0
-        monitor.alarm("")
-        monitor.say(f"env step {trainer.env_steps:,} saved: {size / 1e6:,.1f} MB in {time.monotonic() - began:.2f} s")
-        return ""
+        trainer.workers.failures.clear()
+        if trainer.ended:
+            monitor.keep_episodes(trainer.env_steps, trainer.clock.elapsed(), trainer.ended)
+            trainer.ended.clear()
 
     def _edit(self, requests: Sequence[Request]) -> None:
         trainer, monitor = self.trainer, self.monitor
@@ -222,48 +189,20 @@ class Training:
             try:
                 self._desk.record(edit)
             except OSError as error:
-                # What is not remembered could never be repeated.
+                # An edit that is not recorded could never be repeated.
                 if edit.taken:
                     trainer.edit(Request(edit.name, edit.old, edit.source))
-                monitor.say(f"{edit.name} stays as it was: {RECORD} cannot be written: {error.strerror}")
+                monitor.say(f"{edit.name} not changed: cannot write {RECORD}: {error.strerror}")
                 continue
             monitor.say(f"env step {trainer.env_steps:,}: {edit}")
         if requests:
-            monitor.show(trainer.live.values)  # after a refusal too: the page believes what was typed
+            monitor.show(trainer.live.values)  # after a refusal too: the page shows what was typed
 
-    def _row(self) -> dict[str, float]:
-        trainer, learner = self.trainer, self.trainer.learner
-        scores = trainer.episodes.metrics()
-        learning = learner.pop_metrics()
-        if learner.updates:
-            learning["learner/skipped_updates"] = skipped = learner.skipped().in_all
-            if skipped > self._skipped:
-                self.monitor.say(
-                    f"env step {trainer.env_steps:,}: updates skipped for a loss or gradient that is not finite:"
-                    f" {skipped - self._skipped:,} more, {skipped:,} in all"
-                )
-            self._skipped = skipped
-        return {
-            "env_step": trainer.env_steps,
-            "update": learner.updates,
-            "time": round(trainer.clock.elapsed(), 3),
-            **scores,
-            **self._human("charts", scores.get("charts/episodic_return")),
-            "charts/SPS": round(trainer.clock.steps_per_second(trainer.env_steps), 1),
-            "charts/learning_rate": float(str(np.float32(learner.learning_rate.item()))),
-            "charts/epsilon": trainer.current_epsilon(),
-            "charts/beta": trainer.beta(trainer.env_steps),
-            "charts/replay_ratio": trainer.config.learner.replay_ratio,
-            "charts/target_update_interval": float(trainer.config.learner.target_update_interval),
-            "charts/max_grad_norm": trainer.config.learner.max_grad_norm,
-            "charts/workers_replaced": float(self._replaced),
-            "charts/replay_fill": trainer.replay.fill / (trainer.derived.rows * trainer.derived.num_envs),
-            "charts/failed_saves": float(self._failed_saves),
-            **learning,
-        }
-
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate_if_due(self) -> dict[str, float]:
+        """Scalars for the next row; empty when no evaluation was due or it failed."""
         trainer, config = self.trainer, self.trainer.config
+        if not self._evaluating.passed(trainer.env_steps, config.run.eval_interval):
+            return {}
 
         def watch(progress: Progress) -> None:
             self._wait(f"evaluating: {progress.games} of {progress.episodes} games")
@@ -279,7 +218,7 @@ class Training:
                 epsilon=config.run.eval_epsilon,
                 seed=seeds_of(config.run.seed)["evaluation"],
                 device=trainer.device,
-                # A worker may have more envs to step than in training, where those are few.
+                # A worker may have more environments to step than in training, where there are few.
                 deadline=config.env.worker_deadline * math.ceil(EVALUATION_ENVS / config.num_envs),
                 on_progress=watch,
                 on_wait=self._wait,
@@ -295,22 +234,20 @@ class Training:
         return {
             "eval/episodic_return": result.mean,
             "eval/episodic_length": float(np.mean(result.lengths)),
-            **self._human("eval", result.mean),
+            **human(trainer, "eval", result.mean),
         }
 
-    def _human(self, group: str, score: float | None) -> dict[str, float]:
-        """The score, where there is one, human-normalised, where references are known."""
-        human = None if score is None else human_normalized(self.trainer.spec.env_id, score)
-        return {} if human is None else {f"{group}/human_normalized": human}
-
-    def _record(self) -> None:
-        """Let a clip be made, while the training goes on."""
+    def _record_if_due(self) -> None:
+        """Start a clip, made by another process while training continues, and show the one that is finished."""
         env_step = self.trainer.env_steps
-        if reason := self._recorder.begin(env_step, self.trainer.learner.online):
+        if self._recording.passed(env_step, self.trainer.config.run.record_interval) and (
+            reason := self._recorder.begin(env_step, self.trainer.learner.online)
+        ):
             self.monitor.say(f"no clip at env step {env_step:,}: {reason}")
+        self._show_clip()
 
     def _show_clip(self, seconds: float = 0.0) -> None:
-        """Say and keep what has become of the clip that is being made, if by now, or within `seconds`, it is known."""
+        """Log the clip if it is finished; wait up to `seconds` for it."""
         env_step, made = self._recorder.env_step, self._recorder.poll(seconds)
         if isinstance(made, Clip):
             self.monitor.keep_clip(made)
@@ -319,13 +256,38 @@ class Training:
             self.monitor.say(f"no clip at env step {env_step:,}: {made}")
 
     def _await_clip(self) -> None:
-        """At the end of a run; a stop gives it up."""
+        """Wait for the last clip; a stop abandons it."""
         self._recorder.hurry()
         while self._recorder.env_step is not None and not self.should_stop():
-            self.monitor.tick(self.trainer.env_steps, f"finishing the clip, for {LAST_DEADLINE:g} s at most")
+            self.monitor.tick(self.trainer.env_steps, f"finishing the clip, at most {LAST_DEADLINE:g} s")
             self._show_clip(seconds=0.25)
 
+    def _log_if_due(self, evaluation: dict[str, float]) -> None:
+        if self._logging.passed(self.trainer.env_steps, self.trainer.config.run.log_interval) or evaluation:
+            self._log(evaluation)
 
-def _crossed(before: int, after: int, interval: int) -> bool:
-    """True when a multiple of `interval` lies in (before, after]; never for interval 0."""
-    return bool(interval) and after // interval > before // interval
+    def _log(self, evaluation: dict[str, float] | None = None) -> None:
+        trainer = self.trainer
+        row = row_of(trainer, self._workers_replaced, self._saver.failed)
+        skipped = int(row.get("learner/skipped_updates", self._skipped))
+        if skipped > self._skipped:
+            self.monitor.say(
+                f"env step {trainer.env_steps:,}: {skipped - self._skipped:,} updates skipped because of NaN or"
+                f" infinity in loss or gradient; {skipped:,} in total"
+            )
+        self._skipped = skipped
+        self.monitor.write(row | (evaluation or {}))
+        self._logged = trainer.env_steps
+
+    def _save_if_due(self) -> None:
+        due = self._saving.passed(self.trainer.env_steps, self.trainer.config.run.checkpoint_interval)
+        if (due or self._saver.overdue()) and not self.trainer.done:
+            self._save()
+
+    def _save(self, *, report: bool = True) -> str:
+        return self._saver.save(self._desk.lines, report=report)
+
+    def _check_updates(self) -> None:
+        learner = self.trainer.learner
+        if self._checking.passed(learner.updates, CHECK_INTERVAL):
+            self._stuck = learner.skipped().in_a_row >= SKIPPED_LIMIT

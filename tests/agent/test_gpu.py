@@ -26,7 +26,8 @@ from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.replay.base import Batch, Replay
 from atari_dqn.runs.checkpoints import CheckpointStore
-from atari_dqn.training.trainer import Trainer
+from atari_dqn.training.assembly import local_trainer
+from atari_dqn.training.snapshot import resume, save
 from benchmarks.plain_learner import FixedReplay, random_batch
 from experiments import cartpole
 from tests.agent.test_cuda_graph import (
@@ -257,8 +258,8 @@ def test_a_whole_training_runs_on_a_gpu(cuda_graph: bool, tmp_path: Path) -> Non
     spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
     store = CheckpointStore(tmp_path)
     for updates in (40, 80):
-        trainer = Trainer(config, spec)
-        trainer.resume(store)
+        trainer = local_trainer(config, spec)
+        resume(trainer, store)
         try:
             trainer.start()
             while trainer.learner.updates < updates:
@@ -270,7 +271,7 @@ def test_a_whole_training_runs_on_a_gpu(cuda_graph: bool, tmp_path: Path) -> Non
                 )
             assert isinstance(trainer.learner, CapturedLearner) == cuda_graph
             assert all(map(math.isfinite, trainer.learner.pop_metrics().values()))
-            trainer.save(store)
+            save(trainer, store)
         finally:
             trainer.close()
     assert not cuda_graph or (isinstance(trainer.learner, CapturedLearner) and trainer.learner.captured.recorded)

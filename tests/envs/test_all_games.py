@@ -17,7 +17,7 @@ from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import env_spec, resolve_env_id
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.evaluation.references import RANDOM_AND_HUMAN
-from atari_dqn.training.trainer import Trainer
+from atari_dqn.training.assembly import local_trainer
 
 gym.register_envs(ale_py)
 
@@ -52,7 +52,7 @@ def fault(env_id: str, protocol: str) -> str:
         learning_starts=LEARNING_STARTS, batch_size=BATCH, replay_ratio=1.0, precision="fp32", device="cpu",
     ).validate()  # fmt: skip
     spec = env_spec(env_id, PROTOCOLS[protocol], config.env.frame_stack)
-    trainer = Trainer(config, spec)
+    trainer = local_trainer(config, spec)
     try:
         trainer.start()
         for _ in range(ITERATIONS):

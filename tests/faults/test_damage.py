@@ -29,6 +29,8 @@ from atari_dqn.runs.archive import MOST_PICKLE, Unsound, load_tensors
 from atari_dqn.runs.checkpoint_files import MANIFEST, Snapshot
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
 from atari_dqn.runs.directory import check_run_dir
+from atari_dqn.training.assembly import local_trainer
+from atari_dqn.training.snapshot import init_from
 from atari_dqn.training.trainer import Trainer
 from tests.test_train import SHORT, run
 
@@ -300,14 +302,14 @@ def test_weights_of_another_shape_are_refused_before_they_are_copied(tmp_path: P
     name = next(iter(trainer.learner.online.state_dict()))
     file = archive(tmp_path / "learner.pt", {"online": {name: Broadcast(1 << 40, 0, 4)}})
     with pytest.raises(ConfigError, match="another network's"):
-        trainer.init_from(file)
+        init_from(trainer, file)
     torch.save({"online": {name: torch.zeros(0)}}, file)
     with pytest.raises(ConfigError, match="another network's"):
-        trainer.init_from(file)
+        init_from(trainer, file)
     broken = {name: torch.full_like(tensor, math.nan) for name, tensor in trainer.learner.online.state_dict().items()}
     torch.save({"online": broken}, file)
     with pytest.raises(ConfigError, match="NaN or infinity is in"):
-        trainer.init_from(file)
+        init_from(trainer, file)
     trainer = cartpole()
     state = trainer.learner.state()
     huge = torch.zeros(1).expand(1 << 40)
@@ -426,4 +428,4 @@ def test_a_checkpoint_that_is_whole_and_no_runs_says_one_line(tmp_path: Path) ->
 
 def cartpole() -> Trainer:
     config = TrainConfig().replace(env_id="CartPole-v1", replay_capacity=256, device="cpu")
-    return Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    return local_trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))

@@ -32,7 +32,7 @@ from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.directory import check_run_dir
 from atari_dqn.runs.records import MOST_WAITING, Journal, cut_back, line
 from atari_dqn.system.files import append
-from atari_dqn.training.session import NotSaved, Training
+from atari_dqn.training.session import NotSaved, Session
 from tests.faults import saver
 from tests.test_train import SHORT, rows
 from tests.training.test_trainer import make_trainer
@@ -123,7 +123,7 @@ def train(disk: Any, is_full: Callable[[int], bool], total: int = 2_400) -> str:
         return False
 
     try:
-        Training(trainer, disk.directory, monitor, weather).run()
+        Session(trainer, disk.directory, monitor, weather).run()
     finally:
         monitor.close()
     return told.getvalue()
@@ -178,7 +178,7 @@ def test_a_directory_that_became_read_only_ends_no_training(tmp_path: Path) -> N
         with pytest.raises(
             NotSaved, match=r"Read-only file system; the last whole checkpoint is .*4\d\d; see to the perm"
         ):
-            Training(trainer, tmp_path, monitor, weather).run()
+            Session(trainer, tmp_path, monitor, weather).run()
     finally:
         monitor.close()
         disk.close()

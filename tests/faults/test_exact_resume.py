@@ -27,13 +27,15 @@ from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoints import CheckpointStore
-from atari_dqn.training.session import Training
+from atari_dqn.training.assembly import local_trainer
+from atari_dqn.training.session import Session
+from atari_dqn.training.snapshot import resume, save
 from atari_dqn.training.trainer import InexactError, Trainer
 from atari_dqn.workers import pool as pools
 from atari_dqn.workers import process as worker_process
 from atari_dqn.workers.history import NO_SEED, History
 from atari_dqn.workers.pool import WorkerPool
-from tests.stubs import Fragile
+from tests.stubs import Fragile, pids
 from tests.test_train import SHORT, run
 
 SMALL: dict[str, Any] = {
@@ -55,7 +57,7 @@ SMALL: dict[str, Any] = {
 
 def make_trainer(**settings: Any) -> Trainer:
     config = TrainConfig().replace(**(SMALL | settings)).validate()
-    return Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    return local_trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
 
 
 @contextmanager
@@ -64,7 +66,7 @@ def running(store: CheckpointStore | None = None, **settings: Any) -> Iterator[T
     trainer = make_trainer(**settings)
     try:
         if store is not None:
-            assert trainer.resume(store) == []
+            assert resume(trainer, store).notes == []
         trainer.start()
         yield trainer
     finally:
@@ -128,7 +130,7 @@ def test_a_run_cut_in_two_anywhere_is_the_run_in_one(
                 ended_at = tick
             if tick in cuts or tick == ended_at:
                 stores[tick] = CheckpointStore(tmp_path / str(tick))
-                whole.save(stores[tick])
+                save(whole, stores[tick])
             whole.iterate()
         expected, updates = digest(whole), whole.learner.updates
         assert updates > 20
@@ -152,7 +154,7 @@ def test_a_run_that_was_edited_live_is_cut_in_two_alike(tmp_path: Path) -> None:
 
     with running() as whole:
         edited(whole, 0, 110)
-        whole.save(store)
+        save(whole, store)
         edited(whole, 110, 220)
         expected = digest(whole)
     with running(store) as second:
@@ -166,10 +168,10 @@ def test_a_run_whose_worker_was_replaced_is_cut_in_two_alike(tmp_path: Path, mon
     with running() as whole:
         iterate(whole, 90)
         assert whole.workers is not None
-        os.kill(whole.workers.pids[1], signal.SIGKILL)
+        os.kill(pids(whole)[1], signal.SIGKILL)
         iterate(whole, 35)
         assert len(whole.workers.failures) == 1
-        whole.save(store)
+        save(whole, store)
         iterate(whole, 100)
         expected = digest(whole)
     with running(store) as second:
@@ -185,14 +187,14 @@ def test_a_run_that_was_exact_only_from_some_time_on_is_cut_in_two_alike(
     first, second = CheckpointStore(tmp_path / "inexact"), CheckpointStore(tmp_path / "exact")
     with running(deterministic=False, precision="fp32") as inexact:
         iterate(inexact, 60)
-        inexact.save(first)
+        save(inexact, first)
     whole = make_trainer()
     try:
-        (line,) = whole.resume(first)
+        (line,) = resume(whole, first).notes
         assert "cut: the checkpoint is of a run without --deterministic" in line
         whole.start()
         iterate(whole, 60)
-        whole.save(second)
+        save(whole, second)
         iterate(whole, 250)
         expected = digest(whole)
         assert (whole.workers.state()["drawn"] > 1).all()  # type: ignore[union-attr]
@@ -226,16 +228,16 @@ def test_a_run_stopped_in_mid_tick_is_cut_in_two_alike(tmp_path: Path, monkeypat
             assert stopped.workers is not None
             # In the middle of games, and at a tick in which an env is to be seeded anew.
             if cuts < 3 or (stopped.replay.ring.ended.any() and stopped.replay.newest > 150):
-                os.kill(stopped.workers.pids[1], signal.SIGSTOP)
+                os.kill(pids(stopped)[1], signal.SIGSTOP)
                 with monkeypatch.context() as patch:
                     patch.setattr(worker_process, "QUIET", 0.2)
                     with pytest.raises(Hurry):
                         stopped.iterate()
-                stopped.save(store)
+                save(stopped, store)
                 stopped.close()
                 cuts += 1
                 stopped = make_trainer()
-                assert stopped.resume(store) == []
+                assert resume(stopped, store).notes == []
                 stopped.start(hurry)
             iterate(stopped, 17 if cuts < 3 else 1)
         assert cuts == 4
@@ -266,7 +268,7 @@ def test_a_stop_while_games_are_brought_back_leaves_the_checkpoint_as_it_was(tmp
     store = CheckpointStore(tmp_path)
     with running() as whole:
         iterate(whole, 60)
-        whole.save(store)
+        save(whole, store)
         expected = digest(whole)
     asked: list[bool] = []
 
@@ -275,10 +277,10 @@ def test_a_stop_while_games_are_brought_back_leaves_the_checkpoint_as_it_was(tmp
         return len(asked) > 20
 
     stopped = make_trainer()
-    stopped.resume(store)
+    resumed = resume(stopped, store)
     said = io.StringIO()
     monitor = Monitor(tmp_path, Console(file=said), "test", 100_000, stopped.env_steps)
-    assert Training(stopped, tmp_path, monitor, should_stop).run() is False
+    assert Session(stopped, tmp_path, monitor, should_stop, resumed=resumed).run() is False
     monitor.close()
     assert len(asked) == 21, "it was obeyed at once"
     assert "saved" not in said.getvalue()
@@ -300,9 +302,10 @@ def test_the_rows_of_a_run_that_was_stopped_are_those_of_one_that_was_not_and_on
     def trained(run_dir: Path, until: int) -> Trainer:
         run_dir.mkdir(exist_ok=True)
         trainer = make_trainer(**settings)
-        assert trainer.resume(CheckpointStore(run_dir)) == []
+        resumed = resume(trainer, CheckpointStore(run_dir))
+        assert resumed.notes == []
         monitor = Monitor(run_dir, Console(quiet=True), "test", 600, trainer.env_steps)
-        Training(trainer, run_dir, monitor, lambda: trainer.env_steps >= until).run()
+        Session(trainer, run_dir, monitor, lambda: trainer.env_steps >= until, resumed=resumed).run()
         monitor.close()
         return trainer
 
@@ -318,7 +321,7 @@ def test_without_the_flag_the_learner_is_exact_and_the_games_are_cut(tmp_path: P
     store = CheckpointStore(tmp_path)
     with running(deterministic=False, precision="fp32") as whole:
         iterate(whole, 120)
-        whole.save(store)
+        save(whole, store)
         newest = whole.replay.newest
         with running(store, deterministic=False, precision="fp32") as second:
             ring = second.replay.ring
@@ -334,8 +337,10 @@ def test_an_env_that_is_no_function_of_its_seed_and_actions_is_not_passed_off_as
     stub: dict[str, Any] = {"env_id": "tests.stubs:Lives-v0", "mlp_hidden": (8,)}
     with running(**stub) as whole:
         iterate(whole, 10)
-        whole.save(store)
-    with pytest.raises(InexactError, match=r"env 0 of tests.stubs:Lives-v0 did not come back.*with --no-deterministic"):
+        save(whole, store)
+    with pytest.raises(
+        InexactError, match=r"tests.stubs:Lives-v0 \(environment 0\) is not deterministic: .*with --no-deterministic"
+    ):
         running(store, **stub).__enter__()
     with running(store, **stub | {"deterministic": False, "precision": "fp32"}) as second:
         iterate(second, 10)

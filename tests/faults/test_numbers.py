@@ -25,7 +25,8 @@ from atari_dqn.agent.learner import Learner
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.replay.base import Replay
 from atari_dqn.runs.checkpoints import CheckpointStore
-from atari_dqn.training.session import SKIPPED_LIMIT, Training
+from atari_dqn.training.session import SKIPPED_LIMIT, Session
+from atari_dqn.training.snapshot import resume, save
 from atari_dqn.training.trainer import Trainer
 from tests.agent.test_cuda_graph import Feeder, bits, make_learner, make_replay
 from tests.test_train import TRAIN, rows
@@ -186,7 +187,7 @@ def train(trainer: Trainer, run_dir: Path) -> tuple[bool, str]:
     said = io.StringIO()
     monitor = Monitor(run_dir, Console(file=said, width=1000), "test", trainer.config.run.total_env_steps, 0)
     try:
-        return Training(trainer, run_dir, monitor, lambda: False).run(), said.getvalue()
+        return Session(trainer, run_dir, monitor, lambda: False).run(), said.getvalue()
     finally:
         monitor.close()
 
@@ -244,7 +245,7 @@ def test_a_run_that_only_skips_stops_with_all_of_it_saved(tmp_path: Path) -> Non
     assert skipped.in_a_row == skipped.in_all == learner.updates - 50
     assert SKIPPED_LIMIT <= skipped.in_a_row < 1.5 * SKIPPED_LIMIT
     resumed = make_trainer()
-    resumed.resume(CheckpointStore(tmp_path))
+    resume(resumed, CheckpointStore(tmp_path))
     stored = resumed.learner.state()
     assert all(map(torch.equal, tensors(stored), tensors(learner.state())))
     assert not not_finite({**stored, "priorities": resumed.replay.tree.leaves})
@@ -309,7 +310,7 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path: Path) -> None:
     with started(learning_starts=64) as trainer:
         while trainer.learner.updates < 3:
             trainer.iterate()
-        trainer.save(store)
+        save(trainer, store)
         stored = store.steps()
         trainer.iterate()
         learner, replay = trainer.learner, trainer.replay
@@ -328,7 +329,7 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path: Path) -> None:
                 with held(tensor):
                     tensor.data.view(-1)[-1] = value
                     with pytest.raises(NotFiniteError, match=f"not saved: NaN or infinity is in {place}"):
-                        trainer.save(store)
+                        save(trainer, store)
         assert store.steps() == stored
-        trainer.save(store)
+        save(trainer, store)
         assert store.steps() == [*stored, trainer.env_steps]

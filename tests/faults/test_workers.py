@@ -16,10 +16,11 @@ import torch
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.training.assembly import local_trainer
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerError, WorkerPool
 from atari_dqn.workers.process import SOUND_TICKS
-from tests.stubs import Fragile
+from tests.stubs import Fragile, pids
 
 NATURE = PROTOCOLS["nature"]
 
@@ -35,7 +36,7 @@ def trainer_of(env_id: str, **settings: Any) -> Trainer:
     shape: dict[str, Any] = {"env_id": env_id, "num_workers": 3, "envs_per_worker": 2, "replay_capacity": 4096}
     learner: dict[str, Any] = {"learning_starts": 60, "batch_size": 8, "mlp_hidden": (16,), "device": "cpu"}
     config = TrainConfig().replace(**(shape | learner | {"precision": "fp32", "n_step": 3} | settings)).validate()
-    return Trainer(config, env_spec(config.env.env_id, NATURE, config.env.frame_stack))
+    return local_trainer(config, env_spec(config.env.env_id, NATURE, config.env.frame_stack))
 
 
 def iterate(trainer: Trainer, in_mid_step: signal.Signals | None = None, worker: int = 0) -> None:
@@ -43,10 +44,10 @@ def iterate(trainer: Trainer, in_mid_step: signal.Signals | None = None, worker:
     assert trainer.workers is not None
     actions = trainer.actor.act(trainer.replay.latest_observation(), 0.5)
     if in_mid_step is not None:
-        os.kill(trainer.workers.pids[worker], signal.SIGSTOP)  # or it might be done by then
+        os.kill(pids(trainer)[worker], signal.SIGSTOP)  # or it might be done by then
     trainer.workers.send(actions)
     if in_mid_step is not None:
-        os.kill(trainer.workers.pids[worker], in_mid_step)
+        os.kill(pids(trainer)[worker], in_mid_step)
     for _ in range(trainer.updates_due()):
         trainer.learner.update()
     trainer.observe(actions, trainer.workers.recv())
@@ -79,13 +80,13 @@ def test_a_worker_killed_in_mid_step_is_replaced_and_no_transition_joins_its_liv
     try:
         trainer.start()
         assert trainer.workers is not None
-        first = set(trainer.workers.pids)
+        first = set(pids(trainer))
         for _ in range(30):
             iterate(trainer)
         descriptors = psutil.Process().num_fds()
         for kill in range(kills):
             worker = int(rng.integers(3))
-            pid = trainer.workers.pids[worker]
+            pid = pids(trainer)[worker]
             iterate(trainer, signal.SIGKILL, worker)
             assert not psutil.pid_exists(pid)
             (failure,) = trainer.workers.failures
@@ -100,7 +101,7 @@ def test_a_worker_killed_in_mid_step_is_replaced_and_no_transition_joins_its_liv
         lives = check_that_lives_are_apart(trainer)
         assert lives > kills // 2
         assert psutil.Process().num_fds() == descriptors
-        assert len(first | set(trainer.workers.pids)) > 3
+        assert len(first | set(pids(trainer))) > 3
     finally:
         trainer.close()
 

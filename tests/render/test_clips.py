@@ -30,7 +30,7 @@ from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.render import clips
 from atari_dqn.render.clips import Clip, Order, Recorder
 from atari_dqn.runs.records import read_rows
-from atari_dqn.training.session import Training
+from atari_dqn.training.session import Session
 from atari_dqn.training.trainer import Trainer
 from tests.faults.trainings import ENDLESS, training
 from tests.stubs import Info, Numbered
@@ -77,7 +77,7 @@ def trained(trainer: Trainer, run_dir: Path, should_stop: Callable[[], bool] = l
     told = io.StringIO()
     monitor = Monitor(run_dir, Console(file=told, width=200), "test", trainer.config.run.total_env_steps, 0)
     try:
-        return Training(trainer, run_dir, monitor, should_stop).run(), told.getvalue()
+        return Session(trainer, run_dir, monitor, should_stop).run(), told.getvalue()
     finally:
         monitor.close()
 

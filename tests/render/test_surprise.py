@@ -24,6 +24,7 @@ from atari_dqn.render.contact_sheet import GAP, HEADER, MARGIN, SIDE, Surprise, 
 from atari_dqn.render.surprise import load_replay, surprises
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.runs.checkpoints import CheckpointStore
+from atari_dqn.training.snapshot import save
 from atari_dqn.training.trainer import Trainer
 from tests.run_dirs import make_run
 from tests.training.test_trainer import started
@@ -33,7 +34,7 @@ def saved(run_dir: Path, trainer: Trainer) -> Path:
     """A run directory of `trainer` as it is now."""
     run_dir.mkdir()
     (run_dir / "config.json").write_text(json.dumps(trainer.config.to_dict()))
-    trainer.save(CheckpointStore(run_dir))
+    save(trainer, CheckpointStore(run_dir))
     return run_dir
 
 

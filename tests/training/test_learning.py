@@ -14,6 +14,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.evaluation.evaluation import evaluate
+from atari_dqn.training.assembly import local_trainer
 from atari_dqn.training.trainer import Trainer
 from experiments import cartpole
 
@@ -54,7 +55,7 @@ def best_of_training(config: TrainConfig, *, mark: float, every: int, episodes: 
     Returns the mean of the games that confirmed it, or of the last ones when the env steps of `config` are used up.
     """
     spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
-    trainer = Trainer(config.validate(), spec)
+    trainer = local_trainer(config.validate(), spec)
     try:
         trainer.start()
         for limit in range(every, config.run.total_env_steps + 1, every):

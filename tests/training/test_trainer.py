@@ -24,10 +24,13 @@ from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.evaluation.evaluation import evaluate
 from atari_dqn.monitoring.monitor import Monitor
-from atari_dqn.runs.checkpoints import CheckpointStore, Snapshot
-from atari_dqn.training.session import Training
+from atari_dqn.runs.checkpoints import CheckpointStore
+from atari_dqn.training.assembly import local_trainer
+from atari_dqn.training.session import Session
+from atari_dqn.training.snapshot import resume, save
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerError
+from tests.stubs import pids
 
 CARTPOLE: dict[str, Any] = {
     "env_id": "CartPole-v1",
@@ -50,7 +53,7 @@ CARTPOLE: dict[str, Any] = {
 
 def make_trainer(**settings: Any) -> Trainer:
     config = TrainConfig().replace(**(CARTPOLE | settings)).validate()
-    return Trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    return local_trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
 
 
 @contextmanager
@@ -214,16 +217,16 @@ def test_a_resume_at_another_rate_makes_no_burst_and_no_pause(tmp_path: Path, ch
     with started() as trainer:
         while trainer.env_steps < 1_000:
             trainer.iterate()
-        trainer.save(store)
+        save(trainer, store)
     resumed = make_trainer(**change)
-    resumed.resume(store)
+    resume(resumed, store)
     before, config = resumed.learner.updates, resumed.config.learner
     assert resumed.updates_due() == 0
     resumed.env_steps += 320
     assert resumed.updates_due() == 320 * config.replay_ratio // config.batch_size
-    resumed.save(CheckpointStore(tmp_path / "again"))
+    save(resumed, CheckpointStore(tmp_path / "again"))
     again = make_trainer(**change)
-    again.resume(CheckpointStore(tmp_path / "again"))
+    resume(again, CheckpointStore(tmp_path / "again"))
     assert again.updates_due() == resumed.updates_due()
     assert again.learner.updates == before
 
@@ -235,7 +238,7 @@ def test_weights_that_are_not_numbers_end_the_run(replay: str, tmp_path: Path) -
         next(trainer.learner.online.parameters()).fill_(float("nan"))
     monitor = Monitor(tmp_path, Console(quiet=True), "test", 8_064, 0)
     with pytest.raises(FloatingPointError, match=r"not saved: NaN or infinity is in online\."):
-        Training(trainer, tmp_path, monitor, lambda: False).run()
+        Session(trainer, tmp_path, monitor, lambda: False).run()
     monitor.close()
     assert CheckpointStore(tmp_path).steps() == [], "what is broken is not saved"
 
@@ -246,14 +249,14 @@ def test_a_worker_that_dies_again_and_again_ends_the_run_and_costs_no_learning(t
 
     def kill_one() -> bool:
         if trainer.env_steps >= 400 and trainer.workers is not None:
-            os.kill(trainer.workers.pids[1], signal.SIGKILL)
+            os.kill(pids(trainer)[1], signal.SIGKILL)
         return False
 
     with pytest.raises(WorkerError, match=r"worker 1 \(envs 4 to 7"):
-        Training(trainer, tmp_path, monitor, kill_one).run()
+        Session(trainer, tmp_path, monitor, kill_one).run()
     monitor.close()
     resumed = make_trainer()
-    resumed.resume(CheckpointStore(tmp_path))
+    resume(resumed, CheckpointStore(tmp_path))
     assert resumed.env_steps == trainer.env_steps >= 400
     assert weights(resumed) == weights(trainer)
 
@@ -263,7 +266,7 @@ def test_a_slow_run_saves_by_the_clock_and_that_changes_nothing(tmp_path: Path) 
         run_dir.mkdir()
         trainer = make_trainer(total_env_steps=400, checkpoint_minutes=minutes, keep_checkpoints=1_000)
         monitor = Monitor(run_dir, Console(quiet=True), "test", 400, 0)
-        assert Training(trainer, run_dir, monitor, lambda: False).run()
+        assert Session(trainer, run_dir, monitor, lambda: False).run()
         monitor.close()
         return weights(trainer), CheckpointStore(run_dir).steps()
 
@@ -279,7 +282,7 @@ def test_watching_changes_nothing(tmp_path: Path) -> None:
         run_dir.mkdir()
         trainer = make_trainer(total_env_steps=1_200, **settings)
         monitor = Monitor(run_dir, Console(quiet=True), "test", 1_200, 0)
-        assert Training(trainer, run_dir, monitor, lambda: False).run()
+        assert Session(trainer, run_dir, monitor, lambda: False).run()
         monitor.close()
         return weights(trainer)
 
@@ -320,9 +323,9 @@ def trained(run_dir: Path, should_stop: Callable[[], bool] = lambda: False, /, *
     """Train, or go on, in `run_dir`."""
     run_dir.mkdir(exist_ok=True)
     trainer = make_trainer(**settings)
-    trainer.resume(CheckpointStore(run_dir))
+    resumed = resume(trainer, CheckpointStore(run_dir))
     monitor = Monitor(run_dir, Console(quiet=True), "test", trainer.config.run.total_env_steps, trainer.env_steps)
-    done = Training(trainer, run_dir, monitor, should_stop).run()
+    done = Session(trainer, run_dir, monitor, should_stop, resumed=resumed).run()
     monitor.close()
     return done, trainer
 
@@ -339,21 +342,6 @@ def test_a_run_is_done_when_its_score_is_reached_and_stays_so(judge: dict[str, A
     assert (done, again.env_steps) == (True, trainer.env_steps)
     done, higher = trained(tmp_path / "run", **game, **judge, stop_score=35.1, total_env_steps=1_000)
     assert (done, higher.env_steps) == (True, 1_000)
-
-
-def test_a_checkpoint_of_a_version_without_scores_to_stop_at_is_continued(tmp_path: Path) -> None:
-    class Older(CheckpointStore):
-        def save(self, env_step: int, snapshot: Snapshot, score: float | None) -> Path:
-            del snapshot.counters["evaluated"]
-            return super().save(env_step, snapshot, score)
-
-    store = Older(tmp_path)
-    with started() as trainer:
-        trainer.iterate()
-        trainer.save(store)
-    resumed = make_trainer()
-    assert resumed.resume(store) == []
-    assert (resumed.env_steps, resumed.evaluated) == (trainer.env_steps, None)
 
 
 def test_each_finished_game_is_a_line_and_a_resume_repeats_none(tmp_path: Path) -> None:
@@ -377,9 +365,9 @@ def test_a_resumed_run_has_the_learner_bit_for_bit_and_joins_no_two_games(tmp_pa
     with started() as trainer:
         while trainer.env_steps < 1_000:
             trainer.iterate()
-        trainer.save(store)
+        save(trainer, store)
         resumed = make_trainer()
-        assert resumed.resume(store) == []
+        assert resume(resumed, store).notes == []
         assert weights(resumed) == weights(trainer)
         assert resumed.env_steps == trainer.env_steps
         assert resumed.learner.updates == trainer.learner.updates

@@ -20,7 +20,8 @@ from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.edits import RECORD, Inbox, present_values, read_edits, recorded_edits
 from atari_dqn.runs.records import read_rows
-from atari_dqn.training.session import Training
+from atari_dqn.training.session import Session
+from atari_dqn.training.snapshot import Resumed, resume
 from atari_dqn.training.trainer import Trainer
 from tests.training.test_trainer import make_trainer, started, weights
 
@@ -145,14 +146,18 @@ def test_a_changed_replay_ratio_counts_from_now_on_with_no_burst_and_nothing_los
 
 
 def run(
-    trainer: Trainer, run_dir: Path, should_stop: Callable[[], bool] = lambda: False, repeated: Any = ()
+    trainer: Trainer,
+    run_dir: Path,
+    should_stop: Callable[[], bool] = lambda: False,
+    repeated: Any = (),
+    resumed: Resumed | None = None,
 ) -> tuple[bool, str]:
-    """What `Training.run` returns, and what the user was told."""
+    """What `Session.run` returns, and what the user was told."""
     run_dir.mkdir(exist_ok=True)
     told = io.StringIO()
     monitor = Monitor(run_dir, Console(file=told, width=200), "test", 8_064, trainer.env_steps)
     try:
-        return Training(trainer, run_dir, monitor, should_stop, repeated).run(), told.getvalue()
+        return Session(trainer, run_dir, monitor, should_stop, repeated, resumed).run(), told.getvalue()
     finally:
         monitor.close()
 
@@ -242,8 +247,7 @@ def test_what_tune_lists_is_what_holds_after_flags_that_come_and_go(tmp_path: Pa
     run(trainer, tmp_path)
     for total, rate in ((400, 5e-5), (500, 1e-4), (600, 2e-4)):
         resumed = make_trainer(total_env_steps=total, learning_rate=rate)
-        resumed.resume(CheckpointStore(tmp_path))
-        run(resumed, tmp_path)
+        run(resumed, tmp_path, resumed=resume(resumed, CheckpointStore(tmp_path)))
         assert resumed.learner.learning_rate.item() == pytest.approx(rate)
         assert present_values(resumed.config, read_edits(tmp_path)) == resumed.live.values
 
@@ -261,7 +265,7 @@ def test_an_edit_that_cannot_be_recorded_is_not_made_and_ends_nothing(
 
     done, told = run(trainer, tmp_path, at_each_step)
     assert done
-    assert "learning_rate stays as it was: hparam_edits.jsonl cannot be written: Is a directory" in told
+    assert "learning_rate not changed: cannot write hparam_edits.jsonl: Is a directory" in told
     assert trainer.learner.learning_rate.item() == pytest.approx(1e-4)
 
 
@@ -283,7 +287,7 @@ def test_edits_hold_on_after_a_resume_unless_a_flag_says_otherwise(tmp_path: Pat
     store = CheckpointStore(tmp_path)
 
     resumed = make_trainer(total_env_steps=1_200)
-    resumed.resume(store)
+    resume(resumed, store)
     assert resumed.live.values == trainer.live.values
     assert resumed.learner.learning_rate.item() == pytest.approx(9e-4)
     assert resumed.config.learner.replay_ratio == 2.0
@@ -291,8 +295,7 @@ def test_edits_hold_on_after_a_resume_unless_a_flag_says_otherwise(tmp_path: Pat
     assert resumed.updates_due() == trainer.updates_due()
 
     flagged = make_trainer(total_env_steps=1_200, learning_rate=5e-5)
-    flagged.resume(store)
-    run(flagged, tmp_path)
+    run(flagged, tmp_path, resumed=resume(flagged, store))
     assert flagged.learner.learning_rate.item() == pytest.approx(5e-5)
     assert flagged.current_epsilon() == 0.3
     (edit,) = read_edits(tmp_path)
@@ -310,9 +313,8 @@ def test_what_was_edited_after_the_checkpoint_is_forgotten_and_said(tmp_path: Pa
     with (tmp_path / RECORD).open("a") as file:
         file.write(json.dumps(dataclasses.asdict(after)) + "\n")
     resumed = make_trainer(total_env_steps=650)
-    resumed.resume(CheckpointStore(tmp_path))
-    _, told = run(resumed, tmp_path)
-    assert "forgotten, for it came after the checkpoint: beta schedule → 0.5 (tune)" in told
+    _, told = run(resumed, tmp_path, resumed=resume(resumed, CheckpointStore(tmp_path)))
+    assert "discarded (made after the checkpoint): beta schedule → 0.5 (tune)" in told
     assert [edit.name for edit in read_edits(tmp_path)] == ["learning_rate"]
     assert resumed.live.values["beta"] == SCHEDULE
     assert torch.equal(resumed.replay.beta, torch.tensor(resumed.beta(resumed.env_steps - 8), dtype=torch.float64))

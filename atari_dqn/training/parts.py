@@ -1,0 +1,57 @@
+"""The parts that a trainer is handed: replay, learner, actor and a pool of environments.
+
+`assembly.local_parts` makes them for one machine. Over several machines the same trainer runs with another pool.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from atari_dqn.agent.actor import Actor
+from atari_dqn.agent.learner import Learner
+from atari_dqn.envs.step import StepResult
+from atari_dqn.replay.base import Replay
+
+OnWait = Callable[[str], None]
+"""Called with a line of text while the loop waits for something; what it raises ends the wait."""
+
+
+class EnvPool(Protocol):
+    """Many environments behind separate `send` and `recv`; `workers.pool.WorkerPool` is one."""
+
+    failures: list[str]
+    """Messages about replaced workers not yet shown to the user"""
+
+    def reset(self) -> StepResult:
+        """Start an episode in every environment."""
+
+    def send(self, actions: npt.NDArray[np.integer[Any]]) -> None:
+        """Let every environment take its action, [num_envs], and return at once."""
+
+    def recv(self) -> StepResult:
+        """Wait for the results of the last `send`."""
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """What `restore` needs to bring the environments back; empty where they cannot be."""
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]], on_tick: Callable[[int, int], None]) -> StepResult:
+        """Bring the environments back to where they stood at `state()`. Returns the last tick's result."""
+
+    def close(self) -> None:
+        """End all processes of the pool."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a `Trainer` is made of."""
+
+    replay: Replay
+    learner: Learner
+    actor: Actor
+    make_pool: Callable[[int, OnWait | None], EnvPool]
+    """Starts the environments from a seed; its second argument is told of workers that keep the loop waiting"""

@@ -1,0 +1,149 @@
+"""Starting, running and ending a training in its run directory, as `train` does once the input is checked."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+import atari_dqn
+from atari_dqn.agent.device import set_up_torch
+from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
+from atari_dqn.cli.output import say
+from atari_dqn.config.live import Edit, for_page
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.protocol import EnvSpec
+from atari_dqn.labml.launch import API
+from atari_dqn.labml.link import LabmlLink
+from atari_dqn.monitoring.monitor import Monitor
+from atari_dqn.runs.checkpoints import CheckpointStore
+from atari_dqn.runs.directory import describe_run, threads_before
+from atari_dqn.system.machine import is_out_of_memory
+from atari_dqn.training.assembly import local_trainer
+from atari_dqn.training.saving import NotSaved
+from atari_dqn.training.session import Session
+from atari_dqn.training.snapshot import Resumed, init_from, resume
+from atari_dqn.training.trainer import InexactError, Trainer
+from atari_dqn.workers.pool import WorkerError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run is given besides its settings."""
+
+    run_dir: Path
+    init_from: Path | None = None
+    """Checkpoint whose weights a new run starts from"""
+    repeated: Sequence[Edit] = ()
+    """Another run's live edits, to be made at the same environment steps"""
+    labml_url: str | None = None
+    """labml server to report to"""
+
+
+def train(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should_stop: Callable[[], bool]) -> int:
+    """Train in `run.run_dir`, which the caller has locked, until done or stopped. Returns the exit code.
+
+    Raises `ConfigError` where what is stored does not fit, and `CommandFailed` with the reason for any other end.
+    """
+    trainer, resumed = open_run(config, spec, run, console)
+    if trainer.done:
+        setting = "--stop-score" if trainer.env_steps < config.run.total_env_steps else "--total-env-steps"
+        say(console, f"nothing left to do: raise {setting} to continue")
+        return DONE
+    began_at = trainer.env_steps
+    with _writing(run.run_dir):
+        monitor = connect(trainer, run, console)
+    try:
+        with _writing(run.run_dir):
+            session = Session(trainer, run.run_dir, monitor, should_stop, run.repeated, resumed)
+        done = session.run()
+    except (NotSaved, InexactError, FloatingPointError) as error:
+        raise CommandFailed(str(error)) from None
+    except WorkerError as error:
+        resumable = CheckpointStore(run.run_dir).steps()
+        hint = f"\n{run.run_dir} can be resumed from its newest checkpoint" if resumable else ""
+        raise CommandFailed(f"{error}{hint}") from None
+    finally:
+        monitor.close()
+    return finish(trainer, run.run_dir, console, done, began_at)
+
+
+def open_run(config: TrainConfig, spec: EnvSpec, run: Run, console: Console) -> tuple[Trainer, Resumed]:
+    """Make the trainer, resume it or load its first weights, and record what was asked and on which machine."""
+    threads = set_up_torch(config)
+    trainer = local_trainer(config, spec)
+    try:
+        resumed = resume(trainer, CheckpointStore(run.run_dir))
+    except ConfigError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:  # valid, yet not this run's
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(f"the newest checkpoint in {run.run_dir} does not fit this run: {error}") from None
+    for line in resumed.notes:
+        say(console, line)
+    if trainer.env_steps:
+        say(console, f"resuming {run.run_dir} at env step {trainer.env_steps:,}")
+        before = threads_before(run.run_dir)
+        if config.run.deterministic and before != threads:
+            say(
+                console,
+                f"{before} torch threads before, {threads} now: results are no longer bit-identical to the first part"
+                " of the run",
+            )
+        if run.init_from is not None:
+            say(console, "--init-from ignored: this run already has weights")
+    else:
+        if (run.run_dir / "metrics.jsonl").exists():
+            say(console, f"no checkpoint found in {run.run_dir}; starting from scratch")
+        if run.init_from is not None:
+            init_from(trainer, run.init_from)
+    if not trainer.done:
+        with _writing(run.run_dir):
+            precision = trainer.learner.precision
+            describe_run(config, run.run_dir, device=str(trainer.device), precision=precision, torch_threads=threads)
+    return trainer, resumed
+
+
+def connect(trainer: Trainer, run: Run, console: Console) -> Monitor:
+    """The monitor, with the dashboard's page if there is one. Raises `OSError` where files cannot be written."""
+    config, page = trainer.config, None
+    if run.labml_url is not None:
+        values = for_page(trainer.live.values)
+        page = LabmlLink(
+            run.labml_url,
+            name=run.run_dir.name,
+            config=config.to_dict(),
+            live={live: values[name] for name, live in trainer.live.settings.items()},
+            repository=Path(atari_dqn.__file__).parent,
+            env_step=trainer.env_steps,
+        )
+        say(console, f"watch and tune at {run.labml_url.removesuffix(API)}/run/{page.uuid}")
+    title = f"{config.env.env_id} · {trainer.device} {trainer.learner.precision}"
+    total, learning_starts = config.run.total_env_steps, config.learner.learning_starts
+    return Monitor(run.run_dir, console, title, total, trainer.env_steps, page, learning_starts)
+
+
+def finish(trainer: Trainer, run_dir: Path, console: Console, done: bool, began_at: int) -> int:
+    """Tell the user how the session ended. Returns the exit code."""
+    run = trainer.config.run
+    if done:
+        reached = trainer.env_steps < run.total_env_steps
+        why = f"a mean score of {run.stop_score:g} or more reached at " if reached else ""
+        say(console, f"done: {why}{trainer.env_steps:,} env steps in {run_dir}")
+        return DONE
+    saved = "state saved" if trainer.env_steps > began_at else "no progress to save"
+    say(console, f"stopped at env step {trainer.env_steps:,}, {saved}; resume with --run-dir {run_dir}")
+    return INTERRUPTED
+
+
+@contextlib.contextmanager
+def _writing(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CommandFailed(f"{error.filename or run_dir} cannot be written: {error.strerror}") from None

@@ -1,0 +1,47 @@
+"""The summary printed when a run starts: what its settings amount to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from atari_dqn.config.derived import Derived
+from atari_dqn.config.schema import TrainConfig
+
+
+def summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:
+    """A table of the derived counts."""
+
+    def knots(pairs: tuple[tuple[float, float], ...]) -> str:
+        return " → ".join(f"{value:g} at {at:,.0f}" for at, value in pairs)
+
+    env, learner, exploration = config.env, config.learner, config.exploration
+    per_update = f"one per {float(derived.env_steps_per_update):g} env steps"
+    if not derived.total_updates:
+        per_update = "[none: the run is too short]"
+    epsilon = f"{knots(derived.epsilon_knots)} env steps"
+    if exploration.epsilon_decay:
+        first, last = exploration.epsilon_values
+        epsilon = f"{first:g} → {last:g}, {exploration.epsilon_decay:,.0f} env steps to 1/e of the way"
+    if exploration.epsilon_ladder:
+        epsilon = f"0.4 to {0.4**8:.2g}, one for each of {derived.num_envs} envs"
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_row("run", str(run_dir))
+    table.add_row("env", f"{env.env_id}, {env.num_workers} workers × {env.envs_per_worker} envs")
+    table.add_row("length", f"{config.run.total_env_steps:,} env steps, {derived.total_updates:,} updates")
+    table.add_row(
+        "replay",
+        f"{config.replay.replay_capacity:,} transitions × {derived.bytes_per_transition:,.0f} bytes"
+        f" = {derived.replay_bytes / 1e6:,.0f} MB",
+    )
+    table.add_row(
+        "updates",
+        f"{per_update} from env step {learner.learning_starts:,} on;"
+        f" target every {learner.target_update_interval:,} updates"
+        f" = {float(derived.target_sync_env_steps):,.0f} env steps",
+    )
+    table.add_row("epsilon", epsilon)
+    table.add_row("beta", f"{knots(derived.beta_knots)} env steps")
+    return table
