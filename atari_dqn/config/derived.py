@@ -1,6 +1,4 @@
-"""What follows from the settings: flows in, a `TrainConfig`; flow out, rows, bytes, knots, and the updates that are due
-by an env step, computed nowhere else.
-"""
+"""Numbers derived from the settings: rows, bytes, knots, and how many updates are due; computed nowhere else."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ class Derived:
 
     num_envs: int
     rows: int
-    """rows of the frame ring; a row holds one frame of every env"""
+    """Rows of the frame ring; a row holds one frame of every env"""
     stack: int
     bytes_per_transition: float
     replay_bytes: int
@@ -25,19 +23,19 @@ class Derived:
     total_updates: int
     target_sync_env_steps: Fraction
     epsilon_knots: tuple[tuple[float, float], ...]
-    """(env step, epsilon); none when it decays exponentially"""
+    """(env step, epsilon); empty with an exponential decay"""
     beta_knots: tuple[tuple[float, float], ...]
     """(env step, beta)"""
 
 
 RING_BYTES = 4 + 8 + 4 + 1 + 1
-"""Bytes a transition takes in the ring beside its frame: age, action, reward, terminal, last."""
+"""Bytes per transition in the ring besides its frame: age, action, reward, terminal, last"""
 TREE_BYTES = 8 + 16 / 63
-"""Bytes a leaf takes in the sum tree: its priority, and its share of the nodes above it, a sum and a minimum each."""
+"""Bytes per leaf in the sum tree: its priority and its share of the nodes above (a sum and a minimum each)"""
 
 
 def derive(config: TrainConfig, frame_bytes: int, stack: int) -> Derived:
-    """`frame_bytes` and `stack` come from the env: 7,056 and 4 for an Atari game."""
+    """`frame_bytes` and `stack` describe the env: 7,056 and 4 for an Atari game."""
     rows = config.replay.replay_capacity // config.num_envs
     slots = rows * config.num_envs
     replay_bytes = round(slots * (frame_bytes + RING_BYTES) + config.replay.replay_capacity * TREE_BYTES)
@@ -51,7 +49,7 @@ def derive(config: TrainConfig, frame_bytes: int, stack: int) -> Derived:
         bytes_per_transition=replay_bytes / slots,
         replay_bytes=replay_bytes,
         env_steps_per_update=per_update,
-        total_updates=updates_at(config.learner, total - config.num_envs),  # none follows the last tick
+        total_updates=updates_at(config.learner, total - config.num_envs),  # the last tick is followed by no update
         target_sync_env_steps=per_update * config.learner.target_update_interval,
         epsilon_knots=()
         if config.exploration.epsilon_decay
@@ -61,15 +59,15 @@ def derive(config: TrainConfig, frame_bytes: int, stack: int) -> Derived:
 
 
 def updates_at(learner: LearnerConfig, env_steps: int) -> int:
-    """Updates that are due after `env_steps`: integer arithmetic, so no drift, and no burst when learning starts."""
+    """Number of updates due after `env_steps`: integer arithmetic, so no drift and no burst when learning starts."""
     learning = max(0, env_steps - learner.learning_starts)
     ratio = _exactly(learner.replay_ratio)
     return learning * ratio.numerator // (ratio.denominator * learner.batch_size)
 
 
-@functools.cache  # asked at every tick, and as long as a small network's move
+@functools.cache  # called at every tick, and as slow as a small network's forward pass
 def _exactly(ratio: float) -> Fraction:
-    """0.1 is a tenth here, as it was written."""
+    """The decimal that was written: 0.1 is exactly a tenth."""
     return Fraction(str(ratio))
 
 

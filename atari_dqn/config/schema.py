@@ -1,10 +1,9 @@
-"""Every setting of a run, once: its meaning, unit, hard bounds, default and source.
+"""The settings of a run: meaning, unit, hard bounds, default and source of each.
 
-Flows in: a command line, a former run's `config.json`, or an experiment file. Flows out: one frozen `TrainConfig`
-whose sections are handed to the rooms that need them; what follows from it is derived.py's.
-The same `Setting` metadata writes `--help`, checks values, guards a resume (`structural` ones) and says what may be
-changed while a run is on (`live` ones).
-This file must stay importable without torch, gymnasium or ale_py: bad input is refused before any of them loads.
+A command line, a run's `config.json` or an experiment file becomes one frozen `TrainConfig`, whose sections go to the
+packages that need them. The same `Setting` metadata writes `--help`, checks values, guards a resume (`structural`) and
+says what may change while a run trains (`live`). What follows from the settings is computed in derived.py.
+This file must not import torch, gymnasium or ale_py: bad input is refused before any of them loads.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class EnvConfig:
         str,
         Setting(
             "a gymnasium id, or a game's bare name: breakout means ALE/Breakout-v5",
-            structural="its saved replay was played there",
+            structural="its saved replay comes from that environment",
         ),
     ] = "ALE/Breakout-v5"
     protocol: Annotated[
@@ -41,7 +40,7 @@ class EnvConfig:
             "Atari preprocessing: nature (30 no-ops, no sticky actions, life loss is terminal in training) or"
             " machado (sticky 0.25, 18 actions, no life signal)",
             source="Mnih et al. 2015; Machado et al. 2018",
-            structural="its saved replay was played under that one",
+            structural="its saved replay was played under that protocol",
         ),
     ] = "nature"
     frame_stack: Annotated[
@@ -50,11 +49,11 @@ class EnvConfig:
     num_workers: Annotated[int, Setting("worker processes", "processes", 1, 1024, structural=COLUMNS)] = 8
     envs_per_worker: Annotated[int, Setting("envs stepped by each worker", "envs", 1, 1024, structural=COLUMNS)] = 2
     worker_deadline: Annotated[
-        float, Setting("a worker that has not answered for so long is killed and replaced", "seconds", 0.1, 86400)
+        float, Setting("time without an answer after which a worker is killed and replaced", "seconds", 0.1, 86400)
     ] = 60.0
     worker_restarts: Annotated[
         int,
-        Setting("a worker that fails oftener than this, less than 100 ticks apart, ends the run", "", 0, 1000),
+        Setting("consecutive failures of a worker (fewer than 100 ticks apart) before the run stops", "", 0, 1000),
     ] = 5
 
 
@@ -66,14 +65,14 @@ class ReplayConfig:
     replay: Annotated[
         Literal["prioritized", "uniform", "newest"],
         Setting(
-            "how transitions are drawn; newest: none is, the last batch_size are learned from in their order",
+            "how transitions are drawn; newest draws none and learns from the last batch_size in order",
             source="Schaul et al. 2016",
             structural=REPLAY,
         ),
     ] = "prioritized"
     replay_capacity: Annotated[
         int,
-        Setting("transitions kept; a power of two when prioritized", "transitions", 2, 2**30, structural=REPLAY),
+        Setting("transitions kept; a power of two if prioritized", "transitions", 2, 2**30, structural=REPLAY),
     ] = 2**17
     n_step: Annotated[
         int,
@@ -82,7 +81,7 @@ class ReplayConfig:
             "env steps",
             1,
             64,
-            structural="its saved priorities are of windows of that length",
+            structural="its saved priorities are for windows of that length",
         ),
     ] = 1
     gamma: Annotated[float, Setting("discount per env step", "", 0, 1)] = 0.99
@@ -97,14 +96,19 @@ class ReplayConfig:
             0,
             1,
             source="Schaul 2016, eq. 1",
-            structural="its saved priorities were made with it",
+            structural="its saved priorities were computed with it",
         ),
     ] = 0.6
     beta_values: Annotated[
         tuple[float, ...],
-        Setting("importance-weight exponent at the knots", "", 0, 1, source="Schaul 2016, 3.4", live="beta"),
+        Setting("importance-weight exponent at its knots", "", 0, 1, source="Schaul 2016, 3.4", live="beta"),
     ] = (0.4, 1.0)
-    beta_at: Annotated[tuple[float, ...], Setting("its knots", "fraction of total_env_steps", 0, 1)] = (0.0, 1.0)
+    beta_at: Annotated[
+        tuple[float, ...], Setting("position of each knot of beta", "fraction of total_env_steps", 0, 1)
+    ] = (
+        0.0,
+        1.0,
+    )
 
 
 @help_from_settings
@@ -118,7 +122,7 @@ class NetworkConfig:
     head: Annotated[
         Literal["shared", "two_stream"],
         Setting(
-            "after the convolutions: shared (512, then 256 to value and 256 to advantages, as labml) or"
+            "layers after the convolutions: shared (512, then 256 to value and 256 to advantages, as labml) or"
             " two_stream (512 to each, as the paper)",
             source="labml annotated DQN; Wang 2016",
             structural=WEIGHTS,
@@ -131,9 +135,9 @@ class NetworkConfig:
     activation: Annotated[
         Literal["relu", "silu"],
         Setting(
-            "after every layer but the last",
+            "nonlinearity after every layer but the last",
             source="Mnih 2015; Elfwing et al. 2018",
-            structural="its saved weights were trained with that one",
+            structural="its saved weights were trained with that activation",
         ),
     ] = "relu"
 
@@ -173,7 +177,7 @@ class LearnerConfig:
     target_update_interval: Annotated[
         int,
         Setting(
-            "the target network follows every so many updates",
+            "interval at which the target network follows the online one",
             "updates",
             1,
             2**40,
@@ -183,10 +187,16 @@ class LearnerConfig:
     ] = 2_000
     target_tau: Annotated[
         float,
-        Setting("how far it follows: 1 copies, less averages (Polyak)", "", 0, 1, low_open=True),
+        Setting(
+            "share of the online weights it takes: 1 copies them, less averages (Polyak)",
+            "",
+            0,
+            1,
+            low_open=True,
+        ),
     ] = 1.0
     loss: Annotated[
-        Literal["huber", "mse"], Setting("of a TD error d: huber (d^2 / 2, from 1 on linear) or mse (d^2)")
+        Literal["huber", "mse"], Setting("loss of a TD error d: huber (d^2 / 2, linear beyond 1) or mse (d^2)")
     ] = "huber"
     double_q: Annotated[
         bool, Setting("the online network picks the target's action", source="van Hasselt et al. 2016")
@@ -205,15 +215,15 @@ class LearnerConfig:
         ),
     ] = 10.0
     max_grad_value: Annotated[
-        float, Setting("and each of their numbers is then clipped to plus or minus this; 0: none is", "", 0, 1e9)
+        float, Setting("then every entry is clipped to plus or minus this; 0: no clipping", "", 0, 1e9)
     ] = 0.0
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        Setting("arithmetic of the convolutions; auto takes bf16 where it pays, and fp32 with --deterministic"),
+        Setting("precision of all layers but the last; auto: bf16 where supported, fp32 with --deterministic"),
     ] = "auto"
-    cuda_graph: Annotated[
-        bool, Setting("on a GPU, launch each update as one recorded graph: the same numbers, sooner")
-    ] = True
+    cuda_graph: Annotated[bool, Setting("on a GPU, launch each update as one captured graph: same numbers, faster")] = (
+        True
+    )
 
 
 @help_from_settings
@@ -222,16 +232,17 @@ class ExplorationConfig:
     """Exploration"""
 
     epsilon_values: Annotated[
-        tuple[float, ...], Setting("probability of a random action at the knots", "", 0, 1, live="epsilon")
+        tuple[float, ...],
+        Setting("probability of a random action at its knots", "", 0, 1, live="epsilon"),
     ] = (1.0, 0.1, 0.01)
-    epsilon_at: Annotated[tuple[float, ...], Setting("its knots", "fraction of total_env_steps", 0, 1)] = (
+    epsilon_at: Annotated[tuple[float, ...], Setting("position of each knot", "fraction of total_env_steps", 0, 1)] = (
         0.0, 0.025, 0.5,
     )  # fmt: skip
     epsilon_decay: Annotated[
         float,
         Setting(
-            "epsilon nears the last of two --epsilon-values exponentially, to 1/e of the way in so many; 0: it goes by"
-            " the knots",
+            "time constant of an exponential decay from the first to the second of two --epsilon-values; 0: piecewise"
+            " linear between knots",
             "env steps",
             0,
             1e12,
@@ -240,7 +251,7 @@ class ExplorationConfig:
     epsilon_ladder: Annotated[
         bool,
         Setting(
-            "from --learning-starts on, env i of N plays at 0.4^(1 + 7 i / (N - 1)) in place of that schedule",
+            "after --learning-starts, env i of N uses epsilon 0.4^(1 + 7 i / (N - 1)) instead of the schedule",
             source="Horgan et al. 2018",
         ),
     ] = False
@@ -252,9 +263,9 @@ class RunConfig:
     """Run"""
 
     total_env_steps: Annotated[
-        int, Setting("the run's length; one env step is 4 Atari frames", "env steps", 1, 2**40)
+        int, Setting("length of the run; one env step is 4 Atari frames", "env steps", 1, 2**40)
     ] = 10_000_000
-    seed: Annotated[int, Setting("root of every random number of the run", "", 0, 2**31 - 1)] = 1
+    seed: Annotated[int, Setting("root seed of all random numbers of the run", "", 0, 2**31 - 1)] = 1
     device: Annotated[Literal["auto", "cpu", "cuda"], Setting("where replay, network and loss live")] = "auto"
     deterministic: Annotated[bool, Setting("same seed, same bits (on a CPU: for the same number of torch threads)")] = (
         False
@@ -263,13 +274,13 @@ class RunConfig:
         int, Setting("threads of the learner's arithmetic; 0: one per core this process may use", "threads", 0, 4096)
     ] = 0
     run_dir: Annotated[
-        Path | None, Setting("the run's directory; one with a checkpoint is continued; None: a new one in runs")
+        Path | None, Setting("the run's directory; a run with a checkpoint is resumed; None: a new one in runs")
     ] = None
-    log_interval: Annotated[int, Setting("a row of metrics every so many", "env steps", 1, 2**40)] = 500
+    log_interval: Annotated[int, Setting("interval between rows of metrics", "env steps", 1, 2**40)] = 500
     checkpoint_interval: Annotated[
         int,
         Setting(
-            "a checkpoint every so many",
+            "interval between checkpoints",
             "env steps",
             1,
             2**40,
@@ -279,13 +290,13 @@ class RunConfig:
     ] = 100_000
     checkpoint_minutes: Annotated[
         float,
-        Setting("and at the latest after so long, for a run may be slow; 0: never by the clock", "minutes", 0, 1e6),
+        Setting("longest time between checkpoints, for slow runs; 0: no limit", "minutes", 0, 1e6),
     ] = 3.0
-    keep_checkpoints: Annotated[int, Setting("the newest so many are kept, and the best", "", 1, 1000)] = 2
+    keep_checkpoints: Annotated[int, Setting("number of newest checkpoints kept, besides the best", "", 1, 1000)] = 2
     eval_interval: Annotated[
         int,
         Setting(
-            "an evaluation every so many; 0: none during training",
+            "interval between evaluations; 0: none during training",
             "env steps",
             0,
             2**40,
@@ -297,8 +308,8 @@ class RunConfig:
     stop_score: Annotated[
         float | None,
         Setting(
-            "the run is done when an evaluation's mean is this or more; with --eval-interval 0, when that of the last"
-            " 100 training games is",
+            "the run ends when an evaluation's mean reaches this; with --eval-interval 0, when the mean of the last 100"
+            " training games does",
             "raw score",
         ),
     ] = None
@@ -308,7 +319,7 @@ class RunConfig:
     record_interval: Annotated[
         int,
         Setting(
-            "a short film of a game every so many, for RUN/videos and TensorBoard, with --eval-epsilon; 0: none",
+            "interval between short films of a game (RUN/videos, TensorBoard), played with --eval-epsilon; 0: none",
             "env steps",
             0,
             2**40,
@@ -322,7 +333,7 @@ class RunConfig:
 class TrainConfig:
     """Train a prioritized, dueling, double DQN from many worker processes.
 
-    Each flag tells its meaning and, in brackets, its unit, bounds and source.
+    Each flag shows its meaning and, in brackets, its unit, bounds and source.
     """
 
     env: Annotated[EnvConfig, tyro.conf.OmitArgPrefixes] = EnvConfig()
@@ -337,7 +348,7 @@ class TrainConfig:
         return self.env.num_workers * self.env.envs_per_worker
 
     def to_dict(self) -> dict[str, Any]:
-        """Flat and JSON-ready: `{"learning_rate": 1e-4, ...}`, every name as on the command line."""
+        """Flat and JSON-ready: `{"learning_rate": 1e-4, ...}`, with the command line's names."""
         flat: dict[str, Any] = {}
         for _, section in self._sections():
             for name, value in vars(section).items():
@@ -362,7 +373,7 @@ class TrainConfig:
             yield field.name, getattr(self, field.name)
 
     def validate(self) -> TrainConfig:
-        """Return self, or raise `ConfigError` for the first setting out of bounds or at odds with another."""
+        """Return self; raise `ConfigError` for the first setting out of bounds or in conflict with another."""
         for name, setting in settings(TrainConfig).items():
             for _, section in self._sections():
                 if hasattr(section, name):
@@ -374,7 +385,7 @@ class TrainConfig:
             _check_knots("epsilon", self.exploration.epsilon_values, self.exploration.epsilon_at)
         _check_knots("beta", self.replay.beta_values, self.replay.beta_at)
         if self.exploration.epsilon_ladder and self.num_envs < 2:
-            raise ConfigError("--epsilon-ladder is for several envs, each with an epsilon of its own; here is one")
+            raise ConfigError("--epsilon-ladder gives each env its own epsilon; it needs two envs or more")
         least = self.num_envs * (self.replay.n_step + 1)
         if self.learner.learning_starts < least:
             raise ConfigError(
@@ -402,7 +413,7 @@ def check_capacity(config: TrainConfig) -> None:
 
 def _check_decay(exploration: ExplorationConfig) -> None:
     if exploration.epsilon_ladder:
-        raise ConfigError("--epsilon-ladder and --epsilon-decay both say how epsilon goes; give one of them")
+        raise ConfigError("--epsilon-ladder and --epsilon-decay exclude each other; give one of them")
     if len(exploration.epsilon_values) != 2:
         raise ConfigError(
             f"--epsilon-values has {len(exploration.epsilon_values)} numbers; with --epsilon-decay it needs two, from"

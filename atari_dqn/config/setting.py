@@ -14,16 +14,16 @@ C = TypeVar("C")
 
 
 SMALLEST = 2.0**-126
-"""Above 0: what is nearer to it is 0 in float32, which is what reaches the optimizer."""
+"""Smallest normal float32: anything nearer to 0 becomes 0 before it reaches the optimizer"""
 
 
 class ConfigError(ValueError):
-    """The user's input is wrong; the message is one line that says what, and what would be right."""
+    """The user's input is wrong; the message says in one line what is wrong and what would be right."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What one field means. `low` and `high` bound it (inclusive unless `low_open`)."""
+    """Metadata of one setting. `low` and `high` are its bounds (inclusive unless `low_open`)."""
 
     help: str
     unit: str = ""
@@ -32,11 +32,11 @@ class Setting:
     low_open: bool = False
     source: str = ""
     structural: str = ""
-    """Why a run's checkpoints make sense under the same value only, so that a resume with another one is refused."""
+    """Why a checkpoint only fits the value it was saved under; a resume with another value is refused"""
     live: str = ""
-    """The name by which it may be changed while a run is on; for the values of a schedule, by one that replaces it."""
+    """Name by which it may change while a run trains; for the values of a schedule, the name of what replaces it"""
     suggested: tuple[float, float] = (0.0, 1.0)
-    """Of a live setting: the range of its slider, narrower than the bounds."""
+    """Range of a live setting's slider, narrower than the bounds"""
 
     @property
     def bounds(self) -> str:
@@ -62,7 +62,7 @@ class Setting:
                 raise ConfigError(f"{flag(name)} {fault}")
 
     def fault(self, number: float) -> str:
-        """What is wrong with `number`, as the end of a sentence; empty when nothing is."""
+        """What is wrong with `number`, as the end of a sentence; empty for a valid number."""
         below = self.low is not None and (number <= self.low + SMALLEST if self.low_open else number < self.low)
         above = self.high is not None and number > self.high
         if below or above or (isinstance(number, float) and not math.isfinite(number)):
@@ -71,7 +71,7 @@ class Setting:
 
 
 def shown_number(number: float) -> str:
-    """`number` as a message shows it: in full where its short form would be another number, but no endless digits."""
+    """`number` for a message: short where that is exact, and never endless digits."""
     if isinstance(number, float):
         short = f"{number:g}"
         return short if float(short) == number else str(number)
@@ -84,7 +84,7 @@ def flag(name: str) -> str:
 
 
 def settings(cls: type) -> dict[str, Setting]:
-    """The `Setting` of every leaf field of a config dataclass, sections included, by flat name."""
+    """The `Setting` of every field of a config dataclass, its sections included, by flat name."""
     found: dict[str, Setting] = {}
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         extras = getattr(hint, "__metadata__", ())
@@ -96,7 +96,7 @@ def settings(cls: type) -> dict[str, Setting]:
 
 
 def help_from_settings(cls: type[C]) -> type[C]:
-    """Let tyro print `Setting.describe()` for every field, so that help and checks cannot disagree."""
+    """Let tyro print `Setting.describe()` for every field, so that help and checks agree."""
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         for extra in hint.__metadata__:
             if isinstance(extra, Setting):
@@ -105,7 +105,7 @@ def help_from_settings(cls: type[C]) -> type[C]:
 
 
 def shown(value: Any) -> str:
-    """`value`, any JSON, fit for a line of text: short, and nothing in it that a terminal would obey."""
+    """`value`, any JSON, for a line of text: short, and without terminal control characters."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, int) and not isinstance(value, bool):

@@ -10,8 +10,7 @@ from atari_dqn.agent.network import make_network
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.replay.make import make_replay
-from atari_dqn.training.parts import OnWait, Parts
-from atari_dqn.training.seeds import seeds_of
+from atari_dqn.training.parts import OnWait, Parts, seeds_of
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerPool
 

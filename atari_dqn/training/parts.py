@@ -1,4 +1,4 @@
-"""The parts that a trainer is handed: replay, learner, actor and a pool of environments.
+"""The parts that a trainer is handed: replay, learner, actor and a pool of environments, and their seeds.
 
 `assembly.local_parts` makes them for one machine. Over several machines the same trainer runs with another pool.
 """
@@ -55,3 +55,16 @@ class Parts:
     actor: Actor
     make_pool: Callable[[int, OnWait | None], EnvPool]
     """Starts the environments from a seed; its second argument is told of workers that keep the loop waiting"""
+
+
+CONSUMERS = ("network", "replay", "actor", "envs", "evaluation")
+
+
+def seeds_of(root: int) -> dict[str, int]:
+    """Independent seeds for the `CONSUMERS` of a training whose setting `seed` is `root`."""
+    return {name: branch_of(root, index) for index, name in enumerate(CONSUMERS)}
+
+
+def branch_of(root: int, branch: int) -> int:
+    """A 31-bit seed derived from `root`; different branches are independent."""
+    return int(np.random.SeedSequence((root, branch)).generate_state(1)[0] >> 1)

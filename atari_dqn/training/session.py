@@ -22,10 +22,10 @@ from atari_dqn.render.clips import LAST_DEADLINE, Clip, Recorder
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.edits import RECORD, EditDesk, forget_edits
 from atari_dqn.system.machine import is_out_of_memory
-from atari_dqn.training.every import Every
+from atari_dqn.training.clock import Every
+from atari_dqn.training.parts import seeds_of
 from atari_dqn.training.rows import human, row_of
 from atari_dqn.training.saving import NotSaved, Saver
-from atari_dqn.training.seeds import seeds_of
 from atari_dqn.training.snapshot import Resumed
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerError

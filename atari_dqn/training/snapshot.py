@@ -13,7 +13,7 @@ from atari_dqn.config.live import Request
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.runs.checkpoint_files import Snapshot
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
-from atari_dqn.training.seeds import branch_of
+from atari_dqn.training.parts import branch_of
 from atari_dqn.training.trainer import Trainer
 
 

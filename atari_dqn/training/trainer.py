@@ -12,7 +12,6 @@ environment steps. Environment steps, frames (4 per step) and updates are three 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -26,8 +25,8 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.envs.step import StepResult
 from atari_dqn.evaluation.episodes import WINDOW, Episode, EpisodeStatistics
-from atari_dqn.training.parts import EnvPool, OnWait, Parts
-from atari_dqn.training.seeds import seeds_of
+from atari_dqn.training.clock import Clock
+from atari_dqn.training.parts import EnvPool, OnWait, Parts, seeds_of
 
 
 class InexactError(RuntimeError):
@@ -197,28 +196,3 @@ class Trainer:
         """End the environments."""
         if self.workers is not None:
             self.workers.close()
-
-
-class Clock:
-    """Wall time of a run, its parts before a resume included, and its pace."""
-
-    def __init__(self) -> None:
-        self.before = 0.0
-        """Seconds of the run before it was resumed"""
-        self._start: float | None = None
-
-    def start(self, env_steps: int) -> None:
-        """Start counting at `env_steps`."""
-        self._start = self._asked = time.monotonic()
-        self._env_steps = env_steps
-
-    def elapsed(self) -> float:
-        """Seconds of the run so far."""
-        return self.before + (0.0 if self._start is None else time.monotonic() - self._start)
-
-    def steps_per_second(self, env_steps: int) -> float:
-        """Environment steps per second since the last call."""
-        now = time.monotonic()
-        rate = (env_steps - self._env_steps) / max(now - self._asked, 1e-9)
-        self._env_steps, self._asked = env_steps, now
-        return rate

@@ -74,7 +74,7 @@ def test_a_bad_value_is_refused_in_one_line(name: str, value: Any, words: str) -
 
 def test_a_ladder_needs_envs_to_stand_on() -> None:
     config = TrainConfig().replace(num_workers=1, envs_per_worker=1, epsilon_ladder=True)
-    with pytest.raises(ConfigError, match="--epsilon-ladder is for several envs"):
+    with pytest.raises(ConfigError, match="--epsilon-ladder gives each env its own epsilon"):
         config.validate()
     config.replace(envs_per_worker=2).validate()
 
