@@ -99,7 +99,7 @@ def test_a_short_run_leaves_a_whole_run_directory_and_goes_on_longer(tmp_path: P
 
     result = run([*command, "1600"], tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "continuing" in result.stdout
+    assert "resuming" in result.stdout
     steps = [row["env_step"] for row in rows(run_dir)]
     assert steps == sorted(set(steps)), "a resume repeats no row"
     assert steps[-1] >= 1600

@@ -1,8 +1,7 @@
-"""`train --seeds N`: the settings of one run flow in, a run for each of N seeds flows out.
+"""`train --seeds N`: one training per seed.
 
-Each is a `python -m atari_dqn.train` of its own, in RUN_DIR/seed-K, with what it says in RUN_DIR/output-K.txt. As many
-are beside each other as cores and memory allow; this process starts them, shows how far they are, and passes a
-request to stop on to them.
+Each is a separate `python -m atari_dqn.train` in RUN_DIR/seed-K, with its output in RUN_DIR/output-K.txt. As many run
+at once as cores and memory allow; this process starts them, shows their progress and passes on a request to stop.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ if TYPE_CHECKING:
 
 
 RUN_BYTES = 1.2e9
-"""Memory of one run beside its replay: 0.7 GB were measured with 8 workers, and saving takes some more."""
+"""Bytes of one run besides its replay: 0.7 GB were measured with 8 workers, and saving takes some more"""
 LOOK_SECONDS = 0.2
 TAIL_BYTES = 16_384
-"""More than a row of metrics.jsonl has."""
+"""More bytes than a row of metrics.jsonl has"""
 
 
 @dataclasses.dataclass
@@ -50,17 +49,17 @@ class Run:
     run_dir: Path
     command: Sequence[str]
     total: int
-    """env steps"""
+    """Length in env steps"""
     learns_from: int = 0
-    """env step from which on a row's pace is that of learning; random play is many times quicker"""
+    """Env step after which a row's pace is that of learning; random play is many times faster"""
     process: subprocess.Popen[bytes] | None = None
     code: int | None = None
     said_before: int = 0
-    """bytes in its log that an earlier attempt has left"""
+    """Bytes in its log left by an earlier attempt"""
 
     @property
     def log(self) -> Path:
-        return self.run_dir.with_name(f"output-{self.seed}.txt")  # no `seed-*`, which is to name the runs alone
+        return self.run_dir.with_name(f"output-{self.seed}.txt")  # not `seed-*`, which names only runs
 
     @property
     def state(self) -> str:
@@ -68,12 +67,12 @@ class Run:
             return "waiting"
         if self.code is None:
             return "running"
-        if self.code in (INTERRUPTED, -signal.SIGTERM):  # the latter before it could know of signals
+        if self.code in (INTERRUPTED, -signal.SIGTERM):  # killed before it could handle signals
             return "stopped"
         return "failed" if self.code else "done"
 
     def start(self) -> None:
-        """In a session of its own, so that a terminal's Ctrl-C reaches it once, from us; it stops if we are killed."""
+        """Start it in its own session, so that a terminal's Ctrl-C reaches it once, from us; it stops if we are killed."""
         try:
             file = self.log.open("a")
         except OSError as error:
@@ -90,7 +89,7 @@ class Run:
             )
 
     def look(self) -> None:
-        """See whether it has ended."""
+        """Update whether it has ended."""
         if self.process is not None:
             self.code = self.process.poll()
 
@@ -99,7 +98,7 @@ class Run:
             self.process.terminate()
 
     def row(self) -> dict[str, Any]:
-        """The newest of its metrics; empty before the first."""
+        """Its newest row of metrics; empty before the first."""
         with contextlib.suppress(OSError, ValueError), (self.run_dir / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
             whole = file.read().rpartition(b"\n")[0]
@@ -108,7 +107,7 @@ class Run:
         return {}
 
     def reason(self) -> str:
-        """Why it failed: the last line it said."""
+        """Why it failed: the last line of its output."""
         said = self.log.read_bytes()[self.said_before :].decode(errors="replace").strip()
         return said.splitlines()[-1].strip() if said else f"exit code {self.code}"
 
@@ -127,7 +126,7 @@ def train_seeds(
     if fault:
         raise ConfigError(f"--seeds {seeds}: the last seed {fault}")
     if has_begun(run_dir):
-        raise ConfigError(f"--run-dir {run_dir} holds a single run; name an empty or a new directory for several seeds")
+        raise ConfigError(f"--run-dir {run_dir} is a single run; name an empty or new directory for several seeds")
     own = {seed: run_dir / f"seed-{seed}" for seed in range(first, last + 1)}
     for seed, place in own.items():
         check_not_training(place)
@@ -143,10 +142,10 @@ def train_seeds(
     learns_from = min(learning_starts + config.run.log_interval, total) if learning_starts < total else 0
     runs = [Run(seed, place, _command(config, seed, place, flags), total, learns_from) for seed, place in own.items()]
     console = open_console()
-    how = f"{beside} beside each other" if beside > 1 else "in turn"
+    how = f"{beside} at a time" if beside > 1 else "one at a time"
     console.print(
         f"{config.env.env_id}, seeds {first} to {last}, {how} ({cores()} cores,"
-        f" {available_memory() / 1e9:.1f} GB free), each in {run_dir}/seed-K, what it says in output-K.txt",
+        f" {available_memory() / 1e9:.1f} GB free), each in {run_dir}/seed-K, output in output-K.txt",
         highlight=False,
         soft_wrap=True,
     )
@@ -157,11 +156,11 @@ def train_seeds(
 
 
 def _beside(config: TrainConfig, derived: Derived, seeds: int) -> int:
-    """How many runs may go on at once. Each gets the cores it can make good use of, and memory for a full replay.
+    """How many runs to have at once: each needs cores it can use well, and memory for a full replay.
 
-    On a CPU that is one for the learner and one for the envs: two runs with half the threads are further in an hour
-    than one after the other, since threads that share a small update wait for each other. On a GPU the envs are what
-    takes time, and each worker keeps a core busy.
+    On a CPU that is one core for the learner and one for the environments: two runs with half the threads get further
+    in an hour than one after the other, since threads that share a small update wait for each other. On a GPU the
+    environments take the time, and each worker keeps a core busy.
     """
     import torch
 
@@ -179,7 +178,7 @@ def _beside(config: TrainConfig, derived: Derived, seeds: int) -> int:
 
 
 def _command(config: TrainConfig, seed: int, run_dir: Path, flags: Mapping[str, str]) -> list[str]:
-    """The training of one seed: only what differs from that run's own settings, or from the defaults, is a flag."""
+    """The command of one seed; its flags are what differs from that run's own settings, or from the defaults."""
     default = read_config(run_dir) if has_begun(run_dir) else TrainConfig()
     asked = config.replace(seed=seed, run_dir=run_dir).to_dict()
     given = {name: value for name, value in asked.items() if value != default.to_dict()[name]}
@@ -200,7 +199,7 @@ def _train_all(runs: list[Run], beside: int, stop: StopRequest, console: Console
             while any(run.state == "running" or (run.state == "waiting" and not told) for run in runs):
                 if stop.asked() and not told:
                     told = True
-                    console.print("stopping, as soon as what runs has saved its state", highlight=False)
+                    console.print("stopping as soon as every run has saved its state", highlight=False)
                     for run in runs:
                         run.stop()
                 waiting = [run for run in runs if run.state == "waiting"]
@@ -217,7 +216,7 @@ def _train_all(runs: list[Run], beside: int, stop: StopRequest, console: Console
 
 @contextlib.contextmanager
 def _board(console: Console) -> Iterator[Any]:
-    """Hands out what shows how far all are: a table that is redrawn on a terminal, a line now and then elsewhere."""
+    """Yields a function that shows the progress: a table on a terminal, a line now and then elsewhere."""
     if not console.is_terminal:
         from atari_dqn.cli.output import StatusLine
 
@@ -264,13 +263,13 @@ def _table(runs: list[Run], beside: int) -> Table:
 
 
 def _score(row: dict[str, Any]) -> str:
-    """Of the last games; empty before the first has ended."""
+    """Mean score of the last games; empty before the first game has ended."""
     score, human = (row.get(f"charts/{name}") for name in ("episodic_return", "human_normalized"))
     return "" if score is None else f"{score:.2f}" + ("" if human is None else f" (human {human:.2f})")
 
 
 def _eta(runs: list[Run], beside: int) -> str:
-    """Of all of them, at the mean pace of those that learn."""
+    """Time until all are done, at the mean pace of those that are learning."""
     from atari_dqn.cli.format import duration
 
     rows = [(run, run.row()) for run in runs]
@@ -281,18 +280,20 @@ def _eta(runs: list[Run], beside: int) -> str:
 
 
 def _end(runs: list[Run], run_dir: Path, console: Console) -> int:
-    """Say how each has ended. Returns the exit code; raises `CommandFailed` when one failed and none was stopped."""
+    """Print how each has ended. Returns the exit code; raises `CommandFailed` if one failed and none was stopped."""
     for run in runs:
         reason = f": {run.reason()} ({run.log})" if run.state == "failed" else ""
         steps = f" at env step {run.row().get('env_step', 0):,}" if run.state != "waiting" else ""
         console.print(f"seed {run.seed} {run.state}{steps}{reason}", highlight=False, soft_wrap=True)
     failed = [str(run.seed) for run in runs if run.state == "failed"]
     if any(run.state in ("stopped", "waiting") for run in runs):
-        # What goes on takes its settings from a run that has begun.
+        # A resume takes its settings from a run that has started.
         begun = any(has_begun(run.run_dir) for run in runs)
-        how = f"give --run-dir {shlex.quote(str(run_dir))} --seed {runs[0].seed} --seeds {len(runs)}"
+        how = f"--run-dir {shlex.quote(str(run_dir))} --seed {runs[0].seed} --seeds {len(runs)}"
         console.print(
-            f"stopped, state saved; to go on, {how}" if begun else "stopped, nothing done yet; the same command begins",
+            f"stopped, state saved; resume with {how}"
+            if begun
+            else "stopped, no progress to save; run the same command again",
             highlight=False,
             soft_wrap=True,
         )
@@ -301,5 +302,7 @@ def _end(runs: list[Run], run_dir: Path, console: Console) -> int:
         f"to compare: python -m atari_dqn.compare {shlex.quote(str(run_dir))}/seed-*", highlight=False, soft_wrap=True
     )
     if failed:
-        raise CommandFailed(f"of {len(runs)} seeds failed: {', '.join(failed)}; the same command tries them again")
+        raise CommandFailed(
+            f"of {len(runs)} seeds these failed: {', '.join(failed)}; run the same command to try them again"
+        )
     return DONE

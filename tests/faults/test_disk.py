@@ -133,7 +133,7 @@ def test_a_training_outlives_a_full_disk_and_loses_no_row(disk: Any) -> None:
     told = train(disk, lambda env_steps: 600 <= env_steps < 1_700)
     alarms = [text for text in told.splitlines() if text.startswith("NOT SAVED")]
     assert len(alarms) == 3
-    left = f"the last whole checkpoint is {disk.directory}/checkpoints/4..;"
+    left = f"the last valid checkpoint is {disk.directory}/checkpoints/4..;"
     assert re.match(f"NOT SAVED at env step 8..: {disk.message}; {left}", alarms[0])
     saved = [text for text in told.splitlines() if " saved: " in text]
     assert len(saved) == 3, "before, after, and at the end"
@@ -155,7 +155,7 @@ def test_a_training_outlives_a_full_disk_and_loses_no_row(disk: Any) -> None:
 
 
 def test_the_state_that_could_not_be_saved_at_the_end_is_said_with_what_is_left(disk: Any) -> None:
-    with pytest.raises(NotSaved, match=f"{disk.message}; the last whole checkpoint is .*checkpoints/4..; ") as caught:
+    with pytest.raises(NotSaved, match=f"{disk.message}; the last valid checkpoint is .*checkpoints/4..; ") as caught:
         train(disk, lambda env_steps: env_steps >= 600, total=1_000)
     disk.free()
     assert "\n" not in str(caught.value)
@@ -176,7 +176,7 @@ def test_a_directory_that_became_read_only_ends_no_training(tmp_path: Path) -> N
 
     try:
         with pytest.raises(
-            NotSaved, match=r"Read-only file system; the last whole checkpoint is .*4\d\d; see to the perm"
+            NotSaved, match=r"Read-only file system; the last valid checkpoint is .*4\d\d; check the perm"
         ):
             Session(trainer, tmp_path, monitor, weather).run()
     finally:
@@ -311,7 +311,7 @@ def test_a_run_that_could_not_save_at_its_end_fails_in_one_line(tmp_path: Path) 
     result = run_limited(12_000, command, tmp_path, stdout=subprocess.PIPE)
     assert result.returncode == 1
     assert result.stderr.startswith("error: NOT SAVED at env step 1,20")
-    assert "File too large; there is no whole checkpoint;" in result.stderr
+    assert "File too large; there is no valid checkpoint;" in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout.count("NOT SAVED at") == 1, "of env step 1,000; a progress line may repeat the alarm"
     assert len(rows(tmp_path / "a")) == 12

@@ -414,7 +414,7 @@ def test_a_training_killed_and_resumed_equals_one_that_was_left_alone(tmp_path: 
     process.kill()
     process.wait()
     resumed = subprocess.run([*TRAIN, *flags], cwd=tmp_path / "cut", check=True, capture_output=True, text=True)
-    assert "continuing" in resumed.stdout
+    assert "resuming" in resumed.stdout
     one, two = (CheckpointStore(tmp_path / run / "run").find("latest") for run in ("whole", "cut"))
     assert one.name == two.name
     for name in ("learner.pt", "replay.pt", "frames.zst", "envs.pt"):

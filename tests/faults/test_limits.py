@@ -139,7 +139,7 @@ def test_memory_that_runs_out_in_training_ends_it_with_the_state_saved(device: s
     assert result.returncode == 1, result.stderr
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: out of memory (")
-    assert "lower --batch-size to go on in run, or --replay-capacity and the number of envs in a new run" in line
+    assert "lower --batch-size to resume run, or --replay-capacity and the number of environments in a new run" in line
     assert int(CheckpointStore(tmp_path / "run").find("latest").name) >= 200
 
     flags = ["--run-dir", "run", "--batch-size", "16", "--replay-ratio", "1", "--total-env-steps", "400"]

@@ -143,7 +143,7 @@ def test_a_run_goes_on_with_its_own_settings_and_shows_what_is_changed(
         "--epsilon-values 1.0 0.1 0.01 -> 1.0 0.2 0.02",
         "--total-env-steps 100 -> 200",
     ]
-    assert "continuing" in told
+    assert "resuming" in told
     stored = json.loads((begun / "config.json").read_text())
     assert (stored["batch_size"], stored["gamma"], stored["learning_rate"]) == (16, 0.99, 0.0005)
 

@@ -220,8 +220,8 @@ def test_skipped_updates_stand_in_every_row_and_are_told_once(tmp_path: Path) ->
         assert all(map(math.isfinite, row.values()))
         if skipped > before:
             told.append(
-                f"env step {row['env_step']}: updates skipped for a loss or gradient that is not finite:"
-                f" {skipped - before} more, {skipped} in all"
+                f"env step {row['env_step']}: {skipped - before} updates skipped because of NaN or infinity in loss or"
+                f" gradient; {skipped} in total"
             )
         before = skipped
     assert [line for line in said.splitlines() if "skipped" in line] == told
@@ -275,7 +275,7 @@ def test_the_command_stops_in_one_line_and_its_run_goes_on_when_cured(tmp_path: 
     (line,) = command.stderr.splitlines()
     assert line.startswith("error: stopped at env step ")
     (dump,) = run_dir.glob("dumps/*.pt")
-    assert "updates in a row had to be skipped; a sum of finite numbers is infinite" in line
+    assert "updates in a row were skipped; a sum of finite numbers is infinite" in line
     assert line.endswith(f"; see {dump.relative_to(tmp_path)}")
     assert "Traceback" not in command.stdout
 

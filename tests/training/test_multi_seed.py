@@ -47,7 +47,7 @@ def test_a_stop_reaches_all_and_the_same_command_goes_on_with_all(tmp_path: Path
     said = harmed.said
     assert "seeds 1 to 2" in said
     assert "seed 1 stopped at env step" in said
-    assert "to go on, give --run-dir run --seed 1 --seeds 2" in said
+    assert "resume with --run-dir run --seed 1 --seeds 2" in said
     assert "Traceback" not in said + (harmed.run_dir / "output-1.txt").read_text()
     assert "state saved" in (harmed.run_dir / "output-1.txt").read_text()
     stopped_at = int(rows(harmed.run_dir / "seed-1")[-1]["env_step"])
@@ -60,7 +60,7 @@ def test_a_stop_reaches_all_and_the_same_command_goes_on_with_all(tmp_path: Path
         config = json.loads((tmp_path / f"run/seed-{seed}/config.json").read_text())
         assert (config["seed"], config["batch_size"], config["env_id"]) == (seed, 16, "CartPole-v1")
         assert rows(tmp_path / f"run/seed-{seed}")[-1]["env_step"] >= stopped_at + 300
-    assert f"continuing run/seed-1 at env step {stopped_at:,}" in (tmp_path / "run/output-1.txt").read_text()
+    assert f"resuming run/seed-1 at env step {stopped_at:,}" in (tmp_path / "run/output-1.txt").read_text()
 
 
 @pytest.mark.slow
@@ -117,8 +117,8 @@ def test_a_stop_promises_no_more_than_there_is(begun: bool, tmp_path: Path) -> N
     assert seeds._end(runs, tmp_path, console) == INTERRUPTED
     assert isinstance(console.file, io.StringIO)
     last = console.file.getvalue().splitlines()[-1]
-    saved = f"stopped, state saved; to go on, give --run-dir {tmp_path} --seed 3 --seeds 2"
-    assert last == (saved if begun else "stopped, nothing done yet; the same command begins")
+    saved = f"stopped, state saved; resume with --run-dir {tmp_path} --seed 3 --seeds 2"
+    assert last == (saved if begun else "stopped, no progress to save; run the same command again")
 
 
 def test_a_disk_that_takes_no_output_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
