@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
-from atari_dqn.cli.output import open_console
+from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.derived import Derived
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, flag, settings
@@ -72,7 +72,7 @@ class Run:
         return "failed" if self.code else "done"
 
     def start(self) -> None:
-        """Start it in its own session, so that a terminal's Ctrl-C reaches it once, from us; it stops if we are killed."""
+        """Start it in its own session: a terminal's Ctrl-C reaches it once, from us; it stops if we are killed."""
         try:
             file = self.log.open("a")
         except OSError as error:
@@ -143,11 +143,10 @@ def train_seeds(
     runs = [Run(seed, place, _command(config, seed, place, flags), total, learns_from) for seed, place in own.items()]
     console = open_console()
     how = f"{beside} at a time" if beside > 1 else "one at a time"
-    console.print(
+    say(
+        console,
         f"{config.env.env_id}, seeds {first} to {last}, {how} ({cores()} cores,"
         f" {available_memory() / 1e9:.1f} GB free), each in {run_dir}/seed-K, output in output-K.txt",
-        highlight=False,
-        soft_wrap=True,
     )
     stop.check()
     with locked(run_dir):
@@ -284,25 +283,22 @@ def _end(runs: list[Run], run_dir: Path, console: Console) -> int:
     for run in runs:
         reason = f": {run.reason()} ({run.log})" if run.state == "failed" else ""
         steps = f" at env step {run.row().get('env_step', 0):,}" if run.state != "waiting" else ""
-        console.print(f"seed {run.seed} {run.state}{steps}{reason}", highlight=False, soft_wrap=True)
+        say(console, f"seed {run.seed} {run.state}{steps}{reason}")
     failed = [str(run.seed) for run in runs if run.state == "failed"]
     if any(run.state in ("stopped", "waiting") for run in runs):
         # A resume takes its settings from a run that has started.
         begun = any(has_begun(run.run_dir) for run in runs)
         how = f"--run-dir {shlex.quote(str(run_dir))} --seed {runs[0].seed} --seeds {len(runs)}"
-        console.print(
+        say(
+            console,
             f"stopped, state saved; resume with {how}"
             if begun
-            else "stopped, no progress to save; run the same command again",
-            highlight=False,
-            soft_wrap=True,
+            else "stopped, nothing to save; run the same command again",
         )
         return INTERRUPTED
-    console.print(
-        f"to compare: python -m atari_dqn.compare {shlex.quote(str(run_dir))}/seed-*", highlight=False, soft_wrap=True
-    )
+    say(console, f"to compare: python -m atari_dqn.compare {shlex.quote(str(run_dir))}/seed-*")
     if failed:
         raise CommandFailed(
-            f"of {len(runs)} seeds these failed: {', '.join(failed)}; run the same command to try them again"
+            f"of {len(runs)} seeds these failed: {', '.join(failed)}; the same command tries them again"
         )
     return DONE

@@ -136,7 +136,7 @@ def finish(trainer: Trainer, run_dir: Path, console: Console, done: bool, began_
         why = f"a mean score of {run.stop_score:g} or more reached at " if reached else ""
         say(console, f"done: {why}{trainer.env_steps:,} env steps in {run_dir}")
         return DONE
-    saved = "state saved" if trainer.env_steps > began_at else "no progress to save"
+    saved = "state saved" if trainer.env_steps > began_at else "nothing to save"
     say(console, f"stopped at env step {trainer.env_steps:,}, {saved}; resume with --run-dir {run_dir}")
     return INTERRUPTED
 

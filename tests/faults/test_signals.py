@@ -83,7 +83,7 @@ def check_stopped(harmed: Harmed, words: str) -> None:
     [
         (listens, [], "interrupted"),
         (loads, [], "interrupted"),
-        pytest.param(starts_workers, [], "no progress to save", marks=pytest.mark.slow),
+        pytest.param(starts_workers, [], "nothing to save", marks=pytest.mark.slow),
         pytest.param(plays, ["--learning-starts", "1000000"], "state saved", marks=pytest.mark.slow),
         pytest.param(learns, [], "state saved", marks=pytest.mark.slow),
         pytest.param(evaluates, EVALUATING, "state saved", marks=pytest.mark.slow),

@@ -1,4 +1,4 @@
-"""`train --seeds N`: a run for each seed, in turn or beside each other, stopped together and continued together."""
+"""`train --seeds N`: one run per seed, one at a time or several at once, stopped and resumed together."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_seed_that_fails_is_named_and_the_others_go_on(
     flags = [*group(250)[len(TRAIN) :], "--seed", "1"]
     config = parsed(flags)
     (tmp_path / "run/seed-1/config.json").write_text(json.dumps(config.to_dict()))
-    with pytest.raises(CommandFailed, match=r"of 2 seeds failed: 1; the same command"):
+    with pytest.raises(CommandFailed, match=r"of 2 seeds these failed: 1; the same command"):
         train.main(flags)
     said = capsys.readouterr().out
     assert "seed 1 failed at env step 0: error: run/seed-1/metrics.jsonl cannot be written" in said
@@ -118,7 +118,7 @@ def test_a_stop_promises_no_more_than_there_is(begun: bool, tmp_path: Path) -> N
     assert isinstance(console.file, io.StringIO)
     last = console.file.getvalue().splitlines()[-1]
     saved = f"stopped, state saved; resume with --run-dir {tmp_path} --seed 3 --seeds 2"
-    assert last == (saved if begun else "stopped, no progress to save; run the same command again")
+    assert last == (saved if begun else "stopped, nothing to save; run the same command again")
 
 
 def test_a_disk_that_takes_no_output_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_a_disk_that_takes_no_output_is_told(tmp_path: Path, monkeypatch: pytest
         (["--seeds", "0"], "--seeds is 0; it must be from 1 to 1000"),
         (["--seeds", "2", "--seed", str(2**31 - 1)], "--seeds 2: the last seed is 2147483648; it must be from 0"),
         (["--seeds", "2", "--dashboard"], "--labml-url"),
-        (["--seeds", "2", "--run-dir", "single"], "holds a single run"),
+        (["--seeds", "2", "--run-dir", "single"], "is a single run"),
         (["--run-dir", "several"], "several holds several seeds; give --seeds too, or one of them: several/seed-2"),
         (["--seeds", "2", "--run-dir", "several", "--seed", "1", "--n-step", "3"], "cannot go on with 3"),
         (["--seeds", "2", "--env-id", "Braekout"], "did you mean ALE/Breakout-v5?"),
