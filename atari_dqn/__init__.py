@@ -1,7 +1,7 @@
 """atari_dqn: a prioritized, dueling, double DQN fed by many worker processes.
 
-`Policy` is for other people's programs. It is imported when it is asked for: a worker process imports `atari_dqn.envs`
-and must not pay for more.
+`Policy`, a trained agent for other programs, is imported on first use: worker processes import `atari_dqn.envs` and
+must not pay for it.
 """
 
 from __future__ import annotations

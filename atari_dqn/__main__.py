@@ -1,7 +1,6 @@
-"""`atari-dqn <command>` and `python -m atari_dqn <command>`: a command's name and its flags in, its exit code out.
+"""The script `atari-dqn <command>`, also `python -m atari_dqn <command>`.
 
-Each command is a module of its own, also to be run as `python -m atari_dqn.<command>`; only the one asked for is
-imported.
+Each command is a module, which `python -m atari_dqn.<command>` runs too; only the requested one is imported.
 """
 
 from __future__ import annotations
@@ -15,29 +14,29 @@ from atari_dqn.cli.command import DONE, run_command
 from atari_dqn.config.setting import ConfigError
 
 COMMANDS = {
-    "train": "train an agent; the same command with the same --run-dir goes on",
+    "train": "train an agent; the same command with the same --run-dir resumes",
     "tune": "change hyperparameters of a running training, or list them",
     "evaluate": "play whole games under named protocols and print a scorecard",
-    "play": "film games, watch one in a window, or see what surprised the network",
+    "play": "film games, watch one in a window, or show what surprised the network",
     "export": "write a trained network as ONNX and safetensors, with a model card",
-    "compare": "draw the learning curves of runs, and tell over seeds how they differ",
+    "compare": "draw the learning curves of runs and compare their scores over seeds",
     "dashboard": "serve the labml dashboard on this machine",
-    "doctor": "is this machine ready, and which settings suit it?",
-    "bench": "measure what this machine can do, and where the time goes",
+    "doctor": "check this machine and suggest settings",
+    "bench": "measure the speed of this machine and where the time goes",
 }
 
 
 def usage() -> str:
     lines = [f"  {name:<10}{line}" for name, line in COMMANDS.items()]
     return "\n".join(
-        ["usage: atari-dqn <command> [flags]", "", *lines, "", "atari-dqn <command> --help tells its flags."]
+        ["usage: atari-dqn <command> [flags]", "", *lines, "", "atari-dqn <command> --help shows its flags."]
     )
 
 
 def run(argv: Sequence[str]) -> int | None:
-    """Run the command that `argv` begins with. Raises `ConfigError` when there is none of that name."""
+    """Run the command named first in `argv`. Raises `ConfigError` for an unknown one."""
     if not argv:
-        raise ConfigError(f"a command is missing: one of {', '.join(COMMANDS)}; --help tells more")
+        raise ConfigError(f"no command given; try one of {', '.join(COMMANDS)}, or --help")
     name, *rest = argv
     if name in ("-h", "--help", "help"):
         print(usage())

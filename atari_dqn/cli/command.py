@@ -1,7 +1,7 @@
-"""How every command begins and ends: argv in, a parsed dataclass out, and one exit code for each kind of ending.
+"""How every command starts and ends: flags parsed into a dataclass, and an exit code for each kind of end.
 
-Exit codes: 0 done; 1 a failure that is not the user's; 2 the user's input was wrong, said in one line; 3 interrupted
-with the state saved. Nothing here imports torch, so that bad input is answered at once.
+Exit codes: 0 done; 1 a failure that is not the user's; 2 wrong input, explained in one line; 3 interrupted with the
+state saved. Nothing here imports torch, so that bad input is answered at once.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
 
 
 class CommandFailed(Exception):
-    """A failure with an explanation for the user; the message is printed without a traceback, exit code 1."""
+    """A failure explained to the user: the message is printed without a traceback; exit code 1."""
 
 
 def parse_flags(
     schema: type[Schema], argv: Sequence[str] | None, *, prog: str, default: Schema | None = None
 ) -> Schema:
-    """Read `argv` (None: the process's own) into `schema`. Wrong flags end the process with a short box and code 2."""
+    """Parse `argv` (None: the process's own) into `schema`. Wrong flags end the process with a short box and code 2."""
     if default is None:
         return tyro.cli(schema, args=argv, prog=prog)
     return tyro.cli(schema, args=argv, prog=prog, default=default)

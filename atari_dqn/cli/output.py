@@ -1,4 +1,4 @@
-"""How far a command has come, as one line of text: redrawn in place on a terminal, repeated now and then elsewhere."""
+"""Output of commands: the console, and a status line."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from types import TracebackType
 from rich.console import Console
 from rich.status import Status
 
+TERMINAL_SECONDS = 0.25
+"""Seconds between redraws on a terminal"""
+FIRST_LINE_SECONDS, LINE_SECONDS = 5.0, 10.0
+"""Seconds to the first line, and between lines, where the output is not a terminal"""
+
 
 def release_output() -> None:
-    """Drop what cannot be printed, the disk under it being full.
+    """Drop output that cannot be written because its disk is full.
 
-    Else whoever flushes next fails of it: the start of a process, or Python's end, with an exit code of its own.
+    Otherwise the next flush would fail: at the start of a child process, or at exit, with an exit code of its own.
     """
     if sys.stdout is None:  # closed before Python began
         return
@@ -31,14 +36,14 @@ def release_output() -> None:
 
 
 def open_console() -> Console:
-    """Where a command talks to the user. Paths are printed as they are.
+    """The console that a command prints to. Markup is off, so paths are printed as they are.
 
-    A reader that leaves ends nothing, nor does a full disk under the file that the output goes to.
+    Neither a closed pipe nor a full disk under redirected output ends the command.
     """
 
     class Steady(Console):
         def on_broken_pipe(self) -> None:
-            # rich would end the process here, and a training with it, because `| head` or a pager was closed.
+            # rich would end the process here, and a training with it, because `| head` or a pager closed the pipe.
             self.quiet = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -59,12 +64,6 @@ def say(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
 
-TERMINAL_SECONDS = 0.25
-"""Seconds between redraws."""
-FIRST_LINE_SECONDS, LINE_SECONDS = 5.0, 10.0
-"""Seconds to the first line where the output is no terminal, and between lines."""
-
-
 class StatusLine:
     """`with StatusLine(console, "starting workers") as status: ... status.update(f"{done} of {total}")`."""
 
@@ -74,7 +73,7 @@ class StatusLine:
         self._due = time.monotonic() + (TERMINAL_SECONDS if self._live else FIRST_LINE_SECONDS)
 
     def update(self, text: str) -> None:
-        """Show `text` when it is time; to be called at every step."""
+        """Show `text` if it is time; to be called at every step."""
         now = time.monotonic()
         if now < self._due:
             return

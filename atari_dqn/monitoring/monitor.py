@@ -1,8 +1,7 @@
-"""Metrics out: one row of scalars in, and the same names and values to every view of the run.
+"""The monitor: hands every row of metrics, with the same names and values, to all views of a run.
 
-Views: `metrics.jsonl` (the record), TensorBoard events, the terminal, and the labml dashboard, whose client lives in a
-side process. A view is anything with `write(row)` and `close()`. Views read the training and never change it; the
-dashboard's page also asks for edits, which `asked` hands to the trainer.
+Views are `metrics.jsonl` (the record), TensorBoard events, the terminal and, if there is one, the dashboard's page.
+They never change the training; the page may also request edits, which `asked` passes on.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from atari_dqn.runs.records import Journal, cut_back, line
 
 
 class JsonLines:
-    """Appends rows to `metrics.jsonl`, each at once, so that a killed run keeps what it had logged."""
+    """Appends each row to `metrics.jsonl` at once, so that a killed run keeps what it had logged."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -47,7 +46,7 @@ class Monitor:
         link: Page | None = None,
         learning_starts: int = 0,
     ) -> None:
-        """Raises `OSError` when `run_dir` cannot be written."""
+        """Cuts the run's records back to `env_steps`, where it resumes. Raises `OSError` if they cannot be written."""
         metrics, evaluations, episodes = (run_dir / f"{name}.jsonl" for name in ("metrics", "evaluations", "episodes"))
         for file in (metrics, evaluations, episodes):
             cut_back(file, env_steps)
@@ -62,12 +61,12 @@ class Monitor:
             self._views.append(link)
 
     def write(self, row: Row) -> None:
-        """Hand a row to every view. It has `env_step`, `update` and `time` (seconds), and scalars named `a/b`."""
+        """Hand a row to every view."""
         for view in self._views:
             view.write(row)
 
     def keep_evaluation(self, row: Mapping[str, Any]) -> None:
-        """A line of `evaluations.jsonl`."""
+        """Append an evaluation to `evaluations.jsonl`."""
         self._evaluations.write(line(row))
 
     def keep_clip(self, clip: Film) -> None:
@@ -75,17 +74,17 @@ class Monitor:
         self._tensorboard.show(clip)
 
     def keep_episodes(self, env_step: int, seconds: float, ended: Sequence[Episode]) -> None:
-        """A line of `episodes.jsonl` for each game that `ended` at `env_step`, `seconds` into the training."""
+        """Append to `episodes.jsonl` every game that `ended` at `env_step`, `seconds` into the training."""
         for game in ended:
             row = {"env_step": env_step, "episode": game.episode, "env": game.env, "return": game.raw_return}
             self._episodes.write(line({**row, "length": game.length, "time": round(seconds, 3)}))
 
     def alarm(self, message: str) -> None:
-        """Show `message` at all times, until it is called again; an empty one ends the alarm."""
+        """Keep `message` on the screen until the next call; an empty one ends the alarm."""
         self._terminal.alarm = message
 
     def asked(self) -> list[Request]:
-        """Edits asked for on the dashboard's page since the last call; also tells the user of the server's troubles."""
+        """Edits requested on the dashboard's page since the last call; also reports the server's errors."""
         if self._link is None:
             return []
         problem = self._link.problem()
@@ -94,12 +93,12 @@ class Monitor:
         return [from_page(name, value) for name, value in self._link.poll()]
 
     def show(self, values: Mapping[str, Value]) -> None:
-        """Let the dashboard's page show the present values of the live hyperparameters."""
+        """Show the present values of the live hyperparameters on the dashboard's page."""
         if self._link is not None:
             self._link.show(for_page(values))
 
     def tick(self, env_steps: int, note: str = "") -> None:
-        """Called at every step: keeps the terminal alive between rows. `note` says what else is under way."""
+        """Called at every step: keeps the terminal alive between rows. `note` says what else is in progress."""
         self._terminal.tick(env_steps, note)
 
     def say(self, message: str) -> None:
@@ -112,4 +111,4 @@ class Monitor:
         self._evaluations.close()
         self._episodes.close()
         if self._link is not None and self._link.dropped:
-            self.say(f"labml: {self._link.dropped:,} points never reached the server; metrics.jsonl has them all")
+            self.say(f"labml: {self._link.dropped:,} points did not reach the server; metrics.jsonl has them all")

@@ -20,7 +20,8 @@ from atari_dqn.runs.records import Journal
 class TensorBoard:
     """Writes an event file that `tensorboard --logdir runs` shows, by env step.
 
-    Not by tensorboard's own writer: its thread dies of a full disk, and leaves a torn event that hides all later ones.
+    TensorBoard's own writer is not used: on a full disk its thread dies and leaves a torn event that hides all later
+    ones.
     """
 
     def __init__(self, directory: Path, env_steps: int, say: Callable[[str], None]) -> None:
@@ -37,7 +38,7 @@ class TensorBoard:
         self._put(step=int(row["env_step"]), summary=Summary(value=values))
 
     def show(self, clip: Film) -> None:
-        """Among the images, where an animated GIF plays."""
+        """Show a film among the images, where an animated GIF plays."""
 
         height, width = clip.gif_size
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=clip.gif)

@@ -14,19 +14,12 @@ from rich.table import Table
 from atari_dqn.cli.format import duration
 from atari_dqn.monitoring.views import Row
 
-FIRST_LINE_SECONDS = 5.0
-
-
-LINE_SECONDS = 10.0
-"""Seconds to the first line where the output is no terminal, and between lines."""
-
-
+FIRST_LINE_SECONDS, LINE_SECONDS = 5.0, 10.0
+"""Seconds to the first line, and between lines, where the output is not a terminal"""
 PANEL_SECONDS = 0.5
-"""Seconds between redraws of the panel."""
-
-
+"""Seconds between redraws of the panel"""
 PACE_SECONDS = 60.0
-"""Seconds over which steps/s is taken for the terminal's ETA."""
+"""Seconds over which steps/s is averaged"""
 
 
 class Terminal:
@@ -40,7 +33,7 @@ class Terminal:
         self._row: Row = {}
         self._note = ""
         self.alarm = ""
-        """what the user must know until it is over"""
+        """Shown until it is cleared"""
         self._env_steps = env_steps
         self._started = time.monotonic()
         self._pace: collections.deque[tuple[float, int]] = collections.deque()
@@ -53,13 +46,13 @@ class Terminal:
         self._row = row
 
     def tick(self, env_steps: int, note: str = "") -> None:
-        """Redraw when it is time; called at every step, so it must cost nothing when it is not."""
+        """Redraw if it is time; called at every step, so it must cost next to nothing otherwise."""
         now = time.monotonic()
         if self._env_steps < self._learning_starts <= env_steps:
-            self._pace.clear()  # random play is many times quicker than what follows
+            self._pace.clear()  # random play is many times faster than learning
         self._env_steps, self._note = env_steps, note
         if not self._pace:
-            self._pace.append((now, env_steps))  # only now: starting the workers is no step
+            self._pace.append((now, env_steps))  # only now: starting the workers takes time but no steps
         if now < self._due:
             return
         self._due = now + (PANEL_SECONDS if self._live else LINE_SECONDS)
@@ -77,7 +70,7 @@ class Terminal:
             self._live.stop()
 
     def steps_per_second(self) -> float:
-        """Env steps a second over the last `PACE_SECONDS`."""
+        """Env steps per second over the last `PACE_SECONDS`."""
         if not self._pace:
             return 0.0
         (then, before), (now, after) = self._pace[0], self._pace[-1]

@@ -12,7 +12,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from atari_dqn.cli.format import duration
-from atari_dqn.monitoring import monitor as monitor_module
+from atari_dqn.monitoring import terminal as terminal_module
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.monitoring.tensorboard import TensorBoard
 from atari_dqn.monitoring.terminal import Terminal
@@ -63,7 +63,7 @@ def test_a_resume_cuts_the_record_back_to_its_checkpoint(tmp_path: Path) -> None
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_terminal_shows_every_quantity(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PANEL_SECONDS", "FIRST_LINE_SECONDS", "LINE_SECONDS"):
-        monkeypatch.setattr(monitor_module, name, 0.0)
+        monkeypatch.setattr(terminal_module, name, 0.0)
     out = io.StringIO()
     view = Terminal(Console(file=out, force_terminal=terminal, width=100), "Breakout", 1_000, 0)
     view.write(ROW)
@@ -91,7 +91,7 @@ def test_durations_are_short(seconds: float, text: str) -> None:
 
 def test_random_play_says_nothing_of_the_time_that_learning_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(monitor_module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(terminal_module, "time", SimpleNamespace(monotonic=lambda: now))
     view = Terminal(Console(file=io.StringIO()), "Breakout", 1_000, 0, learning_starts=500)
     view.tick(0)
     now = 10.0
