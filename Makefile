@@ -4,21 +4,25 @@
 PYTHON ?= python3
 VENV   ?= .venv
 RUN     = $(VENV)/bin/python
+PARALLEL = -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: train test lint slow bench regression clean
+.PHONY: train test test-long test-slow lint bench regression clean
 
 train: $(VENV)/installed
 	$(RUN) -m atari_dqn.train $(ARGS)
 
 test: lint
-	$(RUN) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+	$(RUN) -m pytest -m "not slow and not long" $(PARALLEL) $(ARGS)
+
+test-long: $(VENV)/installed
+	$(RUN) -m pytest -m "long and not slow" $(PARALLEL) $(ARGS)
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-slow: $(VENV)/installed
+test-slow: $(VENV)/installed
 	$(RUN) -m pytest -m slow $(ARGS)
 
 bench: $(VENV)/installed

@@ -35,7 +35,7 @@ def test_an_unknown_command_is_one_line_with_a_suggestion_and_exit_code_2() -> N
 
 
 def test_no_command_is_one_line() -> None:
-    with pytest.raises(ConfigError, match=f"one of {', '.join(COMMANDS)}; --help tells more"):
+    with pytest.raises(ConfigError, match=f"one of {', '.join(COMMANDS)}, or --help"):
         run([])
 
 

@@ -232,6 +232,7 @@ def test_the_command_runs_what_is_not_finished_and_only_that(
     assert (tmp_path / "out" / "claims.md").exists()
 
 
+@pytest.mark.long
 def test_runs_with_claims_in_seconds_run_alone(tmp_path: Path) -> None:
     """They come first, each up to the end of its evaluation, although three could run at once."""
     runs, names = tmp_path / "runs", ("cartpole_lightning", "cartpole_replay", "cartpole_no_replay")

@@ -209,6 +209,7 @@ class Hurry(Exception):
     """What a stop raises where a worker keeps it waiting."""
 
 
+@pytest.mark.long
 def test_a_run_stopped_in_mid_tick_is_cut_in_two_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker is silent, the tick under way is given up, and the same one is made after the resume."""
     monkeypatch.setattr(pools, "ANCHOR_EVERY", 20)

@@ -70,6 +70,7 @@ def best_of_training(config: TrainConfig, *, mark: float, every: int, episodes: 
         trainer.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("replay", ["prioritized", "uniform"])
 def test_a_pixel_env_is_learned_to_its_optimum(replay: str) -> None:
     """Catching every ball needs the motion in the stacked frames to come through ring and convolutions unharmed."""
@@ -79,6 +80,7 @@ def test_a_pixel_env_is_learned_to_its_optimum(replay: str) -> None:
     )
 
 
+@pytest.mark.long
 def test_cartpole_is_solved() -> None:
     """A mean of 475 over 100 games is gymnasium's own mark for CartPole-v1; 500 is the most there is."""
     config = cartpole.CONFIG.replace(device="cpu", total_env_steps=120_000, epsilon_at=(0.0, 0.1))

@@ -39,6 +39,7 @@ def learns(harmed: Harmed, seed: int = 1) -> bool:
     return metrics.exists() and "losses/td_loss" in metrics.read_text()
 
 
+@pytest.mark.long
 def test_a_stop_reaches_all_and_the_same_command_goes_on_with_all(tmp_path: Path) -> None:
     with training(tmp_path, group(100_000_000)) as harmed:
         harmed.until(lambda: learns(harmed), 2 * LIMIT)
