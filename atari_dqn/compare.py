@@ -1,7 +1,4 @@
-"""`python -m atari_dqn.compare RUN...`: run directories in; learning curves as a PNG, and tables, out.
-
-The tables are printed and lie beside the picture as Markdown.
-"""
+"""`python -m atari_dqn.compare RUN...`: draw learning curves of runs and print tables of their scores."""
 
 from __future__ import annotations
 
@@ -23,21 +20,24 @@ from atari_dqn.system.files import replace
 @help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompareCommand:
-    """Draw learning curves and tell how runs differ, over seeds.
+    """Draw learning curves and compare runs over seeds.
 
-    Runs with the same settings but for game, seed and what cannot change learning (workers, device, intervals of logs)
-    are one configuration. Of several runs a curve is the interquartile mean of their scores, shaded with its 95%
-    interval; of one, its score as logged: the mean of the last 100 games of training, not smoothed further. A point is
-    an evaluation with its 95% interval, a dashed line upwards a live edit. Statistics: Agarwal et al. 2021.
+    Writes a PNG and the same tables as Markdown beside it. Runs that differ only in game, seed and settings that cannot
+    change learning (workers, device, log intervals) form one configuration. The curve of several runs is the
+    interquartile mean of their scores, shaded with its 95% interval; that of a single run is its score as logged: the
+    mean of the last 100 games of training, not smoothed further. A point is an evaluation with its 95% interval, a
+    dashed vertical line a live edit. Statistics: Agarwal et al. 2021.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, Setting("run directories, or directories of them")]
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, Setting("run directories, or directories that contain some")
+    ]
     threshold: Annotated[
-        float | None, Setting("tell when the mean raw score of 100 games of training reached this")
+        float | None, Setting("also report when the mean raw score of 100 games of training reached this")
     ] = None
     out: Annotated[
         Path | None,
-        Setting("the PNG to write, tables beside it (default: plots/compare.png in the first one)"),
+        Setting("the PNG to write, with the tables beside it (default: plots/compare.png in the first run)"),
     ] = None
 
 
@@ -51,11 +51,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
     places = find_runs(command.runs)
     out = command.out or command.runs[0] / "plots" / "compare.png"
     if out.is_dir():
-        raise ConfigError(f"--out {out} is a directory; name the PNG to write in it")
+        raise ConfigError(f"--out {out} is a directory; name a PNG in it")
     if out.exists() and not out.is_file():
-        raise ConfigError(f"--out {out} is no regular file; name a PNG to write")
+        raise ConfigError(f"--out {out} is not a regular file; name a PNG to write")
     if out.suffix == ".md":
-        raise ConfigError(f"--out {out}: name the picture, such as {out.with_suffix('.png')}; the tables go beside it")
+        raise ConfigError(f"--out {out} names the tables; name the picture, such as {out.with_suffix('.png')}")
 
     console = open_console()
     with StatusLine(console, "reading") as status:
@@ -75,13 +75,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
     beside = out.with_suffix(".md")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # In memory first: on a full disk matplotlib leaves half a picture, and may not say so.
+        # In memory first: on a full disk matplotlib may leave half a picture without an error.
         picture = io.BytesIO()
         figure.savefig(picture, dpi=150, format=out.suffix[1:] or "png")
         replace(out, picture.getvalue())
         replace(beside, markdown(made, picture=out.name).encode())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--out {out} cannot be written: {error}") from None
+        raise ConfigError(f"cannot write --out {out}: {error}") from None
     for table in made:
         console.print(terminal(table))
     console.print(f"{out}\n{beside}", highlight=False, soft_wrap=True)

@@ -21,10 +21,10 @@ from atari_dqn.policy.source import playable_source
 class EvaluateCommand:
     """Play whole games with a trained network and print a scorecard of raw scores.
 
-    An Atari game is played under every protocol with every epsilon asked for, by default nature and machado with 0,
-    0.01 and 0.05, and any other env with every epsilon. A game ends at game over or at the protocol's frame limit,
-    never with a life. Each env plays a fixed share of the games, so short ones are not favoured. Each result is added
-    to RUN/evaluations.jsonl as soon as it is there. Quick: --protocol trained --epsilon 0.01.
+    An Atari game is played under every protocol with every epsilon, by default nature and machado with 0, 0.01 and
+    0.05; any other env is played with every epsilon. A game ends at game over or at the protocol's frame limit, never
+    with a lost life. Each env plays a fixed share of the games, so short games are not favoured. Results are added to
+    RUN/evaluations.jsonl one by one. For a quick look: --protocol trained --epsilon 0.01.
     """
 
     run: Annotated[
@@ -34,19 +34,20 @@ class EvaluateCommand:
         tuple[Literal["trained", "nature", "machado"], ...],
         Setting(
             "how Atari games are presented, one or several. The action set stays that of the training: an agent"
-            " trained under nature meets machado's sticky actions with the game's minimal set, not all 18"
+            " trained under nature plays with machado's sticky actions but the game's minimal action set, not all 18"
         ),
     ] = PROTOCOL_NAMES
     epsilon: Annotated[
         tuple[float, ...], Setting("probability of a random action, one or several", "", 0, 1, source="Mnih 2015: 0.05")
     ] = EPSILONS
-    episodes: Annotated[int, Setting("whole games of each", "episodes", 1, 100_000)] = 30
+    episodes: Annotated[int, Setting("whole games for each protocol and epsilon", "episodes", 1, 100_000)] = 30
     checkpoint: Annotated[str, Setting("latest, best, or an env step of RUN/checkpoints")] = "latest"
     seed: Annotated[
-        int, Setting("of games and random actions; never the games of a training with this seed", "", 0, 2**31 - 1)
+        int,
+        Setting("of games and random actions; a training with this seed plays other games", "", 0, 2**31 - 1),
     ] = 0
     num_workers: Annotated[
-        int, Setting("worker processes, one env each; another number plays other games", "processes", 1, 1024)
+        int, Setting("worker processes with one env each; another number plays other games", "processes", 1, 1024)
     ] = NUM_WORKERS
     device: Annotated[Literal["auto", "cpu", "cuda"], Setting("where the network runs")] = "auto"
 

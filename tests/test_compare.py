@@ -144,8 +144,8 @@ def test_runs_that_differ_in_seed_place_and_workers_are_one_configuration(tmp_pa
     assert [run.config.run.seed for run in found.runs] == [1, 2, 9, 10]
     assert (found.letter, found.settings) == ("", {})
     lines = " ".join(remarks([found]))
-    assert "num_workers differs too (8, 2), which does not change what is learned." in lines
-    assert "log_interval differs too (500, 7)" in lines
+    assert "num_workers differs (8, 2), which does not change learning." in lines
+    assert "log_interval differs (500, 7)" in lines
 
 
 def test_what_cannot_change_learning_are_settings_there_are() -> None:
@@ -191,7 +191,7 @@ def test_runs_of_several_revisions_or_precisions_are_told(tmp_path: Path) -> Non
     runs = seeds(tmp_path, "run", [1.0, 2.0])
     for path, revision in zip(runs, ("aaa", "bbb"), strict=True):
         (path / "system.json").write_text(json.dumps({"git_revision": revision, "precision": "fp32"}))
-    assert remarks(read(runs)) == ["The runs are of several revisions of the code (aaa, bbb)."]
+    assert remarks(read(runs)) == ["The runs used different revisions of the code (aaa, bbb)."]
     (runs[1] / "system.json").write_text("torn {")
     assert remarks(read(runs)) == []
 
@@ -199,7 +199,7 @@ def test_runs_of_several_revisions_or_precisions_are_told(tmp_path: Path) -> Non
 def test_a_directory_of_runs_means_the_runs_in_it_and_each_counts_once(tmp_path: Path) -> None:
     runs = seeds(tmp_path / "all", "run", [1.0, 2.0])
     assert find_runs([tmp_path / "all", runs[1], tmp_path / "all" / ".." / "all" / "run-1"]) == runs
-    with pytest.raises(ConfigError, match="nor has a directory in it"):
+    with pytest.raises(ConfigError, match="neither it nor a directory in it has a config"):
         find_runs([runs[0] / "checkpoints"])
     assert compare.main([str(tmp_path / "all")]) == 0
     assert (tmp_path / "all" / "plots" / "compare.md").is_file()
@@ -251,7 +251,7 @@ def test_the_table_tells_scores_and_who_is_better(tmp_path: Path) -> None:
     slow, fast = [10.0, 20.0, 30.0], [25.0, 60.0, 70.0]
     runs = seeds(tmp_path, "slow", slow, n_step=1) + seeds(tmp_path, "fast", fast, n_step=3)
     scores = table(tables(read(runs)), "Scores of training")
-    assert scores.header == ["configuration", "runs", "env steps", "score", "better than A"]
+    assert scores.header == ["config", "runs", "env steps", "score", "better than A"]
     assert not any("different numbers" in note for note in scores.notes)
     low, high = interval(iqm, np.array(slow))
     assert scores.rows[0] == ["A", "3", "5,000", f"20.00 [{low:.2f}, {high:.2f}]", ""]
@@ -269,10 +269,10 @@ def test_time_to_a_threshold_counts_the_runs_that_never_got_there(tmp_path: Path
     assert reached == 2
     assert (steps.value, seconds.value, games.value) == (4000, 40, 800)
     assert (steps.low, steps.high) == (2000, np.inf)
-    (row,) = table(tables([found], 20.0), "Until a mean score of 20").rows
+    (row,) = table(tables([found], 20.0), "Time to a mean score of 20").rows
     assert row == ["2 of 3", "4,000 [2,000, never]", "40 [20, never]", "800 [400, never]"]
     assert times_to(51.0, found.runs)[0] == 0
-    assert table(tables([found], 51.0), "Until").rows == [["0 of 3", "never", "never", "never"]]
+    assert table(tables([found], 51.0), "Time to").rows == [["0 of 3", "never", "never", "never"]]
     (axes,) = draw([found], threshold=20.0).axes
     assert "threshold 20" in [text.get_text() for text in axes.texts]
 
@@ -328,7 +328,7 @@ def test_games_are_taken_together_by_human_normalised_scores(tmp_path: Path) -> 
     found = read(games_of(tmp_path))
     assert len(found) == 2
     made = tables(found)
-    whole = table(made, "2 games as one, human-normalised")
+    whole = table(made, "2 games combined, human-normalised")
     # A: 0 and 1 in each game; B: 1 and 1, 1 and 2.
     low, high = interval(iqm, np.array([0.0, 1.0]), np.array([0.0, 1.0]))
     assert whole.rows[0][:3] == ["A", "4", f"0.50 [{low:.2f}, {high:.2f}]"]
@@ -368,10 +368,10 @@ def test_picture_and_tables_are_written_beside_each_other(tmp_path: Path, capsys
     assert "![learning curves](curves.png)" in written
     assert "| n_step | 1 | 3 |" in written
     shown = capsys.readouterr().out
-    for title in ("Settings in which the runs differ", "Scores of training, CartPole-v1", "Until a mean score of 9"):
+    for title in ("Settings in which the runs differ", "Scores of training, CartPole-v1", "Time to a mean score of 9"):
         assert title in shown
         assert f"## {title}" in written
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(ConfigError, match="cannot write --out"):
         compare.main([str(runs[0]), "--out", str(tmp_path / "curve.xyz")])
 
 
@@ -425,7 +425,7 @@ def test_a_row_that_was_edited_is_named(file: str, row: dict[str, Any], fault: s
 
 def test_a_picture_that_cannot_be_written_leaves_the_former_one(tmp_path: Path) -> None:
     (run_dir,) = seeds(tmp_path, "run", [10.0])
-    with pytest.raises(ConfigError, match="/dev/full is no regular file"):
+    with pytest.raises(ConfigError, match="/dev/full is not a regular file"):
         compare.main([str(run_dir), "--out", "/dev/full"])
     assert not Path("/dev/full.md").exists()
     out = tmp_path / "picture.png"
@@ -437,7 +437,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_former_one(tmp_path: Path) 
     )
     result = python("-c", limited, str(run_dir), "--out", str(out))
     assert (result.returncode, out.read_bytes()) == (2, b"former"), result.stderr
-    assert "cannot be written" in result.stderr.splitlines()[-1]
+    assert "cannot write --out" in result.stderr.splitlines()[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["picture.png", "run-1"]
 
 

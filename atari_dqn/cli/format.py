@@ -42,9 +42,9 @@ def thousands(value: float, position: float | None = None) -> str:
     return f"{value:g}"
 
 
-def q_value(value: float) -> str:
+def q_value(value: float, digits: int = 3) -> str:
     """`1.5` -> `1.500`, `1234.5` -> `1234.5`: a width that hardly changes from one frame to the next."""
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.5g}"
+    return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:.5g}"
 
 
 def megabytes(size: float) -> str:

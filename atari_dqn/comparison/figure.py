@@ -1,6 +1,6 @@
-"""Configurations flow in; a figure of their learning curves, a panel for each game, flows out.
+"""Figure of learning curves, with a panel for each game.
 
-With several games of known references one panel more shows performance profiles over all of them.
+With several games of known references, one more panel shows performance profiles over all of them.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from atari_dqn.evaluation.references import references
 FRAMES_PER_STEP = 4
 MARKERS = {"nature": "o", "machado": "s", "": "o"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#8c6d31")
-"""Distinct also to the colour-blind (Okabe & Ito 2008)."""
+"""Colours of configurations, distinct to the colour-blind too (Okabe & Ito 2008)."""
 FEW = 3
-"""Panels that are drawn in one column, large."""
+"""Up to this number, panels are drawn large, in one column."""
 APART = 8
-"""Points between evaluations at one env step."""
+"""Distance in points between evaluations at the same env step."""
 LEVELS = 100
-"""Of a performance profile."""
+"""Scores at which a performance profile is drawn."""
 
 
 def draw(found: Sequence[Configuration], threshold: float | None = None) -> Figure:
-    """A panel for each game, a colour for each configuration."""
+    """Draw a panel for each game, with a colour for each configuration."""
     env_ids = list(dict.fromkeys(run.env_id for each in found for run in each.runs))
     shared = shared_games(found)
     panels = len(env_ids) + (len(shared) > 1)
@@ -89,7 +89,7 @@ def _draw_game(axes: Axes, env_id: str, coloured: Sequence[tuple[Configuration, 
             axes.fill_between(together.steps, together.low, together.high, color=colour, alpha=0.18, linewidth=0)
             axes.plot(together.steps, together.centre, color=colour, linewidth=2)
         if each.on(env_id):
-            # An empty line: the legend names also what has evaluations alone.
+            # An empty line, so that the legend also names configurations with evaluations only.
             axes.plot([], [], color=colour, linewidth=2, label=each.label)
             _draw_edits(axes, each, env_id, colour)
             _draw_evaluations(axes, each, env_id, colour, index * APART / 2)
@@ -106,12 +106,12 @@ def _draw_game(axes: Axes, env_id: str, coloured: Sequence[tuple[Configuration, 
     _draw_references(axes, env_id)
     if is_atari(env_id):
         frames = axes.secondary_xaxis("top", functions=(_to_frames, _to_steps))
-        frames.set_xlabel(f"frames ({FRAMES_PER_STEP} to an env step)")
+        frames.set_xlabel(f"frames ({FRAMES_PER_STEP} per env step)")
         frames.xaxis.set_major_formatter(thousands)
 
 
 def _draw_evaluations(axes: Axes, each: Configuration, env_id: str, colour: str, aside: float) -> None:
-    """Those at one env step under several conditions lie beside each other, the first `aside` (points) of its place."""
+    """Draw evaluations as points; those at one env step lie beside each other, the first `aside` points to the left."""
     figure = axes.get_figure()
     assert figure is not None
     points = evaluation_points(each.on(env_id))
@@ -155,14 +155,14 @@ def _draw_profiles(axes: Axes, coloured: Sequence[tuple[Configuration, str]], en
             axes.fill_between(levels, low, high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(levels, estimate(profile(levels), *strata), color=colour, linewidth=2, label=each.label)
     axes.set_title(f"{len(env_ids)} games: performance profile", loc="left", fontweight="bold")
-    axes.set_xlabel("human-normalised score (0 random play, 1 a human)")
-    axes.set_ylabel("share of runs above it")
+    axes.set_xlabel("human-normalised score (0: random play, 1: human)")
+    axes.set_ylabel("share of runs above")
     axes.set_ylim(0, 1.02)
     _tidy(axes)
 
 
 def _draw_edits(axes: Axes, each: Configuration, env_id: str, colour: str) -> None:
-    """A dashed line at each edit; those too close together for a name each share one."""
+    """Draw a dashed line at each edit; edits too close together for two labels share one."""
     first, *_ = runs = each.on(env_id)
     last = max((row["env_step"] for run in runs for row in (*run.metrics, *run.evaluations)), default=0)
     groups: list[list[Edit]] = []
@@ -182,7 +182,7 @@ def _draw_edits(axes: Axes, each: Configuration, env_id: str, colour: str) -> No
 
 
 def _draw_references(axes: Axes, env_id: str) -> None:
-    """A dotted line for random play and for a human's, where it lies within what the curves span."""
+    """Draw a dotted line for random play and one for a human, if they lie within the panel's scores."""
     bottom, top = axes.get_ylim()
     for name, score in zip(("random", "human"), references(env_id) or (), strict=False):
         if bottom <= score <= top:
@@ -191,7 +191,7 @@ def _draw_references(axes: Axes, env_id: str) -> None:
 
 
 def _name_line(axes: Axes, text: str, score: float) -> None:
-    """Beside the panel, where no curve runs through it."""
+    """Label a horizontal line beside the panel, where no curve crosses the text."""
     axes.annotate(
         text, (1, score), xycoords=("axes fraction", "data"), xytext=(3, 0),
         textcoords="offset points", ha="left", va="center", fontsize="small", color="0.4",

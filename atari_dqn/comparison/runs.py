@@ -1,6 +1,7 @@
-"""Run directories flow in; configurations, groups of runs that differ in game and seed alone, flow out. No torch.
+"""Runs to compare, as read from their directories, and configurations: groups of runs with the same settings.
 
-A configuration is all settings but the game, the seed and what cannot change learning.
+A configuration is all settings except the game, the seed and those that cannot change learning. Nothing here imports
+torch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import string
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.evaluation.episodes import WINDOW
 from atari_dqn.evaluation.intervals import Array
+from atari_dqn.evaluation.result import EvaluationRow
 from atari_dqn.runs.directory import has_begun, read_config, read_system
 from atari_dqn.runs.edits import read_edits
 from atari_dqn.runs.records import EVALUATION, is_number, read_rows
@@ -35,23 +37,25 @@ NOT_LEARNING = frozenset(
     }
 )
 """Settings in which the runs of one configuration may differ."""
+LABEL = 50
+"""Characters of a configuration's label before settings are left out."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What is compared of one run."""
+    """One run, as far as it is compared."""
 
     name: str
     config: TrainConfig
     metrics: list[dict[str, Any]]
-    """rows of `metrics.jsonl` with a score"""
-    evaluations: list[dict[str, Any]]
+    """Rows of `metrics.jsonl` that have a score."""
+    evaluations: list[EvaluationRow]
     episodes: list[dict[str, Any]]
-    """finished games of training, where the run kept them"""
+    """Rows of `episodes.jsonl`, the finished games of training; empty for runs of older versions."""
     edits: list[Edit]
-    """those taken"""
+    """Live edits that were accepted."""
     system: dict[str, Any]
-    """what it ran on"""
+    """The machine and the versions it ran on."""
 
     @property
     def env_id(self) -> str:
@@ -59,7 +63,7 @@ class Run:
 
     @property
     def steps(self) -> npt.NDArray[np.int64]:
-        """Env steps of `scores`, [rows]."""
+        """Environment steps of `scores`, [rows]."""
         return np.array([row["env_step"] for row in self.metrics], dtype=np.int64)
 
     @property
@@ -68,20 +72,22 @@ class Run:
         return np.array([row[SCORE] for row in self.metrics], dtype=np.float64)
 
     def score_at(self, env_steps: Array) -> Array:
-        """The score at each of `env_steps`, on straight lines between rows, which lie elsewhere in every run."""
+        """The score at each of `env_steps`, linearly interpolated: every run has its rows at other env steps."""
         return np.interp(env_steps, self.steps, self.scores)
 
     def reached(self, threshold: float) -> tuple[float, float, float]:
-        """(env steps, seconds, games) until the mean of the last 100 games was `threshold`; infinite when it never was.
+        """How long it took until the mean of the last 100 games was `threshold`; fewer games do not count.
 
-        Fewer games than 100 tell too little to count. Told by the game where the run kept its games, else by the row.
+        Returns:
+            (env steps, seconds, games), infinite when the threshold was never reached: exact to the game where the run
+            recorded its games, else to the row of `metrics.jsonl`.
         """
-        # An older version kept no games, so that a run begun by it has none of its first ones.
+        # A run that an older version started has no record of its first games.
         if self.episodes and self.episodes[0].get("episode", 1) == 1:
             returns = np.array([row["return"] for row in self.episodes])
             sums = np.cumsum(np.insert(returns, 0, 0.0))
             means = (sums[WINDOW:] - sums[:-WINDOW]) / WINDOW
-            # The sum of whole scores is exact; of others it may fall short by rounding.
+            # Sums of integer scores are exact; others may fall short by rounding.
             there = np.flatnonzero(means >= threshold - 1e-9 * abs(threshold))
             rows = [self.episodes[there[0] + WINDOW - 1]] if len(there) else []
             games = float(there[0] + WINDOW) if len(there) else math.inf
@@ -94,28 +100,31 @@ class Run:
 
 
 def find_runs(places: Iterable[Path]) -> list[Path]:
-    """Run directories: those named, and those in a directory named that is none. Each once. Raises `ConfigError`."""
+    """The run directories among `places`, and those inside of a place that is not one itself; each once.
+
+    Raises `ConfigError` for a place without any.
+    """
     found: dict[Path, Path] = {}
     for place in places:
         inside = [place] if has_begun(place) else sorted(path.parent for path in place.glob("*/config.json"))
         if not inside:
-            raise ConfigError(f"{place} is not a run directory: it has no config.json, nor has a directory in it")
+            raise ConfigError(f"{place} is not a run directory: neither it nor a directory in it has a config.json")
         found.update({path.resolve(): path for path in inside if path.resolve() not in found})
     return list(found.values())
 
 
 def names_of(run_dirs: Sequence[Path]) -> list[str]:
-    """A name for each: its directory's, after that of the directory around it where two have the same."""
+    """A name for each run: its directory's, preceded by the parent directory's if two are the same."""
     paths = [path.resolve() for path in run_dirs]
     same = len({path.name for path in paths}) < len(paths)
     return [f"{path.parent.name}/{path.name}" if same else path.name for path in paths]
 
 
 def read_run(run_dir: Path, name: str = "") -> Run:
-    """Read a run. Raises `ConfigError` when it is none, or has no score yet."""
+    """Read a run. Raises `ConfigError` when it is not a run directory, or has no score yet."""
     config = read_config(run_dir)
     metrics = read_rows(run_dir / "metrics.jsonl", {SCORE: is_number}, having=SCORE)
-    evaluations = read_rows(run_dir / "evaluations.jsonl", EVALUATION)
+    evaluations = cast(list[EvaluationRow], read_rows(run_dir / "evaluations.jsonl", EVALUATION))
     if not metrics and not evaluations:
         raise ConfigError(f"{run_dir} has no score yet: no game of it is finished")
     episodes = read_rows(run_dir / "episodes.jsonl", {"return": is_number})
@@ -128,27 +137,27 @@ def read_run(run_dir: Path, name: str = "") -> Run:
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
-    """Runs that differ in game, in seed, and in what cannot change learning."""
+    """Runs that differ only in game, seed and settings that cannot change learning."""
 
     letter: str
-    """`A`, `B`...; empty when there is only one configuration"""
+    """`A`, `B`...; empty when there is only one configuration."""
     label: str
-    """for a legend"""
+    """Text of the legend."""
     settings: dict[str, str]
-    """what sets it apart from the other configurations"""
+    """Settings in which it differs from the other configurations."""
     runs: list[Run]
 
     def on(self, env_id: str) -> list[Run]:
-        """Its runs of one game."""
+        """The runs of one game."""
         return [run for run in self.runs if run.env_id == env_id]
 
     def trained(self, env_id: str) -> list[Run]:
-        """Those of them that have a score of training."""
+        """The runs of one game that have a score of training."""
         return [run for run in self.on(env_id) if run.metrics]
 
 
 def configurations(runs: Sequence[Run]) -> list[Configuration]:
-    """Group runs by all that may change learning, in the order in which they were named."""
+    """Group runs by all settings that may change learning, in the order given."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(json.dumps(_learning(run), sort_keys=True), []).append(run)
@@ -183,23 +192,29 @@ def _label(letter: str, apart: dict[str, str], runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         text = runs[0].name
     else:
-        text = ", ".join(f"{name} {value}" for name, value in apart.items()) or "all"
-        text = f"{text if len(text) <= 50 else text[:49] + '…'} ({len(runs)} runs)"
+        text = ""
+        for name, value in apart.items():
+            more = f"{text}, {name} {value}" if text else f"{name} {value}"
+            if text and len(more) > LABEL:
+                text += ", …"
+                break
+            text = more
+        text = f"{text or 'all'} ({len(runs)} runs)"
     return f"{letter}: {text}" if letter else text
 
 
 def remarks(found: Sequence[Configuration]) -> list[str]:
-    """What a reader should know of the runs beside the settings that set configurations apart; a line each."""
+    """Lines about differences between the runs other than their settings, and about seeds used twice."""
     runs = [run for configuration in found for run in configuration.runs]
     lines = []
     for name in sorted(NOT_LEARNING - {"seed", "run_dir"}):
         values = list(dict.fromkeys(_shown(run.config.to_dict()[name]) for run in runs))
         if len(values) > 1:
-            lines.append(f"{name} differs too ({', '.join(values)}), which does not change what is learned.")
-    for name, what in (("git_revision", "revisions of the code"), ("precision", "precisions of arithmetic")):
+            lines.append(f"{name} differs ({', '.join(values)}), which does not change learning.")
+    for name, what in (("git_revision", "revisions of the code"), ("precision", "precisions")):
         values = [str(run.system[name]) for run in runs if name in run.system]
         if len(set(values)) > 1:
-            lines.append(f"The runs are of several {what} ({', '.join(dict.fromkeys(values))}).")
+            lines.append(f"The runs used different {what} ({', '.join(dict.fromkeys(values))}).")
     for configuration in found:
         for env_id in dict.fromkeys(run.env_id for run in configuration.runs):
             seeds = [run.config.run.seed for run in configuration.on(env_id)]
@@ -207,7 +222,7 @@ def remarks(found: Sequence[Configuration]) -> list[str]:
             if twice:
                 of = f"{configuration.letter}, " if configuration.letter else ""
                 lines.append(
-                    f"{of}{env_id}: several runs have seed {_shown(twice)}; they are no independent samples, and"
+                    f"{of}{env_id}: several runs have seed {_shown(twice)}; they are not independent, and"
                     " intervals over them are too narrow."
                 )
     return lines

@@ -1,6 +1,7 @@
-"""Runs of one configuration flow in; their scores, with intervals over seeds, flow out. No torch.
+"""Scores of the runs of one configuration, with intervals over seeds.
 
-The statistics are those of intervals.py: interquartile means, and intervals by stratified bootstrap.
+The statistics are those of `evaluation.intervals`: interquartile means, and intervals by stratified bootstrap. Nothing
+here imports torch.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from atari_dqn.comparison.runs import Configuration, Run
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.evaluation.intervals import Array, Statistic, estimate, interval, iqm, median
 from atari_dqn.evaluation.references import human_normalized
+from atari_dqn.evaluation.result import EvaluationRow
 
 MOST_POINTS = 300
-"""Of a curve with an interval: more could not be told apart."""
+"""Points of a curve with an interval; more could not be distinguished."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95% interval, NaN where one run alone tells none."""
+    """A number with its 95% interval, which is NaN for a single run."""
 
     value: float
     low: float
@@ -33,7 +35,7 @@ class Estimate:
 
 
 def estimated(statistic: Statistic, *strata: Array) -> Estimate:
-    """`statistic` over runs, a stratum for each game, with its stratified bootstrap interval."""
+    """`statistic` over runs, one stratum for each game, with its stratified bootstrap interval."""
     value = float(estimate(statistic, *strata))
     if max(map(len, strata)) == 1:
         return Estimate(value, math.nan, math.nan)
@@ -43,7 +45,7 @@ def estimated(statistic: Statistic, *strata: Array) -> Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Interquartile mean over runs, with its 95% interval: four arrays [points]."""
+    """Interquartile mean over runs with its 95% interval, as four arrays [points]."""
 
     steps: Array
     centre: Array
@@ -52,7 +54,7 @@ class Curve:
 
 
 def curve(runs: Sequence[Run]) -> Curve | None:
-    """Where all `runs` have a score; None where they never do at the same time, or one is alone."""
+    """The curve of `runs` where all have a score; None for a single run, or where they have no env step in common."""
     if len(runs) < 2:
         return None
     first, last = max(run.steps[0] for run in runs), min(run.steps[-1] for run in runs)
@@ -77,13 +79,13 @@ def final_scores(runs: Sequence[Run]) -> npt.NDArray[np.float64]:
 
 
 def normalized_scores(runs: Sequence[Run]) -> npt.NDArray[np.float64] | None:
-    """`final_scores`, human-normalised; None where no reference is known."""
+    """`final_scores`, human-normalised; None when no reference is known."""
     scores = [human_normalized(runs[0].env_id, score) for score in final_scores(runs)]
     return None if None in scores else np.array(scores, dtype=np.float64)
 
 
 def shared_games(found: Sequence[Configuration]) -> list[str]:
-    """Games with human references that every configuration was trained on."""
+    """Games with known human references that every configuration was trained on."""
     env_ids = dict.fromkeys(run.env_id for configuration in found for run in configuration.runs)
     return [
         env_id
@@ -93,7 +95,10 @@ def shared_games(found: Sequence[Configuration]) -> list[str]:
 
 
 def times_to(threshold: float, runs: Sequence[Run]) -> tuple[int, list[Estimate]]:
-    """How many of `runs` reached `threshold`, and medians of env steps, seconds and games; never is infinite."""
+    """How many of `runs` reached `threshold`, and medians of the env steps, seconds and games it took.
+
+    A run that never reached it counts as infinitely late.
+    """
     reached = np.array([run.reached(threshold) for run in runs])
     return int(np.isfinite(reached[:, 0]).sum()), [estimated(median, column) for column in reached.T]
 
@@ -103,21 +108,22 @@ def times_to(threshold: float, runs: Sequence[Run]) -> tuple[int, list[Estimate]
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Evaluations under the same conditions at about the same env step: of one run, or together of several."""
+    """Evaluations under the same conditions at about the same env step, of one run or of several together."""
 
     conditions: tuple[str, float]
-    """protocol (empty for what is no Atari game) and epsilon"""
+    """Protocol (empty for environments other than Atari games) and epsilon."""
     env_step: float
     score: Estimate
-    """one run: its mean over games; several: the interquartile mean of those over runs"""
+    """The mean over games for one run, the interquartile mean of those means for several."""
     runs: int
+    """Number of runs."""
 
 
 def evaluation_points(runs: Sequence[Run]) -> list[Point]:
-    """All evaluations of `runs`, of one game, by conditions, those met first before others, and env step.
+    """All evaluations of `runs` (of one game), sorted by conditions in the order first met, then by env step.
 
-    Those of several runs are taken together where each has one, which may lie as many env steps apart as there are
-    envs; all others stand alone, with the interval of their mean over games.
+    Evaluations are combined where every run has one, at most as many env steps apart as there are environments. All
+    others stay separate, each with the interval of its mean over games.
     """
     found: list[Point] = []
     rows = [
@@ -129,7 +135,7 @@ def evaluation_points(runs: Sequence[Run]) -> list[Point]:
     rows.sort(key=lambda entry: (first[entry[0]], *entry[1:3]))
     for conditions, alike in itertools.groupby(rows, key=lambda entry: entry[0]):
         for together in _close(list(alike), max(run.config.num_envs for run in runs)):
-            by_run: dict[int, list[dict[str, Any]]] = {}
+            by_run: dict[int, list[EvaluationRow]] = {}
             for *_, index, row in together:
                 by_run.setdefault(index, []).append(row)
             if len(runs) > 1 and len(by_run) == len(runs):
@@ -144,7 +150,7 @@ def evaluation_points(runs: Sequence[Run]) -> list[Point]:
 
 
 def _close(rows: list[Any], apart: int) -> list[list[Any]]:
-    """Split rows, sorted by env step (their second element), where the next is more than `apart` from the first."""
+    """Split rows, sorted by env step (their second element), into groups that span at most `apart` env steps."""
     groups: list[list[Any]] = []
     for row in rows:
         if groups and row[1] - groups[-1][0][1] <= apart:

@@ -1,4 +1,4 @@
-"""Configurations flow in; what they score and in what they differ flow out: tables for a terminal, and as Markdown."""
+"""Tables of what configurations score and how they differ, for a terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -29,29 +29,30 @@ from atari_dqn.evaluation.intervals import RESAMPLES, Array, improvement, iqm, m
 from atari_dqn.evaluation.references import human_normalized
 
 SHOWN = 5
-"""Names in a cell."""
+"""Most names in a cell."""
 HUMAN = "Human: the score human-normalised, 0 is random play, 1 a human."
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of text under a title and a header; `notes` say what is meant."""
+    """Rows of text under a title and a header."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
     notes: list[str]
+    """Lines below the table that explain its words."""
 
 
 def tables(found: Sequence[Configuration], threshold: float | None = None) -> list[Table]:
-    """All that have something to say: settings, training, the way to `threshold`, evaluations, and all games as one."""
+    """All tables that are not empty: settings, training, time to `threshold`, evaluations, and all games combined."""
     made = [_training(found), *([] if threshold is None else [_time_to(found, threshold)]), _evaluations(found)]
     every = [_settings(found), *(_lean(table, found) for table in made), _all_games(found)]
     return [table for table in every if table.rows]
 
 
 def _lean(table: Table, found: Sequence[Configuration]) -> Table:
-    """Without columns that say nothing, nor game and configuration, the first two, where there is one alone."""
+    """The table without empty columns, and without game and configuration, the first two, if there is only one."""
     env_ids = _games(found)
     title = table.title if len(env_ids) > 1 else f"{table.title}, {env_ids[0]}"
     kept = [
@@ -66,11 +67,13 @@ def _lean(table: Table, found: Sequence[Configuration]) -> Table:
 def terminal(table: Table) -> Group:
     shown = RichTable(box=box.SIMPLE_HEAD)
     for index, name in enumerate(table.header):
-        left = index == 0 or name in ("configuration", "protocol")
-        shown.add_column(name, justify="left" if left else "right", overflow="fold")
+        left = index == 0 or name in ("config", "protocol")
+        shown.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=left)
     for row in table.rows:
         shown.add_row(*row)
-    return Group(Text(table.title, style="bold"), shown, *table.notes, "")  # a table's own is wrapped at its width
+    return Group(
+        Text(table.title, style="bold"), shown, *table.notes, ""
+    )  # rich wraps a table's own title at its width
 
 
 def markdown(made: Sequence[Table], picture: str) -> str:
@@ -85,7 +88,7 @@ def markdown(made: Sequence[Table], picture: str) -> str:
 
 def shown(estimate: Estimate, form: Callable[[float], str] = score) -> str:
     """`12.35 [10.00, 14.00]`; of one run, `12.35`."""
-    # Of an infinite lower end the rest is infinite, too.
+    # If the lower end is infinite, so is the rest.
     interval = "" if not math.isfinite(estimate.low) else f" [{form(estimate.low)}, {form(estimate.high)}]"
     return form(estimate.value) + interval
 
@@ -106,7 +109,7 @@ def _settings(found: Sequence[Configuration]) -> Table:
 
 
 def _training(found: Sequence[Configuration]) -> Table:
-    header = ["game", "configuration", "runs", "env steps", "score"]
+    header = ["game", "config", "runs", "env steps", "score"]
     normal = any(human_normalized(env_id, 0.0) is not None for env_id in _games(found))
     header += ["human"] if normal else []
     header += [f"better than {found[0].letter}"] if len(found) > 1 else []
@@ -127,7 +130,7 @@ def _training(found: Sequence[Configuration]) -> Table:
                 )
             rows.append(row)
     notes = [
-        f"Score: mean of the last {WINDOW} games at the env step that all runs of the configuration reached;"
+        f"Score: mean of the last {WINDOW} games at the last env step that all runs of a configuration reached;"
         f" interquartile mean over runs [95% interval, {RESAMPLES:,} stratified bootstrap samples]."
     ]
     if normal:
@@ -135,10 +138,10 @@ def _training(found: Sequence[Configuration]) -> Table:
     for env_id in _games(found):
         ends = [end_of(runs) for each in found if (runs := each.trained(env_id))]
         if ends and max(ends) > 1.01 * min(ends):
-            notes.append(f"{env_id}: they were trained for different numbers of env steps.")
+            notes.append(f"{env_id}: the runs were trained for different numbers of env steps.")
     if len(found) > 1:
         notes.append(
-            f"Better than {found[0].letter}: the probability that one run scores more than one of {found[0].letter}."
+            f"Better than {found[0].letter}: the probability that a run scores more than a run of {found[0].letter}."
         )
     return Table("Scores of training", header, rows, notes)
 
@@ -153,12 +156,12 @@ def _time_to(found: Sequence[Configuration], threshold: float) -> Table:
                 row = [short_name(env_id), each.letter, f"{reached} of {len(runs)}"]
                 rows.append([*row, *(shown(estimate, count) for estimate in (steps, seconds, games))])
     return Table(
-        f"Until a mean score of {threshold:g}",
-        ["game", "configuration", "reached by", "env steps", "seconds", "games"],
+        f"Time to a mean score of {threshold:g}",
+        ["game", "config", "reached by", "env steps", "seconds", "games"],
         rows,
         [
-            f"Until the mean of {WINDOW} games of training was {threshold:g}: median over runs [95% interval]; a run"
-            " that never got there counts as infinitely late."
+            f"When the mean of {WINDOW} games of training first reached {threshold:g}: median over runs [95% interval];"
+            " a run that never reached it counts as infinitely late."
         ],
     )
 
@@ -175,10 +178,10 @@ def _evaluations(found: Sequence[Configuration]) -> Table:
                 rows.append(row)
     return Table(
         "Latest evaluations",
-        ["game", "configuration", "protocol", "epsilon", "runs", "env step", "score", "human"],
+        ["game", "config", "protocol", "epsilon", "runs", "env step", "score", "human"],
         rows,
         [
-            "One run: its mean score [95% interval over games]. Several: the interquartile mean of those [over runs].",
+            "One run: mean score [95% interval over games]. Several: interquartile mean of those [interval over runs].",
             *([HUMAN] if any(row[-1] != "–" for row in rows) else []),
         ],
     )
@@ -195,16 +198,16 @@ def _all_games(found: Sequence[Configuration]) -> Table:
         if len(found) > 1:
             row.append("" if each is found[0] else _better(strata, baseline))
         rows.append(row)
-    header = ["configuration", "runs", "IQM", "median", "mean", "optimality gap"]
+    header = ["config", "runs", "IQM", "median", "mean", "optimality gap"]
     header += [f"better than {found[0].letter}"] if len(found) > 1 else []
     return Table(
-        f"{len(env_ids)} games as one, human-normalised",
+        f"{len(env_ids)} games combined, human-normalised",
         header,
         rows,
         [
-            f"Of {', '.join(map(short_name, env_ids))}: scores of training at their end, 0 random play, 1 a human"
-            " [95% interval, bootstrap stratified by game]. IQM: of all runs of all games; median and mean: of the"
-            " games' means; optimality gap: how far runs fall short of 1 on average."
+            f"{', '.join(map(short_name, env_ids))}: final scores of training, 0 is random play, 1 a human [95%"
+            " interval, bootstrap stratified by game]. IQM: of all runs of all games; median and mean: of the games'"
+            " means; optimality gap: how far runs fall short of 1 on average."
         ],
     )
 
@@ -232,7 +235,7 @@ def _normalised(runs: Sequence[Run]) -> str:
 
 
 def _better(strata: Sequence[Array], than: Sequence[Array]) -> str:
-    """One run on either side tells who was better, not how likely that is."""
+    """The probability of improvement; unknown with a single run on either side."""
     if max(map(len, (*strata, *than))) == 1:
         return "–"
     return shown(estimated(improvement, *strata, *than))

@@ -123,18 +123,19 @@ def evaluate_cells(
 
 
 class CardProgress:
-    """How far a card of `cells` evaluations is, as a line for the user. Starts its clock when it is made."""
+    """Progress of a scorecard with `cells` evaluations, as a line for the user. The clock starts when it is made."""
 
     def __init__(self, cells: int) -> None:
         self._cells, self._done, self._ticks_before, self._ticks = cells, 0, 0, 0
         self._started = time.monotonic()
 
     def next(self) -> None:
-        """The present evaluation is over."""
+        """Call this when the current evaluation is over."""
         self._done += 1
         self._ticks_before, self._ticks = self._ticks_before + self._ticks, 0
 
     def line(self, progress: Progress) -> str:
+        """The current evaluation's progress, with the expected time until the whole scorecard is done."""
         self._ticks = progress.ticks
         text = f"{self._done + 1} of {self._cells}: " if self._cells > 1 else ""
         text += f"{progress.games} of {progress.episodes} games  {progress.ticks:,} env steps in each env"
@@ -147,9 +148,10 @@ class CardProgress:
         return text
 
     def ticks_left(self, progress: Progress) -> float | None:
-        """Of the whole card: those to come are taken to last as long as those so far, on average.
+        """Expected ticks until the whole scorecard is done; None where that is unknown.
 
-        So is the present one before any of its games is over.
+        Evaluations to come, and the current one before its first game is over, are assumed to take as long as those so
+        far on average.
         """
         here = progress.ticks_left
         if self._done and not progress.games:
@@ -161,9 +163,13 @@ class CardProgress:
 
 
 def scorecard(what: str, results: Sequence[Evaluation], trained: Protocol, num_actions: int) -> Group:
-    """A table with a row for each evaluation, and what its words mean.
+    """A table with a row for each evaluation, and notes that explain its words.
 
-    `trained` is the protocol of the training, whose `num_actions` the network keeps.
+    Args:
+        what: title of the table.
+        results: evaluations of one network in one game.
+        trained: protocol of the training.
+        num_actions: of the network.
     """
     first = results[0]
     atari, normalised = is_atari(first.env_id), first.human_normalized is not None
@@ -185,9 +191,9 @@ def scorecard(what: str, results: Sequence[Evaluation], trained: Protocol, num_a
         )
     notes = [f"Intervals: {RESAMPLES:,} bootstrap samples. IQM: mean of the middle half of the games."]
     if normalised:
-        notes.append("Human: the mean human-normalised, 0 is random play, 1 a human.")
+        notes.append("Human: human-normalised mean, 0 is random play, 1 a human.")
     limit = f"limit of {first.protocol.max_episode_frames:,} frames" if atari else "time limit"
-    notes.append(f"Env steps: mean length of a game; cut: games ended by the {limit}.")
+    notes.append(f"Env steps: mean length of a game. Cut: games ended by the {limit}.")
     if any(result.protocol.name != trained.name for result in results):
         which = f"all {num_actions}" if trained.full_action_space else f"the game's minimal set of {num_actions}"
         notes.append(f"Trained under {trained.name}, the network keeps {which} actions under the other protocol.")

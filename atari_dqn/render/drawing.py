@@ -1,7 +1,7 @@
-"""Text, bars and lines on RGB pictures, [height, width, 3] uint8, which are changed in place.
+"""Drawing of text, bars and lines on RGB pictures, [height, width, 3] uint8, in place.
 
-Text is matplotlib's own DejaVu Sans, so that it looks alike everywhere; its digits are all of one width and do not
-dance when numbers change. What reaches beyond a picture's edge is cut off.
+Text is in matplotlib's own DejaVu Sans, so that it looks the same everywhere; its digits all have the same width and do
+not jump when numbers change. Whatever reaches beyond a picture's edge is clipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Colour = tuple[int, int, int]
 
 PAPER: Colour = (18, 21, 27)
 RAISED: Colour = (38, 44, 55)
-"""behind what is to stand out"""
+"""Background of what is highlighted."""
 FAINT: Colour = (62, 70, 84)
 DIM: Colour = (148, 157, 171)
 INK: Colour = (236, 239, 244)
@@ -29,7 +29,7 @@ BLUE: Colour = (74, 163, 255)
 ORANGE: Colour = (255, 159, 64)
 GREEN: Colour = (88, 214, 118)
 RED: Colour = (255, 84, 84)
-"""Blue and orange differ for the colour-blind too; green and red always come with a sign."""
+"""The colour-blind can tell blue from orange; green and red always come with a sign."""
 
 
 def blank(height: int, width: int, colour: Colour = PAPER) -> Picture:
@@ -47,12 +47,12 @@ def write(
     bold: bool = False,
     align: Literal["left", "middle", "right"] = "left",
 ) -> int:
-    """Write a line of text whose upper edge is at `y`, and whose left edge, middle or right one at `x`, in pixels.
+    """Write a line of text with its top at `y` and its left edge, middle or right edge at `x`. Returns its width.
 
-    Returns its width.
+    All lengths are in pixels.
     """
     mask = _mask(text, size, bold)
-    width = mask.shape[1]
+    width: int = mask.shape[1]
     x -= {"left": 0, "middle": width // 2, "right": width}[align]
     left, top = max(0, -x), max(0, -y)
     place = picture[max(0, y) : max(0, y + len(mask)), max(0, x) : max(0, x + width)]
@@ -61,22 +61,23 @@ def write(
 
 
 def text_width(text: str, size: int, *, bold: bool = False) -> int:
-    return _mask(text, size, bold).shape[1]
+    width: int = _mask(text, size, bold).shape[1]
+    return width
 
 
 def blend(picture: Picture, colour: Colour, strength: npt.NDArray[np.float32] | float) -> None:
-    """Mix `colour` into a picture: `strength` 0 leaves it as it is, 1 covers it; one number, or one for each pixel."""
+    """Mix `colour` into a picture. `strength` is from 0 (none) to 1 (covers it), one number or one for each pixel."""
     picture[:] = (picture + (np.asarray(colour, np.float32) - picture) * np.float32(strength)).astype(np.uint8)
 
 
 def bar(picture: Picture, x: float, y: int, width: float, height: int, colour: Colour) -> None:
-    """A filled rectangle; a negative width goes to the left of `x`. One of any width at all is seen."""
+    """Draw a filled rectangle, to the left of `x` for a negative width; at least a pixel wide unless the width is 0."""
     left, right = sorted((round(x), round(x + width)))
     picture[max(0, y) : y + height, max(0, left) : max(right, left + (width != 0))] = colour
 
 
 def curve(picture: Picture, points: npt.NDArray[np.float64], colour: Colour, thickness: int = 2) -> None:
-    """A smooth line through `points`, [N, 2] of x and y."""
+    """Draw a smooth line through `points`, [N, 2] of x and y."""
     fine = 4  # bits behind the binary point
     cv2.polylines(
         picture, [np.round(points * 2**fine).astype(np.int32)], False, colour, thickness, cv2.LINE_AA, shift=fine
@@ -85,7 +86,7 @@ def curve(picture: Picture, points: npt.NDArray[np.float64], colour: Colour, thi
 
 @functools.lru_cache(maxsize=4096)
 def _mask(text: str, size: int, bold: bool) -> npt.NDArray[np.float32]:
-    """How much of each pixel is ink, [height, width]; the height is the font's, whatever the text."""
+    """The share of each pixel that text covers, [height, width]; the height is the font's, whatever the text."""
     font = _font(size, bold)
     ascent, descent = font.getmetrics()
     image = Image.new("L", (max(1, round(font.getlength(text))), ascent + descent))

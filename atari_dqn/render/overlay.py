@@ -1,9 +1,8 @@
-"""What a network thinks while it plays, beside the picture of it: decisions, scores and lives flow in; pictures with a
-panel flow out.
+"""Overlay of a film: a panel beside the game that shows what the network thinks.
 
-The panel has the score, the newest reward and the lives, a bar for each action, and the value over the last seconds.
-A bar is the action's Q from the mean of all, which is its advantage where the network is a dueling one; the value is
-the largest Q.
+The panel shows the score, the newest reward and the lives, a bar for each action, and the value over the last seconds.
+A bar is the difference between the action's Q and the mean of all, which is the advantage in a dueling network; the
+value is the largest Q.
 """
 
 from __future__ import annotations
@@ -44,28 +43,29 @@ if TYPE_CHECKING:  # what shows nothing but films need not wait for torch
     from atari_dqn.policy.trained import TrainedNetwork
 
 PANEL_WIDTH, MARGIN, ROWS_AT, LEAST_PITCH, GRAPH_HEIGHT = 400, 16, 132, 16, 160
-"""Pixels; from the panel's top to the first action, for each action and for the value at least."""
+"""Pixels: width and margin of the panel, its top to the first action, least height of an action and of the graph."""
 FLASH_SECONDS = 0.6
+"""How long a reward or a lost life is highlighted."""
 WINDOW_SECONDS = 12.0
-"""of the value that is shown"""
+"""Time span of the value's graph."""
 RUN_OUT = 0.99
-"""By what the scale of the bars shrinks from decision to decision, where they have got shorter."""
+"""Factor by which the scale of the bars shrinks at each decision once they have become shorter."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What was chosen, and why."""
+    """An action, and why it was chosen."""
 
     q: npt.NDArray[np.float32]
-    """[num_actions]"""
+    """Q values, [num_actions]."""
     action: int
     random: bool
-    """drawn at random, be it the best one or not"""
+    """Whether it was drawn at random, even if it is the best one."""
 
 
 @dataclasses.dataclass
 class _Moment:
-    """A decision and what came of it."""
+    """A decision and its outcome."""
 
     value: float
     reward: float = 0.0
@@ -73,7 +73,7 @@ class _Moment:
 
 
 class Overlay:
-    """Beside each picture of one game its panel. `decide` is told of each decision before the pictures it leads to."""
+    """Draws the panel beside each picture of one game. Call `decide` before the pictures that the decision leads to."""
 
     @classmethod
     def of(cls, policy: TrainedNetwork, protocol: Protocol, env: FilmedEnv) -> Overlay:
@@ -86,9 +86,9 @@ class Overlay:
         self._title, self._names = title, names
         least = ROWS_AT + LEAST_PITCH * min(18, len(names)) + GRAPH_HEIGHT
         self._least_height = least + least % 2
-        """of a film; a lower picture is put in the middle"""
+        """Least height of a film in pixels; a lower picture is centred."""
         self._flash = FLASH_SECONDS * pictures_per_second
-        """pictures that a flash lasts"""
+        """Number of pictures that a highlight lasts."""
         window = round(WINDOW_SECONDS * pictures_per_second / pictures_per_step)
         self._moments: collections.deque[_Moment] = collections.deque(maxlen=window)
         self._decision: Decision | None = None
@@ -96,18 +96,19 @@ class Overlay:
         self._score, self._reward = 0.0, 0.0
         self._lives: int | None = None
         self._since_reward = self._since_loss = self._flash
-        """pictures"""
+        """Number of pictures since then."""
         self._panel: Picture | None = None
-        """without what changes from picture to picture"""
+        """The panel without the figures that change with every picture."""
 
     def decide(self, decision: Decision) -> None:
+        """Show `decision` from the next picture on."""
         self._decision = decision
         self._moments.append(_Moment(float(decision.q.max())))
         self._scale = max(self._scale * RUN_OUT, float(np.abs(decision.q - decision.q.mean()).max()))
         self._panel = None
 
     def beside(self, picture: Picture, score: float, lives: int | None) -> Picture:
-        """The next picture, [height, width, 3], with its panel; both sides are even."""
+        """The next picture, [height, width, 3] uint8, enlarged and with its panel; both sides are even."""
         self._take(score, lives)
         large = enlarge(picture)
         height, width, _ = large.shape
@@ -138,7 +139,7 @@ class Overlay:
         self._score, self._lives = score, lives
 
     def _frame(self, film: Picture) -> None:
-        """A lost life frames the picture in red, which fades."""
+        """Draw a red frame that fades after a lost life."""
         strength = max(0.0, 1 - self._since_loss / self._flash)
         if strength:
             edge = max(4, len(film) // 60)
@@ -146,7 +147,7 @@ class Overlay:
                 blend(side, RED, strength)
 
     def _draw_figures(self, panel: Picture) -> None:
-        """Score, newest reward and lives."""
+        """Draw score, newest reward and lives."""
         lit = max(0.0, 1 - self._since_reward / self._flash)
         reward = f"{self._reward:+.4g}" if lit else "0"
         paid = GREEN if self._reward > 0 else RED
@@ -206,7 +207,7 @@ class Overlay:
         panel[ROWS_AT : ROWS_AT + pitch * len(self._names), middle] = DIM
 
     def _draw_value(self, panel: Picture, top: int) -> None:
-        """The value over the last seconds, with the lives that were lost, and rewards where they are rare."""
+        """Draw the value over the last seconds, with lost lives, and with rewards where they are rare."""
         write(panel, "value", MARGIN, top, 13, bold=True)
         write(panel, f"largest Q, last {WINDOW_SECONDS:g} s", MARGIN + 50, top + 2, 11, DIM)
         left, right, high, low = MARGIN, PANEL_WIDTH - MARGIN, top + 28, len(panel) - 16
@@ -229,8 +230,9 @@ class Overlay:
         heights = (values - least) / (most - least) if most > least else np.full(len(values), 0.5)
         thickness = 2 if len(self._moments) < (right - left) / 2 else 1
         curve(panel, np.stack((x, low - 16 - heights * room), axis=1), BLUE, thickness)
-        write(panel, q_value(most), left + 4, high + 2, 10, DIM)
-        write(panel, q_value(least), left + 4, low - 14, 10, DIM)
+        digits = 3 if most - least > 0.01 else 5
+        write(panel, q_value(most, digits), left + 4, high + 2, 10, DIM)
+        write(panel, q_value(least, digits), left + 4, low - 14, 10, DIM)
 
 
 def _between(one: tuple[int, int, int], other: tuple[int, int, int], share: float) -> tuple[int, int, int]:

@@ -55,11 +55,13 @@ def draw_surprises(run_dir: Path, which: str, console: Console) -> Path:
     console.print(f"reading the replay of env step {policy.env_step:,}", highlight=False)
     replay, target = load_replay(policy, CheckpointStore(run_dir).find(str(policy.env_step)))
     found = surprises(policy, target, replay, ACROSS * DOWN)
+    near = neighbourhood(replay.ring)
+    spread = f"; at most one in {near} steps of an env" if near > 1 else ""
     notes = [
         f"{policy.spec.env_id} · largest TD errors of the network of {policy.env_step:,} env steps",
-        f"Of the {min(CANDIDATES, replay.fill):,} highest priorities among {replay.fill:,} transitions; at most one in"
-        f" {neighbourhood(replay.ring)} steps of an env. Left: the newest frame; right: the newest frame at the end of"
-        " the return, so many steps later. TD error = target − Q.",
+        f"Of the {min(CANDIDATES, replay.fill):,} highest priorities among {replay.fill:,} transitions{spread}."
+        " Left: the newest frame; right: the newest frame at the end of the return, so many steps later."
+        " TD error = target − Q.",
     ]
     names = action_names(policy.spec, PROTOCOLS[policy.config.env.protocol])
     file = run_dir / "plots" / f"{policy.env_step}-surprise.png"
@@ -109,15 +111,15 @@ def surprises(policy: TrainedNetwork, target: torch.nn.Module, replay: Replay, m
     slots = np.argsort(-replay.tree.leaves.numpy()[:size], kind="stable")[: min(CANDIDATES, replay.fill)]
     actions = ring.action.flatten()[torch.from_numpy(slots)]
     parts = []
-    for at in torch.arange(len(slots)).split(BATCH):
-        batch = torch.from_numpy(slots)[at]
+    for start in range(0, len(slots), BATCH):
+        batch = torch.from_numpy(slots[start : start + BATCH])
         returns, discounts, next_slots = ring.fold(batch, replay.gamma, replay.clip_rewards)
         next_obs = ring.observations(next_slots)
         if policy.config.learner.double_q:
             targets = double_q_target(policy.network(next_obs), target(next_obs), returns, discounts)
         else:
             targets = q_target(target(next_obs), returns, discounts)
-        q = policy.network(ring.observations(batch)).gather(1, actions[at, None])[:, 0]
+        q = policy.network(ring.observations(batch)).gather(1, actions[start : start + BATCH, None])[:, 0]
         parts.append((q, targets, returns, discounts, next_slots))
     q, targets, returns, discounts, next_slots = (torch.cat(part) for part in zip(*parts, strict=True))
     ranking = np.argsort(-(targets - q).abs().numpy(), kind="stable")

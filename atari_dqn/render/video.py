@@ -1,4 +1,4 @@
-"""Pictures in, one at a time; an mp4 that browsers play, or a window on the screen, out. Nothing is held in memory."""
+"""Video files that browsers play, and windows on the screen; both take one picture at a time."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from atari_dqn.config.setting import ConfigError
 Picture = npt.NDArray[np.uint8]
 
 ENLARGED_HEIGHT = 640
-"""Small pictures are enlarged by the whole factor that stays within this height: yuv420p halves the resolution of
+"""Height in pixels up to which small pictures are enlarged, by a whole factor: yuv420p halves the resolution of
 colours, which would smear the console's single-pixel sprites."""
 
 
 def enlarge(picture: Picture) -> Picture:
-    """Repeat pixels of a [height, width, 3] picture; an odd side gets its last pixels twice, as yuv420p needs."""
+    """Repeat the pixels of a [height, width, 3] picture; an odd side is padded to an even one, as yuv420p needs."""
     factor = max(1, ENLARGED_HEIGHT // picture.shape[0])
     large: Picture = picture
-    if factor > 1:  # numpy's repeat takes three times as long, and was a fifth of the filming
+    if factor > 1:  # numpy's repeat takes three times as long
         resized = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
         large = np.asarray(resized, dtype=np.uint8)
     odd = (large.shape[0] % 2, large.shape[1] % 2)
@@ -41,9 +41,9 @@ def enlarge(picture: Picture) -> Picture:
 
 
 class VideoFile:
-    """Encodes RGB pictures as H.264 while they come. The file takes its name when it is whole and closed.
+    """Encodes RGB pictures as H.264 while they arrive. The file gets its name when it is complete and closed.
 
-    Raises `OSError` when it cannot be written; then nothing of it is left.
+    Raises `OSError` when it cannot be written; then no part of it is left.
     """
 
     def __init__(self, file: Path, fps: int) -> None:
@@ -70,7 +70,7 @@ class VideoFile:
         stream = self._container.add_stream("libx264", rate=self._fps, options={"preset": "veryfast", "crf": "18"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = Fraction(1, self._fps)
-        # Said in the file as well: players guess another colour matrix for small pictures.
+        # Declared in the file too: for small pictures players would guess another colour matrix.
         stream.codec_context.colorspace = Colorspace.ITU709
         stream.codec_context.color_range = ColorRange.MPEG
         return stream
@@ -81,10 +81,10 @@ class VideoFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Whatever ends it, but a disk: what has been filmed so far is kept, and playable.
+        # What has been filmed so far is kept and playable, unless the disk failed.
         kept = self.pictures > 0 and not isinstance(error, av.FFmpegError)
         try:
-            if kept and self._stream is not None:  # asked once more after it failed, it crashes the process
+            if kept and self._stream is not None:  # used again after an error, it crashes the process
                 self._container.mux(self._stream.encode())
             self._container.close()
             if kept:
@@ -101,15 +101,15 @@ class VideoFile:
 
 
 def check_display() -> None:
-    """Raises `ConfigError` where no window can be opened."""
-    # Tried in a process of its own: without a display OpenCV's toolkit does not raise, it aborts.
+    """Raise `ConfigError` where no window can be opened."""
+    # In a process of its own: without a display OpenCV's toolkit does not raise but aborts.
     trial = "import cv2; cv2.namedWindow('display?'); cv2.waitKey(1)"
     if subprocess.run([sys.executable, "-c", trial], capture_output=True).returncode:
-        raise ConfigError("--window needs a display, and none can be opened here; without it the video is written")
+        raise ConfigError("--window needs a display, and none can be opened here; omit it to write the video alone")
 
 
 class Window:
-    """Shows pictures at their natural speed. `closed` turns true when the user closes it, or presses q or Escape."""
+    """Shows pictures at natural speed. `closed` becomes true when the user closes it or presses q or Escape."""
 
     def __init__(self, title: str, fps: int) -> None:
         self._title, self._interval = title, 1 / fps
@@ -118,11 +118,11 @@ class Window:
         self.closed = False
 
     def add(self, picture: Picture) -> None:
-        """Wait until its time has come, and show one picture, [height, width, 3] uint8 RGB."""
+        """Show one picture, [height, width, 3] uint8 RGB, when it is due."""
         cv2.imshow(self._title, np.ascontiguousarray(enlarge(picture)[..., ::-1]))
         now = time.monotonic()
         key = cv2.waitKey(max(1, round(1000 * (self._due - now)))) & 0xFF
-        # A late picture delays the later ones: none is rushed to catch up.
+        # A late picture delays the following ones, which do not catch up.
         self._due = max(self._due, now) + self._interval
         hidden = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
         self.closed = self.closed or hidden or key in (ord("q"), 27)

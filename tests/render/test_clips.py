@@ -27,8 +27,9 @@ from atari_dqn.config.live import Request
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.monitoring.monitor import Monitor
-from atari_dqn.render import clips
-from atari_dqn.render.clips import Clip, Order, Recorder
+from atari_dqn.render import recorder as recording
+from atari_dqn.render.clips import Clip, Order, make_clip
+from atari_dqn.render.recorder import Recorder
 from atari_dqn.runs.records import read_rows
 from atari_dqn.training.session import Session
 from atari_dqn.training.trainer import Trainer
@@ -67,7 +68,7 @@ for name in ("Raises", "Dies", "Hangs", "Lasts"):
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(clips, "SECONDS", 1)
+    monkeypatch.setattr(recording, "SECONDS", 1)
     yield
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
@@ -136,7 +137,7 @@ def ordered(run_dir: Path, env_id: str) -> Order:
 
 
 def test_a_clip_goes_on_with_the_next_game_and_says_what_was_scored(tmp_path: Path) -> None:
-    clip = clips._make(ordered(tmp_path, "CartPole-v1"))
+    clip = make_clip(ordered(tmp_path, "CartPole-v1"))
     assert 2 <= len(clip.scores) <= 7
     # One picture of the reset of each game, and one of each step, which CartPole pays 1 for.
     assert 50 - len(clip.scores) - sum(clip.scores) == clip.score + 1
@@ -144,7 +145,7 @@ def test_a_clip_goes_on_with_the_next_game_and_says_what_was_scored(tmp_path: Pa
 
 
 def test_an_atari_clip_is_filmed_at_its_own_speed_and_size(tmp_path: Path) -> None:
-    clip = clips._make(ordered(tmp_path, "ALE/Breakout-v5"))
+    clip = make_clip(ordered(tmp_path, "ALE/Breakout-v5"))
     assert clip.gif_size == (210, 160)
     assert str(clip).endswith("score 0 (human-normalised -0.06) in 1 s")
     with av.open(str(clip.file)) as container:
@@ -154,14 +155,14 @@ def test_an_atari_clip_is_filmed_at_its_own_speed_and_size(tmp_path: Path) -> No
 def test_the_network_filmed_is_the_one_of_that_moment_and_one_clip_is_made_at_a_time(tmp_path: Path) -> None:
     of, network = recorder(tmp_path, "CartPole-v1")
     torch.save(network.state_dict(), tmp_path / "weights")
-    there = clips._make(Order(tmp_path / "x.mp4", tmp_path / "weights", of._config, of._spec, 300, 1, of._seed))
+    there = make_clip(Order(tmp_path / "x.mp4", tmp_path / "weights", of._config, of._spec, 300, 1, of._seed))
     assert of.begin(300, network) == ""
     for parameter in network.parameters():
         parameter.data.neg_()  # as training on changes it
     torch.save(network.state_dict(), tmp_path / "weights")
-    later = clips._make(Order(tmp_path / "x.mp4", tmp_path / "weights", of._config, of._spec, 300, 1, of._seed))
+    later = make_clip(Order(tmp_path / "x.mp4", tmp_path / "weights", of._config, of._spec, 300, 1, of._seed))
     if of.env_step is not None:
-        assert of.begin(400, network) == "that of 300 is still being made"
+        assert of.begin(400, network) == "the clip of 300 is not finished"
     clip = made(of)
     assert isinstance(clip, Clip)
     assert clip.gif == there.gif != later.gif
@@ -178,15 +179,15 @@ def test_the_network_filmed_is_the_one_of_that_moment_and_one_clip_is_made_at_a_
             "the process that films it ended with exit code 7",
             marks=pytest.mark.slow,
         ),
-        pytest.param("tests.render.test_clips:FilmHangs-v0", "it takes too long", marks=pytest.mark.slow),
+        pytest.param("tests.render.test_clips:FilmHangs-v0", "timed out", marks=pytest.mark.slow),
     ],
 )
 def test_whatever_goes_wrong_with_a_clip_is_a_line(
     env_id: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clips, "SECONDS", 5)
+    monkeypatch.setattr(recording, "SECONDS", 5)
     if "Hangs" in env_id:
-        monkeypatch.setattr(clips, "DEADLINE", 20.0)
+        monkeypatch.setattr(recording, "DEADLINE", 20.0)
     of, network = recorder(tmp_path, env_id)
     assert of.begin(300, network) == ""
     answer = made(of)
@@ -230,7 +231,7 @@ def test_a_stop_gives_up_the_clip_that_is_being_made(tmp_path: Path) -> None:
 def test_the_end_of_a_run_does_not_wait_for_good_when_a_clip_hangs_and_is_hurried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clips, "LAST_DEADLINE", 2.0)
+    monkeypatch.setattr(recording, "LAST_DEADLINE", 2.0)
     settings: dict[str, Any] = {
         "env_id": "tests.render.test_clips:FilmHangs-v0",
         "total_env_steps": 96,
@@ -239,14 +240,14 @@ def test_the_end_of_a_run_does_not_wait_for_good_when_a_clip_hangs_and_is_hurrie
     began = time.monotonic()
     done, told = trained(make_trainer(**settings), tmp_path)
     assert done
-    assert "no clip at env step 96: it takes too long" in told
-    assert time.monotonic() - began < clips.DEADLINE / 10
+    assert "no clip at env step 96: timed out" in told
+    assert time.monotonic() - began < recording.DEADLINE / 10
 
 
 def test_what_a_killed_training_left_is_cleaned_up_and_nothing_else(tmp_path: Path) -> None:
-    litter, kept = [".7-clip.weights", ".7-clip.mp4.partial"], ["7-clip.mp4", ".7-nature-seed0.mp4.partial"]
+    leftovers, kept = [".7-clip.weights", ".7-clip.mp4.partial"], ["7-clip.mp4", ".7-nature-seed0.mp4.partial"]
     (tmp_path / "videos").mkdir()
-    for name in litter + kept:
+    for name in leftovers + kept:
         (tmp_path / "videos" / name).touch()
     recorder(tmp_path, "CartPole-v1")
     assert {path.name for path in (tmp_path / "videos").iterdir()} == set(kept)
