@@ -91,7 +91,7 @@ def full_replay(plan: Plan, device: torch.device) -> PrioritizedReplay:
     """A full replay of random frames, with ends of games and different priorities."""
     num_envs, frame = plan.fill_envs, (84, 84)
     replay = PrioritizedReplay(
-        plan.capacity, num_envs, frame, torch.uint8, 4, n_step=3, gamma=0.99, clip_rewards=True, alpha=0.6,
+        plan.capacity, num_envs, frame, np.uint8, 4, n_step=3, gamma=0.99, clip_rewards=True, alpha=0.6,
         seed=SEED, device=device,
     )  # fmt: skip
     rng = np.random.default_rng(SEED)

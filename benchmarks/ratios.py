@@ -74,7 +74,7 @@ def native_vector_env(num_threads: int) -> Iterator[Kinds]:
         repeat_action_probability=protocol.repeat_action_probability,
         full_action_space=protocol.full_action_space,
         noop_max=protocol.noop_max,
-        use_fire_reset=protocol.fire_reset,
+        use_fire_reset=False,
         reward_clipping=False,
         autoreset_mode=AutoresetMode.NEXT_STEP,
     )
@@ -108,7 +108,7 @@ def learner(kind: str, threads: int, batch_size: int) -> Iterator[Kinds]:
     generator, device, spec = torch.Generator().manual_seed(SEED), torch.device("cpu"), Spec()
     config = LearnerConfig(batch_size=batch_size)
     drawn = PrioritizedReplay(
-        2**14, NUM_ENVS, (84, 84), torch.uint8, 4, n_step=1, gamma=0.99, clip_rewards=True, alpha=0.6, seed=SEED
+        2**14, NUM_ENVS, (84, 84), "uint8", 4, n_step=1, gamma=0.99, clip_rewards=True, alpha=0.6, seed=SEED
     )
     nothing = torch.zeros(NUM_ENVS, dtype=torch.bool)
     frames = torch.randint(256, (NUM_ENVS, 84, 84), generator=generator, dtype=torch.uint8)

@@ -65,7 +65,7 @@ def tiny(capacity: int, threads: int, batch_size: int) -> Iterator[Kinds]:
     """A full replay of `TINY` frames."""
     torch.set_num_threads(threads)
     replay = PrioritizedReplay(
-        capacity, TINY_ENVS, TINY, torch.uint8, STACK, n_step=1, gamma=0.99, clip_rewards=True, alpha=0.6, seed=1
+        capacity, TINY_ENVS, TINY, "uint8", STACK, n_step=1, gamma=0.99, clip_rewards=True, alpha=0.6, seed=1
     )
     fill(replay)
     yield {"tree": lambda seconds: drawing(replay, batch_size, seconds)}

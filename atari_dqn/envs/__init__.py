@@ -1,1 +1,1 @@
-"""Gymnasium and ALE environments: protocols, games, vector environments, and single ones for people."""
+"""Gymnasium and ALE environments: ids, evaluation protocols, vector environments, and single ones for people."""

@@ -1,7 +1,7 @@
-"""A game's ROM and actions flow in; 84x84 grey frames, raw rewards, ends and lives of several emulators flow out.
+"""Vector environment of ALE emulators, stepped on the caller's own thread.
 
-The same pixels, rewards and ends as gymnasium's `AtariPreprocessing` and ale-py's `AtariVectorEnv`, stepped on the
-caller's own thread: in a worker with few envs the latter's hand-over to a thread and back cost a fifth of each step.
+It gives the same pixels, rewards and episode ends as gymnasium's `AtariPreprocessing` and ale-py's `AtariVectorEnv`. In
+a worker with few environments, the latter's hand-over to a thread and back would cost a fifth of each step.
 """
 
 from __future__ import annotations
@@ -19,45 +19,38 @@ from ale_py import roms
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector.utils import batch_space
 
+from atari_dqn.envs.protocol import FRAME_SIZE, Protocol
 from atari_dqn.envs.step import StepResult
-
-SIZE = 84
 
 
 class AtariGames(gym.vector.VectorEnv[npt.NDArray[np.uint8], npt.NDArray[np.integer[Any]], npt.NDArray[Any]]):
     """`num_envs` emulators of one game with gymnasium's vector interface and next-step autoreset.
 
-    An action lasts 4 frames; the pixelwise maximum of the last two, resized to 84x84, is the observation,
-    [num_envs, 84, 84] uint8. `info` has `lives` and `episode_frame_number`, [num_envs] int32. A game begins with
-    0 to `noop_max - 1` frames of no-op, then FIRE if `fire_reset`, and is truncated after `max_episode_frames` more.
-    All arrays returned are views of `out` and overwritten by the next call.
+    An observation, [num_envs, 84, 84] uint8, is the pixelwise maximum of the last two of an action's 4 frames, resized.
+    `info` has `lives` and `episode_frame_number`, int32 [num_envs]. All arrays returned are views of `out` and
+    overwritten by the next call.
     """
 
-    def __init__(
-        self,
-        rom: str,
-        num_envs: int,
-        *,
-        repeat_action_probability: float,
-        full_action_space: bool,
-        noop_max: int,
-        fire_reset: bool,
-        max_episode_frames: int,
-        out: StepResult | None = None,
-    ) -> None:
-        self.out = out if out is not None else StepResult.empty(num_envs, (SIZE, SIZE), np.dtype(np.uint8))
+    def __init__(self, rom: str, num_envs: int, protocol: Protocol, out: StepResult | None = None) -> None:
+        """Start the emulators.
+
+        Args:
+            rom: ALE's name of the game, such as "breakout".
+            num_envs: Number of emulators.
+            protocol: How the game is presented.
+            out: Arrays to write results to; new ones by default.
+        """
+        frame_shape = (FRAME_SIZE, FRAME_SIZE)
+        self.out = out if out is not None else StepResult.empty(num_envs, frame_shape, np.dtype(np.uint8))
         self._info = {"lives": self.out.lives, "episode_frame_number": np.zeros(num_envs, np.int32)}
         path = roms.get_rom_path(rom)
         assert path is not None, "every registered game's ROM comes in ale-py's wheel"
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-        cv2.setNumThreads(1)  # a frame is too small to share out, and the other cores have envs of their own
-        self._games = [
-            _Game(path, frame, repeat_action_probability, noop_max, fire_reset, max_episode_frames)
-            for frame in self.out.frames
-        ]
-        self._actions = self._games[0].actions(full_action_space)
+        cv2.setNumThreads(1)  # a frame is too small to split, and the other cores run environments of their own
+        self._games = [_Game(path, protocol, frame) for frame in self.out.frames]
+        self._actions = self._games[0].actions()
         self.num_envs, self.num_actions = num_envs, len(self._actions)
-        self.single_observation_space = Box(0, 255, (SIZE, SIZE), np.uint8)
+        self.single_observation_space = Box(0, 255, frame_shape, np.uint8)
         self.single_action_space = Discrete(self.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -66,23 +59,31 @@ class AtariGames(gym.vector.VectorEnv[npt.NDArray[np.uint8], npt.NDArray[np.inte
     def reset(  # type: ignore[override]
         self, *, seed: Sequence[int], options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
-        """Begin a game from its seed (31 bits) in every env, or where `options["reset_mask"]` (bool [num_envs]) is."""
+        """Start a game from its seed (31 bits) in every emulator, or only where `options["reset_mask"]` is True.
+
+        Args:
+            seed: One seed for each emulator.
+            options: May hold `reset_mask`, bool [num_envs].
+
+        Returns:
+            The frames, [num_envs, 84, 84], and `info`.
+        """
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_))
         for env, game in enumerate(self._games):
             if mask[env]:
                 game.seed(seed[env])
-                self._begin(env, game)
+                self._start_game(env, game)
         return self.out.frames, self._info
 
     def step(
         self, actions: npt.NDArray[np.integer[Any]]
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], dict[str, Any]]:
-        """Act for 4 frames in every env; one whose game has just ended begins another instead."""
+        """Take an action for 4 frames in every emulator; one whose game has just ended starts another game instead."""
         out = self.out
         for env, action in enumerate(actions.tolist()):
             game = self._games[env]
             if game.over:
-                self._begin(env, game)
+                self._start_game(env, game)
                 continue
             lives = game.lives
             out.rewards[env] = out.raw_rewards[env] = game.act(self._actions[action])
@@ -94,8 +95,8 @@ class AtariGames(gym.vector.VectorEnv[npt.NDArray[np.uint8], npt.NDArray[np.inte
             self._info["episode_frame_number"][env] = game.frame_number
         return out.frames, out.rewards, out.terminated, out.truncated, self._info
 
-    def _begin(self, env: int, game: _Game) -> None:
-        game.begin()
+    def _start_game(self, env: int, game: _Game) -> None:
+        game.start()
         out = self.out
         out.rewards[env] = out.raw_rewards[env] = out.terminated[env] = out.truncated[env] = out.life_lost[env] = 0
         out.lives[env] = game.lives
@@ -104,53 +105,44 @@ class AtariGames(gym.vector.VectorEnv[npt.NDArray[np.uint8], npt.NDArray[np.inte
 
 
 class _Game:
-    """One emulator. Its newest observation lies in `frame`, [84, 84] uint8."""
+    """One emulator. It writes its observations to `frame`, [84, 84] uint8."""
 
-    def __init__(
-        self,
-        rom: Path,
-        frame: npt.NDArray[np.uint8],
-        repeat_action_probability: float,
-        noop_max: int,
-        fire_reset: bool,
-        max_frames: int,
-    ) -> None:
-        self._rom, self._frame, self._max_frames = rom, frame, max_frames
-        self._noop_max, self._fire_reset = noop_max, fire_reset
+    def __init__(self, rom: Path, protocol: Protocol, frame: npt.NDArray[np.uint8]) -> None:
+        self._rom, self._protocol, self._frame = rom, protocol, frame
         self._emulator = ale_py.ALEInterface()
-        self._emulator.setFloat("repeat_action_probability", repeat_action_probability)
+        self._emulator.setFloat("repeat_action_probability", protocol.repeat_action_probability)
         self.over = self.terminated = False
         self.lives = self.frame_number = 0
 
-    def actions(self, full: bool) -> list[ale_py.Action]:
+    def actions(self) -> list[ale_py.Action]:
         self._emulator.loadROM(self._rom)
-        return self._emulator.getLegalActionSet() if full else self._emulator.getMinimalActionSet()
+        if self._protocol.full_action_space:
+            return self._emulator.getLegalActionSet()
+        return self._emulator.getMinimalActionSet()
 
     def seed(self, seed: int) -> None:
-        """What follows is a function of `seed` and the actions alone."""
+        """Make what follows a function of `seed` and the actions alone."""
         self._emulator.setInt("random_seed", seed)
-        self._emulator.loadROM(self._rom)  # which is when the emulator takes the seed
+        self._emulator.loadROM(self._rom)  # the emulator takes the seed only now
         self._rng = np.random.default_rng(seed)
         height, width = self._emulator.getScreenDims()
         self._latest, self._before = np.zeros((2, height, width), np.uint8)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         emulator = self._emulator
         emulator.reset_game()
-        for _ in range(self._rng.integers(max(1, self._noop_max))):
+        for _ in range(self._protocol.draw_noops(self._rng)):
             emulator.act(ale_py.Action.NOOP)
             if emulator.game_over():
                 emulator.reset_game()
-        if self._fire_reset and ale_py.Action.FIRE in emulator.getMinimalActionSet():
-            emulator.act(ale_py.Action.FIRE)
-        self._last_frame = emulator.getEpisodeFrameNumber() + self._max_frames
+        self._last_frame = emulator.getEpisodeFrameNumber() + self._protocol.max_episode_frames
         self._before.fill(0)
         emulator.getScreenGrayscale(self._latest)
         self.over = self.terminated = False
         self._observe()
 
     def act(self, action: ale_py.Action) -> int:
-        """The reward of 4 frames of `action`; of fewer if the game ends."""
+        """Repeat `action` for 4 frames, fewer if the game ends. Returns the reward."""
         emulator = self._emulator
         act, game_over = emulator.act, emulator.game_over
         reward = act(action)
@@ -170,6 +162,6 @@ class _Game:
 
     def _observe(self) -> None:
         np.maximum(self._latest, self._before, out=self._latest)
-        cv2.resize(self._latest, (SIZE, SIZE), dst=self._frame, interpolation=cv2.INTER_AREA)
+        cv2.resize(self._latest, (FRAME_SIZE, FRAME_SIZE), dst=self._frame, interpolation=cv2.INTER_AREA)
         self.lives = self._emulator.lives()
         self.frame_number = self._emulator.getEpisodeFrameNumber()

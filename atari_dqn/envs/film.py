@@ -1,8 +1,7 @@
-"""One env to be watched: actions flow in; the frames the network was trained on, and every picture between, flow out,
-with the score and the lives of that very moment.
+"""Single environment for filming: besides the frames of training, every picture in between, with score and lives.
 
-Training steps Atari games natively and sees one frame in four. Here gymnasium's own `AtariPreprocessing`, which makes
-the same frames pixel for pixel, runs over an emulator that hands out each of its ticks in colour.
+Training steps Atari games natively and sees one frame in four. Here gymnasium's own preprocessing, which gives the same
+frames pixel for pixel, wraps an emulator that shows each of its ticks in colour.
 """
 
 from __future__ import annotations
@@ -14,66 +13,78 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.wrappers import AtariPreprocessing
 
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.envs.protocol import EnvSpec, Protocol
-from atari_dqn.envs.single import make_emulator
+from atari_dqn.envs.protocol import FRAME_SKIP, EnvSpec, Protocol
+from atari_dqn.envs.single import AnyEnv, NoOpStart, make_emulator, preprocess
 
 Frame = npt.NDArray[Any]
 Picture = npt.NDArray[np.uint8]
 
 ATARI_FPS = 60
-"""Emulator ticks a second on the console (NTSC)."""
+"""Emulator frames per second of the console (NTSC)."""
 
 
 def check_drawable(spec: EnvSpec) -> None:
-    """Raise `ConfigError` when the env cannot draw itself."""
+    """Raise `ConfigError` if the environment cannot render itself."""
     if spec.is_atari:
         return
-    mute = gym.make(spec.env_id, disable_env_checker=True)
-    modes = mute.metadata.get("render_modes") or []
-    mute.close()
+    env = gym.make(spec.env_id, disable_env_checker=True)
+    modes = env.metadata.get("render_modes") or []
+    env.close()
     if "rgb_array" not in modes:
         raise ConfigError(f"{spec.env_id} cannot draw itself: it has no render mode rgb_array")
 
 
 class FilmedEnv:
-    """A single env under a protocol. `show` is called with every picture, [height, width, 3] uint8 RGB; without it the
-    same games are played and nothing is drawn.
+    """Single environment that shows every picture while it is played.
 
-    `fps` is the pictures' natural speed. Raises `ConfigError` when the env cannot draw itself.
+    Attributes:
+        spec: The environment's specification.
+        fps: Natural speed of the pictures, per second.
+        pictures_per_step: Pictures shown for each environment step.
     """
 
     def __init__(self, spec: EnvSpec, protocol: Protocol, show: Callable[[Picture], None] | None) -> None:
+        """Make the environment.
+
+        Args:
+            spec: The environment.
+            protocol: How an Atari game is presented.
+            show: Called with every picture, [height, width, 3] uint8 RGB. None plays the same games undrawn.
+
+        Raises:
+            ConfigError: The environment cannot render itself.
+        """
         check_drawable(spec)
         self.spec = spec
         if spec.is_atari:
-            emulator = make_emulator(spec, protocol, render_mode="rgb_array")
-            self._shown = _Shown(emulator, show, protocol.noop_max)
-            self._env: gym.Env[Any, Any] = AtariPreprocessing(self._shown, noop_max=0, frame_skip=4, screen_size=84)
-            self.fps, self.pictures_per_step = ATARI_FPS, 4
+            self._shown = _Shown(make_emulator(spec, protocol, render_mode="rgb_array"), show)
+            self._env = preprocess(NoOpStart(self._shown, protocol))
+            self.fps, self.pictures_per_step = ATARI_FPS, FRAME_SKIP
         else:
-            # Drawing is into memory: without this SDL looks for a screen, and complains where there is none.
+            # Rendering is into memory: without this SDL looks for a screen and complains if there is none.
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
             plain = gym.make(spec.env_id, render_mode="rgb_array", disable_env_checker=True)
-            self._env = self._shown = _Shown(plain, show, noop_max=0)
+            self._env = self._shown = _Shown(plain, show)
             self.fps, self.pictures_per_step = round(plain.metadata.get("render_fps") or 30), 1
         self._first_action = int(self._env.action_space.start)  # type: ignore[attr-defined]
 
     @property
     def score(self) -> float:
-        """Raw, up to the newest picture."""
+        """Unclipped return up to the newest picture."""
         return self._shown.score
 
     @property
     def lives(self) -> int | None:
-        """At the newest picture; None in an env that does not tell."""
+        """Lives left at the newest picture; None if the environment does not report them."""
         return self._shown.lives
 
     def reset(self, seed: int) -> Frame:
         """Start a game. Returns its first frame, of the spec's shape and dtype."""
-        return self._frame(self._env.reset(seed=seed)[0])
+        observation, _ = self._env.reset(seed=seed)
+        self._shown.score = 0.0  # a game's score starts with its first decision, after the no-ops
+        return self._frame(observation)
 
     def step(self, action: int) -> tuple[Frame, float, bool]:
         """Take `action` (0 to num_actions - 1). Returns the next frame, the raw reward, and True at the game's end."""
@@ -88,11 +99,11 @@ class FilmedEnv:
 
 
 class _Shown(gym.Wrapper[Any, Any, Any, Any]):
-    """Hands out the picture after every step, and begins an episode with 0 to `noop_max - 1` no-ops."""
+    """Shows the picture after every step, and keeps score and lives up to it."""
 
-    def __init__(self, env: gym.Env[Any, Any], show: Callable[[Picture], None] | None, noop_max: int) -> None:
+    def __init__(self, env: AnyEnv, show: Callable[[Picture], None] | None) -> None:
         super().__init__(env)
-        self._show, self._noop_max = show, noop_max
+        self._show = show
         self.score = 0.0
         self.lives: int | None = None
 
@@ -100,20 +111,16 @@ class _Shown(gym.Wrapper[Any, Any, Any, Any]):
         result = self.env.step(action)
         _, reward, _, _, info = result
         self.score += float(info.get("raw_reward", reward))
-        self._look(info)
+        self._draw(info)
         return result
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         result = self.env.reset(seed=seed, options=options)
         self.score = 0.0
-        self._look(result[1])
-        # As AtariVectorEnv draws them; AtariPreprocessing's own would be 1 to noop_max.
-        for _ in range(int(self.unwrapped.np_random.integers(max(1, self._noop_max)))):
-            self.step(0)
-        self.score = 0.0  # as elsewhere, a game's score begins with its first decision
+        self._draw(result[1])
         return result
 
-    def _look(self, info: dict[str, Any]) -> None:
+    def _draw(self, info: dict[str, Any]) -> None:
         self.lives = info.get("lives")
         if self._show is not None:
             picture: Any = self.env.render()

@@ -1,4 +1,4 @@
-"""Evaluation protocols for Atari games, and what the rest of the package must know of an environment."""
+"""Evaluation protocols for Atari games, and the specification of an environment."""
 
 from __future__ import annotations
 
@@ -7,42 +7,54 @@ from typing import Any, Literal
 
 import numpy as np
 
+FRAME_SKIP = 4
+"""Emulator frames for which an Atari action is repeated: the frames of one environment step."""
+FRAME_SIZE = 84
+"""Height and width of an Atari observation, in pixels."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How an Atari game is presented; other envs take no notice of it. Every protocol repeats an action for 4 frames,
-    takes the pixelwise maximum of the last two before resizing to 84x84 grey, and leaves rewards raw."""
+    """How an Atari game is presented; protocols apply to Atari only.
+
+    Every protocol repeats an action for 4 frames, takes the pixelwise maximum of the last two before resizing to 84x84
+    grey, and does not clip rewards.
+    """
 
     name: str
+    """Name of the protocol."""
     repeat_action_probability: float
-    """Sticky actions: chance per frame that the emulator repeats the previous action."""
+    """Sticky actions: probability per frame that the emulator repeats the previous action."""
     noop_max: int
-    """A game starts after 0 to `noop_max - 1` frames of no-op, drawn anew for each (0 and 1: none)."""
-    fire_reset: bool
+    """A game starts after 0 to `noop_max - 1` no-op frames, drawn for each game; none if this is 0 or 1."""
     full_action_space: bool
+    """Whether all 18 actions of the console are available, instead of the game's minimal set."""
     life_loss_terminal: bool
-    """Training treats a lost life as terminal. The game goes on: workers report lives, they never reset on one."""
+    """Whether training treats a lost life as terminal. The game continues: workers report lives and never reset on a
+    lost one."""
     max_episode_frames: int
-    """Frames after which a game is truncated, no-ops not counted."""
+    """Number of frames after which a game is truncated, not counting no-ops."""
+
+    def draw_noops(self, rng: np.random.Generator) -> int:
+        """Number of no-op frames at the start of a game."""
+        return int(rng.integers(max(1, self.noop_max)))
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    # Mnih et al. 2015
+    # Mnih et al. 2015, "Human-level control through deep reinforcement learning"
     "nature": Protocol(
         name="nature",
         repeat_action_probability=0.0,
         noop_max=30,
-        fire_reset=False,
         full_action_space=False,
         life_loss_terminal=True,
         max_episode_frames=108_000,
     ),
-    # Machado et al. 2018
+    # Machado et al. 2018, "Revisiting the Arcade Learning Environment"
     "machado": Protocol(
         name="machado",
         repeat_action_probability=0.25,
         noop_max=0,
-        fire_reset=False,
         full_action_space=True,
         life_loss_terminal=False,
         max_episode_frames=108_000,
@@ -52,23 +64,30 @@ PROTOCOLS: dict[str, Protocol] = {
 
 @dataclasses.dataclass(frozen=True)
 class EnvSpec:
-    """What the rest of the house must know of an env."""
+    """Shapes and counts of an environment: everything that replay, networks and workers need to know of it."""
 
     env_id: str
+    """Resolved id, as `gym.make` takes it."""
     is_atari: bool
+    """Whether it is a game of ALE."""
     kind: Literal["pixels", "vector"]
+    """Whether a frame is an image or a vector of numbers."""
     frame_shape: tuple[int, ...]
+    """Shape of one frame."""
     frame_dtype: np.dtype[Any]
+    """Dtype of a frame: uint8 for pixels, float32 for vectors."""
     num_actions: int
+    """Number of discrete actions."""
     stack: int
-    """Frames in an observation; 1 for vectors."""
+    """Number of frames in an observation; 1 for vectors."""
 
     @property
     def frame_bytes(self) -> int:
+        """Memory of one frame."""
         return int(np.prod(self.frame_shape)) * self.frame_dtype.itemsize
 
 
 def protocol_for(name: str, trained: str) -> Protocol:
-    """Protocol `name` ("trained": the training's) with the action set that a network trained under `trained` has."""
+    """Protocol `name` ("trained": that of training) with the action set of a network trained under `trained`."""
     asked = PROTOCOLS[trained if name == "trained" else name]
     return dataclasses.replace(asked, full_action_space=PROTOCOLS[trained].full_action_space)

@@ -1,5 +1,4 @@
-"""One env of gymnasium's own make, shown to an agent as in training: an env flows in, the same one with the training's
-observations flows out, for programs that step it themselves."""
+"""Single gymnasium environments with the observations of training, for programs that step them themselves."""
 
 from __future__ import annotations
 
@@ -11,31 +10,34 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.envs.protocol import EnvSpec, Protocol
+from atari_dqn.envs.protocol import FRAME_SIZE, FRAME_SKIP, EnvSpec, Protocol
 
 AnyEnv = gym.Env[Any, Any]
 
 
 def interface(spec: EnvSpec) -> tuple[tuple[int, ...], int]:
-    """The shape of an observation as a plain env shows it (pixels: stacked), and the number of its first action."""
+    """Shape of an observation as a single environment returns it (pixels: stacked), and its first action's number."""
     if spec.is_atari:
         return (spec.stack, *spec.frame_shape), 0
     env = gym.make(spec.env_id, disable_env_checker=True)
     shape, first = env.observation_space.shape, int(env.action_space.start)  # type: ignore[attr-defined]
     env.close()
-    assert shape is not None, "an EnvSpec is of an env that observes a Box"
+    assert shape is not None, "the observations of an EnvSpec's environment are a Box"
     return ((spec.stack, *shape) if spec.kind == "pixels" else shape), first
 
 
 def make_env(spec: EnvSpec, protocol: Protocol, **kwargs: Any) -> AnyEnv:
-    """The game of `spec` under `protocol`, no-op starts included; `kwargs` go to `gym.make`, before ours."""
+    """The environment of `spec` with the observations of training, no-op starts included.
+
+    `kwargs` go to `gym.make` and override this package's.
+    """
     if not spec.is_atari:
         return as_trained(gym.make(spec.env_id, **kwargs), spec)
-    return as_trained(_NoOpStart(make_emulator(spec, protocol, **kwargs), protocol.noop_max), spec)
+    return as_trained(NoOpStart(make_emulator(spec, protocol, **kwargs), protocol), spec)
 
 
 def make_emulator(spec: EnvSpec, protocol: Protocol, **kwargs: Any) -> AnyEnv:
-    """The bare game of `spec`, one grey frame a step, no no-ops; `kwargs` go to `gym.make`, before ours."""
+    """The bare Atari game of `spec`: one grey frame a step, no no-ops. `kwargs` override those for `gym.make`."""
     ours: dict[str, Any] = {
         "frameskip": 1,
         "obs_type": "grayscale",
@@ -46,18 +48,47 @@ def make_emulator(spec: EnvSpec, protocol: Protocol, **kwargs: Any) -> AnyEnv:
     return gym.make(spec.env_id, **{**ours, **kwargs})
 
 
-def as_trained(env: AnyEnv, spec: EnvSpec) -> AnyEnv:
-    """`env` with the observations that an agent trained in `spec` looks at: [stack, *frame_shape], or its own vectors.
+def preprocess(emulator: AnyEnv) -> AnyEnv:
+    """gymnasium's own preprocessing, which gives the same frames as `envs.atari`, around a bare Atari game."""
+    return AtariPreprocessing(emulator, noop_max=0, frame_skip=FRAME_SKIP, screen_size=FRAME_SIZE)
 
-    A raw Atari env (one frame a step) gets 4 frames an action and their preprocessing, any env of pixels its stacks;
-    what is there already is left alone. Raises `ConfigError` for an env of other observations or actions.
+
+class NoOpStart(gym.Wrapper[Any, Any, Any, Any]):
+    """Starts every game of a bare emulator with the no-ops that the protocol asks for."""
+
+    def __init__(self, env: AnyEnv, protocol: Protocol) -> None:
+        super().__init__(env)
+        self._protocol = protocol
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        for _ in range(self._protocol.draw_noops(self.unwrapped.np_random)):
+            observation, _, terminated, truncated, info = self.env.step(0)
+            if terminated or truncated:
+                observation, info = self.env.reset(options=options)
+        return observation, info
+
+
+def as_trained(env: AnyEnv, spec: EnvSpec) -> AnyEnv:
+    """Wrap an environment so that it returns the observations of training: [stack, *frame_shape], or its own vectors.
+
+    A bare Atari game (one frame a step) gets 4 frames an action and their preprocessing, any environment of pixels gets
+    stacks. Wrappers that are there already are not added again.
+
+    Raises:
+        ConfigError: The environment's observations or actions differ from the training's.
     """
     actions, stacked = env.action_space, (spec.stack, *spec.frame_shape)
     if not isinstance(actions, Discrete) or int(actions.n) != spec.num_actions:
         hint = "; make it with full_action_space=True" if spec.is_atari and spec.num_actions == 18 else ""
-        raise ConfigError(f"this env has {actions}, and {spec.env_id} was trained with {spec.num_actions}{hint}")
+        raise ConfigError(f"this env has {actions}, but {spec.env_id} was trained with {spec.num_actions}{hint}")
     if hasattr(env.unwrapped, "ale") and env.observation_space.shape not in (stacked, spec.frame_shape):
-        env = _preprocessed(env)
+        if len(env.observation_space.shape or ()) < 2:
+            raise ConfigError("this env shows the console's memory; make it with obs_type='rgb' or 'grayscale'")
+        try:
+            env = preprocess(env)
+        except ValueError:
+            raise ConfigError("this env skips frames that observations need; make it with frameskip=1") from None
     if spec.kind == "pixels" and env.observation_space.shape == spec.frame_shape:
         env = FrameStackObservation(env, spec.stack, padding_type="reset")
     space = env.observation_space
@@ -66,35 +97,8 @@ def as_trained(env: AnyEnv, spec: EnvSpec) -> AnyEnv:
     else:
         fits = isinstance(space, Box) and math.prod(space.shape) == math.prod(stacked)
     if not fits:
-        raise ConfigError(f"this env shows {space}, and the training's {spec.frame_dtype} {list(stacked)}")
+        raise ConfigError(f"this env shows {space}, but training used {spec.frame_dtype} {list(stacked)}")
     return env
-
-
-def _preprocessed(env: AnyEnv) -> AnyEnv:
-    if len(env.observation_space.shape or ()) < 2:
-        raise ConfigError("this env shows the console's memory; make it with obs_type='rgb' or 'grayscale'")
-    try:
-        return AtariPreprocessing(env, noop_max=0, frame_skip=4, screen_size=84)
-    except ValueError:
-        raise ConfigError(
-            "this env skips frames itself and hides those that an observation is made of; make it with frameskip=1"
-        ) from None
-
-
-class _NoOpStart(gym.Wrapper[Any, Any, Any, Any]):
-    """Begins a game with 0 to `noop_max - 1` frames of no-op."""
-
-    def __init__(self, env: AnyEnv, noop_max: int) -> None:
-        super().__init__(env)
-        self._noop_max = noop_max
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        for _ in range(int(self.unwrapped.np_random.integers(max(1, self._noop_max)))):
-            observation, _, terminated, truncated, info = self.env.step(0)
-            if terminated or truncated:
-                observation, info = self.env.reset(options=options)
-        return observation, info
 
 
 CLASSICS = {
@@ -103,15 +107,15 @@ CLASSICS = {
     "Acrobot": ("torque -1", "torque 0", "torque +1"),
     "LunarLander": ("nothing", "left engine", "main engine", "right engine"),
 }
-"""As gymnasium's pages describe them: these envs do not tell the names themselves."""
+"""Action names from gymnasium's documentation, for environments that do not provide them."""
 
 
 def action_names(spec: EnvSpec, protocol: Protocol) -> tuple[str, ...]:
-    """The `num_actions` names, in order: the console's (NOOP, FIRE, ...), an env's own, or `action 0`, `action 1`..."""
+    """Names of the `num_actions` actions: the console's (NOOP, FIRE, ...), the environment's own, or `action 0`..."""
     modes = {"full_action_space": protocol.full_action_space} if spec.is_atari else {}
     env = gym.make(spec.env_id, disable_env_checker=True, **modes)
-    tell = getattr(env.unwrapped, "get_action_meanings", None)
-    names = tell() if tell is not None else CLASSICS.get(spec.env_id.split("-v")[0], ())
+    get_meanings = getattr(env.unwrapped, "get_action_meanings", None)
+    names = get_meanings() if get_meanings is not None else CLASSICS.get(spec.env_id.split("-v")[0], ())
     env.close()
     if len(names) != spec.num_actions:
         return tuple(f"action {action}" for action in range(spec.num_actions))

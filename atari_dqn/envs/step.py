@@ -1,4 +1,4 @@
-"""The result of one tick of several environments."""
+"""The result of one tick of several environments, as a block of arrays."""
 
 from __future__ import annotations
 
@@ -11,33 +11,39 @@ import numpy.typing as npt
 
 @dataclasses.dataclass(frozen=True)
 class StepResult:
-    """What one tick of N envs brought. The arrays are views of shared memory: valid until the next command."""
+    """What one tick of N environments returned. From a pool, the arrays are overwritten by its next command."""
 
     frames: npt.NDArray[Any]
-    """[N, *frame_shape] of the spec's dtype: the newest frame; at an episode's end its final one."""
+    """Newest frames, [N, *frame_shape] in the spec's dtype; at an episode's end its final frame."""
     rewards: npt.NDArray[np.float64]
-    """[N] what is learned from; not clipped"""
+    """Rewards to learn from, not clipped, [N]."""
     raw_rewards: npt.NDArray[np.float64]
-    """[N] what scores add up: `rewards`, but for an env that shapes them and tells the raw one, `info["raw_reward"]`"""
+    """Rewards that scores sum up, [N]: `rewards`, or `info["raw_reward"]` of an environment that shapes its rewards."""
     terminated: npt.NDArray[np.bool_]
-    """[N] the game is over"""
+    """Whether the game is over, [N]."""
     truncated: npt.NDArray[np.bool_]
-    """[N] the episode was cut by a time limit"""
+    """Whether a time limit cut the episode, [N]."""
     lives: npt.NDArray[np.int32]
-    """[N] lives left; 0 where the env has none"""
+    """Lives left, [N]; 0 if the environment has no lives."""
     life_lost: npt.NDArray[np.bool_]
-    """[N] lives fell, and the game goes on"""
+    """Whether a life was lost while the game continues, [N]."""
     is_reset: npt.NDArray[np.bool_]
-    """[N] this tick began an episode: its action was ignored, its reward is 0, and it is no env step"""
+    """Whether this tick started an episode, [N]: the action was ignored, the reward is 0, and the tick is not an
+    environment step."""
+
+    @staticmethod
+    def layout(
+        num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]
+    ) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Dtype and shape of each array, in the order of the fields."""
+        scalars = (np.float64, np.float64, np.bool_, np.bool_, np.int32, np.bool_, np.bool_)
+        return [(frame_dtype, (num_envs, *frame_shape)), *((np.dtype(kind), (num_envs,)) for kind in scalars)]
 
     @classmethod
     def empty(cls, num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]) -> StepResult:
-        """Zeros in memory of this process alone."""
-
-        kinds = (np.float64, np.float64, np.bool_, np.bool_, np.int32, np.bool_, np.bool_)
-        frames = np.zeros((num_envs, *frame_shape), frame_dtype)
-        return cls(frames, *(np.zeros(num_envs, kind) for kind in kinds))  # type: ignore[arg-type]
+        """Zeros in this process's own memory."""
+        return cls(*(np.zeros(shape, dtype) for dtype, shape in cls.layout(num_envs, frame_shape, frame_dtype)))
 
     def of(self, envs: slice) -> StepResult:
-        """The part of some envs, still views."""
+        """The part of some environments, as views."""
         return StepResult(*(getattr(self, field.name)[envs] for field in dataclasses.fields(self)))

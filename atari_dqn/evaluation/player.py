@@ -40,10 +40,9 @@ class Player:
             seed: of the random actions.
             device: where the network is.
         """
-        dtype = torch.from_numpy(np.empty(0, dtype=spec.frame_dtype)).dtype
         self._network, self._epsilon = network, epsilon
         self._actor = Actor(lambda q: q, spec.num_actions, seed=seed)  # it acts on Q values, which films show as well
-        self._ring = FrameRing(spec.stack + 2, num_envs, spec.frame_shape, dtype, spec.stack, 1, device)
+        self._ring = FrameRing(spec.stack + 2, num_envs, spec.frame_shape, spec.frame_dtype, spec.stack, 1, device)
         self._unused = np.zeros(num_envs)
         self.q = torch.empty(0)
         """Q values behind the newest actions, float32 [N, A]."""

@@ -1,42 +1,106 @@
-"""Which library does the replay's small index arithmetic: a device flows in, numpy or torch flows out.
+"""The operations that numpy and torch have in common, with which the replay does its index arithmetic.
 
-The arithmetic is written once, in what the two have in common, on arrays that share the tensors' memory. On a CPU
-numpy computes it: for a batch of 32, a call of torch takes several times as long as the work it calls for. On a GPU
-torch does. (Tests let torch do it on a CPU as well, in the GPU's place.)
+The arithmetic is written once, on arrays that share the tensors' memory. On a CPU numpy computes it: for a batch of 32,
+a call of torch takes several times as long as the work itself. On a GPU torch does. (Tests let torch compute on a CPU
+too, in place of a GPU.)
 """
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Any
+import math
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Array = Any
-"""A numpy array or a tensor, as the library in use has it"""
+
+class Array(Protocol):
+    """A numpy array or a tensor."""
+
+    def __len__(self) -> int: ...
+    def __bool__(self) -> bool: ...
+    def __getitem__(self, index: Any, /) -> Array: ...
+    def __setitem__(self, index: Any, value: Array | float, /) -> None: ...
+    def __neg__(self) -> Array: ...
+    def __invert__(self) -> Array: ...
+    def __add__(self, other: Array | float, /) -> Array: ...
+    def __sub__(self, other: Array | float, /) -> Array: ...
+    def __mul__(self, other: Array | float, /) -> Array: ...
+    def __truediv__(self, other: Array | float, /) -> Array: ...
+    def __floordiv__(self, other: Array | float, /) -> Array: ...
+    def __mod__(self, other: Array | float, /) -> Array: ...
+    def __pow__(self, other: Array | float, /) -> Array: ...
+    def __rpow__(self, other: float, /) -> Array: ...
+    def __and__(self, other: Array, /) -> Array: ...
+    def __or__(self, other: Array, /) -> Array: ...
+    def __lt__(self, other: Array | float, /) -> Array: ...
+    def __le__(self, other: Array | float, /) -> Array: ...
+    def __gt__(self, other: Array | float, /) -> Array: ...
+    def __ge__(self, other: Array | float, /) -> Array: ...
+    def reshape(self, *shape: int) -> Array: ...
+    def view(self, dtype: Any, /) -> Array: ...
 
 
-def library(device: torch.device) -> ModuleType:
-    return np if device.type == "cpu" else torch
+class Library(Protocol):
+    """The functions of numpy or torch that the replay calls."""
+
+    float32: Any
+    uint8: Any
+
+    def amax(self, a: Array, axis: int = ..., /) -> Array: ...
+    def amin(self, a: Array, axis: int = ..., /, *, out: Array = ...) -> Array: ...
+    def any(self, a: Array, axis: int, /) -> Array: ...
+    def argmax(self, a: Array, axis: int, /) -> Array: ...
+    def asarray(self, a: Array, /, *, dtype: Any) -> Array: ...
+    def clip(self, a: Array, low: float, high: float, /) -> Array: ...
+    def cumsum(self, a: Array, axis: int, /) -> Array: ...
+    def maximum(self, a: Array, b: Array, /) -> Array: ...
+    def minimum(self, a: Array, b: Array, /) -> Array: ...
+    def nextafter(self, a: Array, b: Array, /) -> Array: ...
+    def searchsorted(self, a: Array, values: Array, /, *, side: str) -> Array: ...
+    def sum(self, a: Array, axis: int, /, *, out: Array = ...) -> Array: ...
+    def where(self, condition: Array, a: Array | float, b: Array | float, /) -> Array: ...
+    def zeros_like(self, a: Array, /) -> Array: ...
 
 
-def native(xp: ModuleType, tensor: Tensor) -> Array:
+NUMPY = cast(Library, np)
+TORCH = cast(Library, torch)
+
+
+def library(device: torch.device) -> Library:
+    """The library that computes for tensors on `device`."""
+    return NUMPY if device.type == "cpu" else TORCH
+
+
+def as_array(xp: Library, tensor: Tensor) -> Array:
     """`tensor` as an array of `xp`, in the same memory."""
-    return tensor.numpy() if xp is np else tensor
+    return cast(Array, tensor.numpy() if xp is NUMPY else tensor)
 
 
-def tensor(array: Array) -> Tensor:
-    """The inverse of `native`."""
+def as_tensor(array: Array) -> Tensor:
+    """`array` as a tensor, in the same memory."""
     return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
-def arange(xp: ModuleType, start: int, stop: int, device: torch.device) -> Array:
-    """int64 [stop - start]"""
-    return np.arange(start, stop) if xp is np else torch.arange(start, stop, device=device)
+def arange(xp: Library, start: int, stop: int, device: torch.device) -> Array:
+    """int64 [stop - start]."""
+    return cast(Array, np.arange(start, stop) if xp is NUMPY else torch.arange(start, stop, device=device))
 
 
-def running_maximum(xp: ModuleType, values: Array) -> Array:
-    """[N], the largest so far."""
-    return np.maximum.accumulate(values) if xp is np else torch.cummax(values, 0).values
+def running_maximum(xp: Library, values: Array) -> Array:
+    """The largest of `values` [N] up to each index: [N]."""
+    array: Any = values
+    return cast(Array, np.maximum.accumulate(array) if xp is NUMPY else torch.cummax(array, 0).values)
+
+
+def put_largest(xp: Library, target: Array, indices: Array, values: Array) -> None:
+    """Set `target[indices] = values`, both [M]; of duplicate indices the largest value wins."""
+    array: Any = target
+    new: Any = values
+    at: Any = indices
+    if xp is NUMPY:
+        array[at] = -math.inf
+        np.maximum.at(array, at, new)
+    else:
+        array.scatter_reduce_(0, at, new, "amax", include_self=False)

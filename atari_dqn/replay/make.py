@@ -1,4 +1,4 @@
-"""The replay that the settings ask for."""
+"""Construction of the replay that the settings ask for."""
 
 from __future__ import annotations
 

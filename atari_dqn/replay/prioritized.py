@@ -1,22 +1,17 @@
-"""Prioritized replay: flows in, transitions and their temporal-difference errors; flows out, batches drawn by error.
-
-Schaul, Quan, Antonoglou & Silver, "Prioritized Experience Replay", 2016, the proportional variant.
-"""
+"""Proportional prioritized replay (Schaul, Quan, Antonoglou & Silver, "Prioritized Experience Replay", 2016)."""
 
 from __future__ import annotations
-
-from types import ModuleType
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, DTypeLike
 from torch import Tensor
 
-from atari_dqn.replay.arrays import native, tensor
+from atari_dqn.replay.arrays import Library, as_array, as_tensor
 from atari_dqn.replay.base import Replay
 
 PRIORITY_EPSILON = 1e-6
-"""Added to the absolute error before the exponent, so that no transition's chance is 0."""
+"""Added to the absolute error before the exponent, so that every transition can be drawn."""
 
 
 class PrioritizedReplay(Replay):
@@ -27,7 +22,7 @@ class PrioritizedReplay(Replay):
         capacity: int,
         num_envs: int,
         frame_shape: tuple[int, ...],
-        frame_dtype: DTypeLike | torch.dtype,
+        frame_dtype: DTypeLike,
         stack: int,
         *,
         n_step: int,
@@ -36,14 +31,22 @@ class PrioritizedReplay(Replay):
         alpha: float,
         seed: int,
         device: torch.device | str = "cpu",
-        xp: ModuleType | None = None,
+        xp: Library | None = None,
     ) -> None:
-        """Raises ValueError when `capacity` is no power of two or leaves too few rows."""
+        """Allocate an empty replay.
+
+        Args:
+            capacity: Maximum number of transitions, a power of two.
+            alpha: Exponent of the priorities; 0 makes all transitions equally likely.
+
+        The other arguments are those of `Replay`.
+
+        Raises:
+            ValueError: `capacity` is not a power of two or leaves too few rows.
+        """
         if capacity < 1 or capacity & (capacity - 1):
             below = 2 ** max(0, capacity.bit_length() - 1)
-            raise ValueError(
-                f"a prioritized replay's capacity is a power of two, not {capacity}: take {below} or {2 * below}"
-            )
+            raise ValueError(f"capacity must be a power of two, not {capacity}; try {below} or {2 * below}")
         super().__init__(
             capacity,
             num_envs,
@@ -60,19 +63,24 @@ class PrioritizedReplay(Replay):
         self.alpha = alpha
 
     def update_priorities(self, ids: ArrayLike | Tensor, td_errors: ArrayLike | Tensor) -> None:
-        """Give the transitions `ids` (int64 [B], a batch's) the priorities of their `td_errors` (float [B], any sign).
+        """Set the priorities of transitions from their TD errors.
 
-        An id that was overwritten or is no longer drawable is dropped; of duplicates the larger error wins.
-        Raises ValueError for NaN and infinite errors (on a GPU the device asserts), and changes nothing then.
+        Args:
+            ids: Ids from a batch, int64 [B]. Those overwritten or no longer drawable are ignored; of duplicates, the
+                one with the largest error wins.
+            td_errors: TD errors of any sign, float [B].
+
+        Raises:
+            ValueError: An error is NaN or infinite; nothing was changed. (On a GPU the device asserts instead.)
         """
         ring, tree, xp = self.ring, self.tree, self.tree.xp
         errors = td_errors.detach() if isinstance(td_errors, Tensor) else np.asarray(td_errors)
-        magnitudes = native(xp, torch.as_tensor(errors, dtype=torch.float64, device=ring.device).abs())
-        given = native(xp, torch.as_tensor(ids if isinstance(ids, Tensor) else np.asarray(ids), device=ring.device))
-        size, head = ring.rows * ring.num_envs, native(xp, ring.head)
+        magnitudes = as_array(xp, torch.as_tensor(errors, dtype=torch.float64, device=ring.device).abs())
+        given = as_array(xp, torch.as_tensor(ids if isinstance(ids, Tensor) else np.asarray(ids), device=ring.device))
+        size, head = ring.rows * ring.num_envs, as_array(xp, ring.head)
         slots = given % size
-        keep = (given > head - size) & (given <= head) & (native(xp, tree.leaves)[slots] > 0)
+        keep = (given > head - size) & (given <= head) & (as_array(xp, tree.leaves)[slots] > 0)
         priorities = (magnitudes + PRIORITY_EPSILON) ** self.alpha
-        tree.write(tensor(slots), tensor(priorities), keep=tensor(keep))
-        largest = native(xp, self._largest)
+        tree.write(as_tensor(slots), as_tensor(priorities), keep=as_tensor(keep))
+        largest = as_array(xp, self._largest)
         largest[...] = xp.maximum(largest, xp.amax(xp.where(keep, priorities, 0.0)))

@@ -1,7 +1,7 @@
-"""The way from host memory to the replay's device: arrays flow in, tensors flow out, and on a GPU nobody waits.
+"""Copies from host memory to the replay's device that nobody waits for.
 
 A copy to a GPU is asynchronous only from page-locked ("pinned") memory, which must not change before it has been read.
-On a CPU an array passes as it is, without a copy.
+On a CPU an array passes through without a copy.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ from torch import Tensor
 
 
 class Staging:
-    """Pinned memory for arrays of up to `rows` rows of `shape` and `dtype`, if `device` is a GPU."""
+    """Pinned memory for arrays of up to `rows` rows of `shape` and `dtype` if `device` is a GPU."""
 
     def __init__(self, rows: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         self.device = device
         self._pinned = torch.empty((rows, *shape), dtype=dtype, pin_memory=True) if device.type == "cuda" else None
-        self._read = torch.cuda.Event() if device.type == "cuda" else None
+        self._read = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def upload(self, values: Tensor, target: Tensor | None = None) -> Tensor:
-        """`values` [M, *shape], in host memory or on the device, as a tensor on the device: `target` if given.
+        """Copy to the device, asynchronously on a GPU. Waits only until the previous upload has been read.
 
-        May be called again at once; what was passed in may be changed at once. Waits only while the former upload
-        has not been read yet.
+        Args:
+            values: [M, *shape], in host memory or on the device. May be changed as soon as this returns.
+            target: Tensor on the device to write to; a new one by default.
+
+        Returns:
+            The tensor on the device.
         """
         if self._pinned is not None and self._read is not None and values.device.type == "cpu":
             self._read.synchronize()

@@ -1,56 +1,70 @@
-"""A sum tree: flows in, priorities of leaves; flows out, leaves drawn in proportion to them, their sum and minimum.
+"""Sum tree for proportional prioritized sampling.
 
-Every level is a flat float64 tensor whose nodes reduce many children each, the root by far the most, since it takes
-one bisection to find a draw among them. A write recomputes the nodes above it from their children, so rounding errors
-never accumulate; a find walks down from the root, level by level.
-All shapes are fixed by the sizes of the arguments and nothing is read back from a GPU.
+Every level is a flat float64 tensor whose nodes reduce many children each, the root by far the most, since a single
+bisection finds a draw among them. A write recomputes the nodes above it from their children, so rounding errors never
+accumulate; a search walks down from the root, level by level. All shapes are fixed by the sizes of the arguments, and
+nothing is read back from a GPU.
 """
 
 from __future__ import annotations
 
 import math
-from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from atari_dqn.replay.arrays import Array, arange, library, native, running_maximum, tensor
+from atari_dqn.replay.arrays import (
+    Array,
+    Library,
+    arange,
+    as_array,
+    as_tensor,
+    library,
+    put_largest,
+    running_maximum,
+)
 
 FANOUT = {"cpu": 64, "cuda": 1024}
-"""Children per node. On a CPU a level's gather of a batch fits the L2 cache; on a GPU, where a level costs a dozen
-launches and a row of 1,024 next to nothing, 2^22 leaves need but one level of nodes below the root."""
+"""Children per node. On a CPU a level's gather of a batch fits the L2 cache. On a GPU, where a level costs a dozen
+launches and a row of 1,024 next to nothing, 2^22 leaves need only one level of nodes below the root."""
 ROOT_FANOUT = 4096
-"""Children of the root at most: on a CPU 2^18 leaves need one level of nodes between, 2^24 two."""
+"""Maximum number of children of the root: on a CPU 2^18 leaves need one level of nodes between, 2^24 two."""
 
 
-class UnsoundPriorityError(ValueError, FloatingPointError):
-    """A priority is negative, infinite or NaN: a bad argument, or a training whose numbers have got out of hand."""
+class InvalidPriorityError(ValueError, FloatingPointError):
+    """A priority is negative, infinite or NaN: a bad argument, or a training that has diverged."""
 
 
 class SumTree:
-    """Priorities of `num_leaves` leaves (a power of two), all 0 at first.
+    """Priorities of `num_leaves` leaves (a power of two), initially 0.
 
-    float64 throughout: with float32 sums the frequencies are visibly off at 2^20 leaves.
+    Everything is float64: with float32 sums the sampling frequencies are visibly off at 2^20 leaves.
     A leaf of priority 0 is never drawn and does not count for `smallest`.
     """
 
-    def __init__(self, num_leaves: int, device: torch.device | str = "cpu", xp: ModuleType | None = None) -> None:
-        """`xp` computes, numpy or torch; by default as `arrays.library` has it.
+    def __init__(self, num_leaves: int, device: torch.device | str = "cpu", xp: Library | None = None) -> None:
+        """Build an empty tree.
 
-        Raises ValueError when `num_leaves` is no power of two.
+        Args:
+            num_leaves: Number of leaves, a power of two.
+            device: Device of all tensors.
+            xp: Library that computes; by default the one `arrays.library` chooses for the device.
+
+        Raises:
+            ValueError: `num_leaves` is not a power of two.
         """
         if num_leaves < 1 or num_leaves & (num_leaves - 1):
             below = 2 ** max(0, num_leaves.bit_length() - 1)
-            raise ValueError(f"a sum tree has a power of two of leaves, not {num_leaves}: take {below} or {2 * below}")
+            raise ValueError(f"num_leaves must be a power of two, not {num_leaves}; try {below} or {2 * below}")
         self.device = torch.device(device)
         self.xp = xp or library(self.device)
         self.leaves = torch.zeros(num_leaves, dtype=torch.float64, device=device)
-        """[num_leaves] float64; read only, as all below: only `write` and `load` keep the levels consistent"""
+        """Priorities, float64 [num_leaves]. Read only, like all tensors below: only `write` and `load` keep the levels
+        consistent."""
         self.sums = [self.leaves]
-        """from the leaves to the root: sums[i + 1] holds the sum of each run of children of sums[i]"""
+        """Levels from the leaves to the root: sums[i + 1] holds the sum of each run of children in sums[i]."""
         self.minima: list[Tensor] = []
-        """from the leaves' parents to the root: the least positive leaf below each node, inf when there is none"""
+        """Levels from the leaves' parents to the root: smallest positive leaf below each node; inf if there is none."""
         self._fans: list[int] = []
         fanout, size = FANOUT["cpu" if torch.device(device).type == "cpu" else "cuda"], num_leaves
         while size > 1 or not self._fans:
@@ -59,40 +73,47 @@ class SumTree:
             self.sums.append(torch.zeros(size, dtype=torch.float64, device=device))
             self.minima.append(torch.full((size,), math.inf, dtype=torch.float64, device=device))
         self.total = self.sums[-1][0]
-        """[] float64, sum of all leaves"""
+        """Sum of all leaves, float64 []."""
         self.smallest = self.minima[-1][0]
-        """[] float64, the least positive leaf; inf when there is none"""
-        # The same memory, as what computes on it.
-        self._leaves, *self._nodes = (native(self.xp, level) for level in self.sums)
+        """Smallest positive leaf, float64 []; inf if there is none."""
+        # Views of the same memory as arrays of `xp`.
+        self._leaves, *self._nodes = (as_array(self.xp, level) for level in self.sums)
         self._families = [
-            native(self.xp, level).reshape(-1, fan) for level, fan in zip(self.sums, self._fans, strict=False)
+            as_array(self.xp, level).reshape(-1, fan) for level, fan in zip(self.sums, self._fans, strict=False)
         ]
-        self._least = [native(self.xp, level) for level in self.minima]
+        self._least = [as_array(self.xp, level) for level in self.minima]
 
     @property
     def nbytes(self) -> int:
+        """Memory of all levels."""
         return sum(level.nbytes for level in (*self.sums, *self.minima))
 
     def write(self, leaves: Tensor, values: Tensor, keep: Tensor | None = None) -> None:
-        """Set `leaves` (int64 [M]) to `values` (float64 [M], finite, >= 0); of duplicates the larger value wins.
+        """Set the priorities of some leaves.
 
-        Where `keep` (bool [M]) is false nothing is written: it lets a caller drop entries without changing a shape.
-        Raises UnsoundPriorityError, before anything is changed, when a value is negative, infinite or NaN (on a GPU,
-        where looking would stall it, the device asserts instead).
+        Args:
+            leaves: Indices, int64 [M]. If one occurs more than once, its largest value wins.
+            values: Priorities, float64 [M], finite and not negative.
+            keep: Optional bool [M]; entries where it is False are not written. It lets a caller drop entries without
+                changing a shape.
+
+        Raises:
+            InvalidPriorityError: A value is negative, infinite or NaN; the tree is unchanged. (On a GPU, where reading
+                the values would stall it, the device asserts instead.)
         """
-        xp, at, new = self.xp, native(self.xp, leaves), native(self.xp, values)
+        xp, at, new = self.xp, as_array(self.xp, leaves), as_array(self.xp, values)
         low, high = xp.amin(new), xp.amax(new)
-        sound = (low >= 0) & (high < math.inf)  # false for NaN
+        valid = (low >= 0) & (high < math.inf)  # False for NaN
         if self.device.type != "cpu":
-            torch._assert_async(sound, "a priority is negative, infinite or NaN")
-        elif not sound:
-            raise UnsoundPriorityError(f"priorities must be finite and not negative; these go from {low:g} to {high:g}")
+            torch._assert_async(as_tensor(valid), "a priority is negative, infinite or NaN")
+        elif not valid:
+            raise InvalidPriorityError(f"priorities must be finite and not negative, not from {low:g} to {high:g}")
         if keep is None:
-            self._put_largest(at, new)
+            put_largest(xp, self._leaves, at, new)
         else:
             before = self._leaves[at]
-            # -1 loses against every value that is kept; where none is, the old value returns.
-            self._put_largest(at, xp.where(native(xp, keep), new, -1.0))
+            # -1 loses against every value that is kept; a leaf left at -1 gets its old value back.
+            put_largest(xp, self._leaves, at, xp.where(as_array(xp, keep), new, -1.0))
             after = self._leaves[at]
             self._leaves[at] = xp.where(after < 0, before, after)
         parents = at // self._fans[0]
@@ -101,20 +122,19 @@ class SumTree:
         self._least[0][parents] = self._least_positive(children)
         self._recompute(from_level=1)
 
-    def _put_largest(self, at: Array, new: Array) -> None:
-        if self.xp is np:
-            self._leaves[at] = -math.inf
-            np.maximum.at(self._leaves, at, new)
-        else:
-            self._leaves.scatter_reduce_(0, at, new, "amax", include_self=False)
-
     def find(self, mass: Tensor) -> Tensor:
-        """The leaves under `mass` (float64 [B], in [0, total)): int64 [B].
+        """Find the leaves under given points of the cumulative sum of all priorities.
 
-        Leaf i is drawn where the sum of the leaves before it is <= mass < that sum + leaf i. Whatever the rounding,
-        and for masses out of range too, a leaf of priority 0 is never returned while there is a positive one.
+        Whatever the rounding, and even for masses out of range, a leaf of priority 0 is never returned while there is
+        a positive one.
+
+        Args:
+            mass: float64 [B], in [0, total).
+
+        Returns:
+            int64 [B]: leaf i where the sum of the leaves before it is <= mass < that sum + leaf i.
         """
-        xp, left = self.xp, native(self.xp, mass)
+        xp, left = self.xp, as_array(self.xp, mass)
         each = arange(xp, 0, len(left), self.device)
         children = self._families[-1][0]
         reach = xp.cumsum(children, 0)
@@ -131,12 +151,12 @@ class SumTree:
             child = xp.argmax((held > left[:, None]).view(xp.uint8), 1)
             left = left - (reach - children)[each, child]
             node = node * fan + child
-        return tensor(node)
+        return as_tensor(node)
 
     def load(self, leaves: Tensor) -> None:
-        """Take over all leaves (float64 [num_leaves]) and recompute what lies above them."""
+        """Set all leaves (float64 [num_leaves]) and recompute the levels above them."""
         if leaves.shape != self.leaves.shape:
-            raise ValueError(f"the tree has {len(self.leaves)} leaves; the stored one has {len(leaves)}")
+            raise ValueError(f"cannot load {len(leaves)} leaves into a tree of {len(self.leaves)}")
         self.leaves.copy_(leaves)
         self._recompute(from_level=0)
 
@@ -152,6 +172,6 @@ class SumTree:
         return self.xp.amin(self.xp.where(children > 0, children, math.inf), 1)
 
 
-def _below(xp: ModuleType, mass: Array) -> Array:
+def _below(xp: Library, mass: Array) -> Array:
     """The next float64 towards 0."""
     return xp.nextafter(mass, xp.zeros_like(mass))

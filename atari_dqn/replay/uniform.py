@@ -1,6 +1,6 @@
-"""Uniform replay: flows in, transitions; flows out, batches in which each is as likely as any other.
+"""Replays without priorities: uniform, and the newest transitions only.
 
-The same ring and tree as the prioritized replay with every priority 1, so that all weights are 1.
+They use the same ring and tree as the prioritized replay with every priority 1, so that all importance weights are 1.
 """
 
 from __future__ import annotations
@@ -9,31 +9,27 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from atari_dqn.replay.base import Replay
+from atari_dqn.replay.base import NO_ID, Replay
 
 
 class UniformReplay(Replay):
-    """Draws all transitions alike, from a buffer of any capacity."""
+    """Draws all transitions with equal probability. Any capacity."""
 
     def update_priorities(self, ids: ArrayLike | Tensor, td_errors: ArrayLike | Tensor) -> None:
-        """Nothing: it stands here so that a learner need not know which replay it has."""
+        """Do nothing: all priorities stay 1."""
 
 
 class NewestReplay(UniformReplay):
-    """Learns from the last transitions, from a buffer of any capacity: keep it little larger than a batch."""
+    """Returns the newest transitions instead of drawing. Any capacity; little more than a batch is enough."""
 
     def _draw(self, batch_size: int) -> Tensor:
-        """Oldest first; where fewer are complete than asked for, they come round again."""
+        """Slots of the newest transitions, oldest first; repeated if fewer are complete, int64 [batch_size]."""
         ring, leaves = self.ring, self.tree.leaves
         size = ring.rows * ring.num_envs
         slots = torch.arange(len(leaves), device=ring.device)
         ids = ring.head - (ring.head - slots) % size
-        order = ids.masked_fill(leaves == 0, NOT_COMPLETE).argsort()
-        # counted on the device: a CUDA graph would freeze a number of the host
+        order = ids.masked_fill(leaves == 0, NO_ID).argsort()
+        # Counted on the device, since a CUDA graph would freeze a number from the host.
         count = (leaves > 0).sum()
         place = torch.arange(-batch_size, 0, device=ring.device) % count
         return order[len(leaves) - count + place]
-
-
-NOT_COMPLETE = -(2**62)
-"""Before every id."""

@@ -1,8 +1,8 @@
-"""What brings envs back: the seeds they began from and the actions since flow in; the same ticks once more flow out.
+"""Seeds and actions from which an exact resume brings environments back, by repeating their ticks.
 
-An emulator's state cannot be saved soundly (a clone of it is wrong for some games), but it is a function of a seed and
-the actions since. Only a *seeded* reset forgets all that went before, so at the first end of an episode after so many
-ticks an env is seeded anew: its anchor. What lies before the oldest anchor is forgotten.
+An emulator's state cannot be saved reliably (for some games a clone of it is wrong), but it is a function of a seed and
+the actions since. Only a *seeded* reset erases everything before it, so at the first end of an episode after a given
+number of ticks an environment is seeded again: its anchor. Actions before the oldest anchor are discarded.
 """
 
 from __future__ import annotations
@@ -14,34 +14,40 @@ import numpy as np
 import numpy.typing as npt
 
 NO_SEED = -1
-"""In an array of seeds: this env is not seeded at this tick."""
+"""Value in an array of seeds for an environment that is not seeded at this tick."""
 Ints = npt.NDArray[np.int64]
 
 
 class History:
-    """Seeds and actions of `num_envs` envs. Env e's k-th seed depends on `seed`, e and k alone."""
+    """Seeds and actions of `num_envs` environments. Environment e's k-th seed depends only on `seed`, e and k."""
 
     def __init__(self, seed: int, num_envs: int, anchor_every: int | None) -> None:
-        """`anchor_every`: ticks after which an env is seeded anew when its episode ends; None: never, and nothing is
-        written down."""
+        """Start at the first seeds.
+
+        Args:
+            seed: Seed from which all seeds are derived.
+            num_envs: Number of environments.
+            anchor_every: Ticks after which an environment is seeded again when its episode ends; None: never, and no
+                actions are recorded.
+        """
         self._seed, self._every = seed, anchor_every
         self.seeds: Ints = np.array(env_seeds(seed, num_envs))
-        """[num_envs], of the envs' anchors"""
+        """Seeds of the anchors, [num_envs]."""
         self._drawn: Ints = np.ones(num_envs, np.int64)
-        """seeds of each env so far"""
+        """Number of seeds each environment has had, [num_envs]."""
         self._anchor: Ints = np.full(num_envs, -1)
-        """the tick, counted in `_actions`, at which each env was seeded; -1: before the first"""
-        # In one piece: an array for each tick, all of them long-lived, would lie scattered between the learner's large
-        # blocks, which then find no room where they were and make the process grow.
+        """Tick, counted in `_actions`, at which each environment was seeded; -1: before the first."""
+        # In one piece: one long-lived array for each tick would lie scattered between the learner's large blocks, which
+        # then find no room where they were and make the process grow.
         self._actions = bytearray()
-        """int32 [ticks, num_envs]"""
+        """Actions since the oldest anchor, int32 [ticks, num_envs]."""
         self._tick_bytes = 4 * num_envs
 
     def __len__(self) -> int:
         return len(self._actions) // self._tick_bytes
 
     def draw(self, envs: npt.NDArray[np.bool_]) -> Ints:
-        """Next seeds of `envs` (bool [num_envs]): [num_envs], `NO_SEED` for the others; used once `add` has them."""
+        """Next seeds of `envs` (bool [num_envs]), [num_envs]; `NO_SEED` for the others. They count once in `add`."""
         seeds = np.full(len(envs), NO_SEED)
         for env in np.flatnonzero(envs):
             entropy = (self._seed, int(env), int(self._drawn[env]))
@@ -49,13 +55,13 @@ class History:
         return seeds
 
     def due(self, over: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Which envs are to be seeded at this tick; `over` (bool [num_envs]): their episodes have ended."""
+        """Which environments to seed at this tick, among those whose episodes have ended (`over`); bool [num_envs]."""
         if self._every is None:
             return np.zeros_like(over)
         return over & (len(self) - self._anchor > self._every)
 
     def add(self, actions: npt.NDArray[np.integer[Any]], seeds: Ints) -> None:
-        """Write a finished tick down: its actions, and the seeds from which envs began anew at its end."""
+        """Record a finished tick: its actions, and the seeds from which environments restarted at its end."""
         seeded = seeds != NO_SEED
         self._drawn += seeded
         if self._every is None:
@@ -70,33 +76,33 @@ class History:
 
     @property
     def anchors(self) -> Ints:
-        """[num_envs], the tick of `ticks` at whose end each env began from its seed; -1: before the first"""
+        """Tick of `ticks` at whose end each environment started from its seed, [num_envs]; -1: before the first."""
         return self._anchor
 
     def ticks(self) -> Iterator[npt.NDArray[np.int32]]:
-        """The actions of each tick since the oldest anchor, [num_envs]."""
+        """Actions of each tick since the oldest anchor, [num_envs]."""
         yield from self._table()
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """All that `load` needs; empty when nothing is written down."""
+        """Return what `load` needs; empty if no actions are recorded."""
         if self._every is None:
             return {}
         seed, actions = np.array(self._seed), self._table()
         return {"seed": seed, "seeds": self.seeds, "drawn": self._drawn, "anchor": self._anchor, "actions": actions}
 
     def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take over a `state()`, and with it the seed that all later ones are drawn from."""
+        """Restore a `state()`, including the seed from which all later ones are derived."""
         self._seed = int(state["seed"])
         self.seeds, self._drawn, self._anchor = (state[name].copy() for name in ("seeds", "drawn", "anchor"))
         self._actions = bytearray(state["actions"].astype(np.int32).tobytes())
 
     def _table(self) -> npt.NDArray[np.int32]:
-        """[ticks, num_envs]; a copy, for what looks into a bytearray keeps it from growing."""
+        """[ticks, num_envs]; a copy, since a bytearray cannot grow while a view of it exists."""
         return np.frombuffer(self._actions, np.int32).reshape(-1, len(self.seeds)).copy()
 
 
 def env_seeds(seed: int, num_envs: int) -> list[int]:
-    """The first seed of each env, 31 bits, all distinct; that of env e depends on `seed` and e alone."""
+    """First seed of each environment: 31 bits, all distinct; that of environment e depends only on `seed` and e."""
     root = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    stride = 0x9E3779B1  # odd, so that no two of 2^31 envs meet
+    stride = 0x9E3779B1  # odd, so that no two of 2^31 environments get the same seed
     return [(root + env * stride) % 2**31 for env in range(num_envs)]

@@ -1,17 +1,14 @@
-"""Actions flow in, `StepResult` flows out: many envs in worker processes, behind separate `send` and `recv`.
+"""Pool of worker processes that step many environments, behind separate `send` and `recv`.
 
-Pipes carry commands and acknowledgements; everything else lies in one block of anonymous shared memory, of which
-each worker writes its slice. A worker that raises, dies or hangs is named, killed and replaced; its envs then begin
-anew, as after the end of an episode. No process outlives the pool, whatever ends it.
+Pipes carry commands and acknowledgements; everything else lies in one block of anonymous shared memory, of which each
+worker writes its slice. When a worker had to be replaced, its environments start new episodes. No process outlives the
+pool, however it ends.
 """
 
 from __future__ import annotations
 
 import ctypes
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
-from multiprocessing import util
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,31 +16,23 @@ import numpy.typing as npt
 
 from atari_dqn.envs.protocol import EnvSpec, Protocol
 from atari_dqn.envs.step import StepResult
-from atari_dqn.system.processes import quiet_spawn
 from atari_dqn.workers import worker
 from atari_dqn.workers.history import NO_SEED, History
-from atari_dqn.workers.process import CONTEXT, GRACE, Failures, Stacks, WorkerProcess, cores_of
+from atari_dqn.workers.process import CONTEXT
 from atari_dqn.workers.shared_memory import block_bytes, map_block, room_fault
+from atari_dqn.workers.supervisor import START_DEADLINE, Supervisor, WorkerError, without
 
-START_DEADLINE = 120.0
-"""Seconds that a worker may take at least to get ready or to reset: imports and ROMs load slowly on a busy machine."""
+__all__ = ["WorkerError", "WorkerPool"]
+
 ANCHOR_EVERY = 10_000
-"""Ticks after which an exact run seeds an env anew. It costs 85 ms each time for an Atari game, 2%, and at a resume up
-to so many ticks, and a game, are played again."""
-
-
-class WorkerError(RuntimeError):
-    """A worker raised, died or hung, too often; the message names it and its envs and shows its traceback or stack."""
+"""Ticks after which an exact run seeds an environment again. Each time costs 85 ms for an Atari game, 2% in all, and a
+resume repeats up to this many ticks and one game."""
 
 
 class WorkerPool:
-    """`num_workers` processes with `envs_per_worker` envs each; env e lives in worker `e // envs_per_worker`.
+    """`num_workers` processes with `envs_per_worker` environments each; env e lives in worker `e // envs_per_worker`.
 
-    Results do not depend on how the envs are dealt out to workers. Raises `WorkerError` when a worker cannot make its
-    envs or reset them. Later a worker that raises, dies, or does not answer within `deadline` seconds is replaced,
-    `restarts` times in a row; then `WorkerError` is raised, too. The pool is closed by it.
-    With `exact` a later pool can go on where this one stood: see `state`. `on_wait` is told of a worker that lets the
-    others wait for more than a few seconds; what it raises ends the wait, and the pool can then only be closed.
+    Results do not depend on how environments are distributed over workers. `WorkerError` closes the pool.
     """
 
     def __init__(
@@ -59,67 +48,73 @@ class WorkerPool:
         exact: bool = False,
         on_wait: Callable[[str], None] | None = None,
     ) -> None:
-        self.spec, self._protocol = spec, protocol
-        self.num_envs = num_workers * envs_per_worker
-        self.failures: list[str] = []
-        """What befell workers that were replaced since this was last emptied; for the user"""
-        self._envs_per_worker = envs_per_worker
-        self._deadline = deadline
-        self._history_of = (seed, self.num_envs, ANCHOR_EVERY if exact else None)
-        self._exact, self._on_wait = exact, on_wait
+        """Start the workers.
+
+        Args:
+            spec: The environment.
+            protocol: How an Atari game is presented.
+            num_workers: Number of processes.
+            envs_per_worker: Number of environments in each.
+            seed: Seed from which the environments' seeds are derived.
+            deadline: Seconds within which a worker must answer.
+            restarts: Number of consecutive failures after which a worker is still replaced.
+            exact: Whether to record what `state` needs.
+            on_wait: Called with a message while a worker keeps the others waiting for more than a few seconds. An
+                exception from it ends the wait; the pool can then only be closed.
+
+        Raises:
+            WorkerError: A worker cannot start or cannot make its environments.
+        """
+        self.spec, self.num_envs = spec, num_workers * envs_per_worker
+        self._deadline, self._exact = deadline, exact
+        self._history_args = (seed, self.num_envs, ANCHOR_EVERY if exact else None)
         self._was_reset = self._sent = False
         self._over = np.zeros(self.num_envs, np.bool_)
         self._no_seeds = np.full(self.num_envs, NO_SEED)
-        self._failed: dict[int, str] = {}
-        """workers that could not be told what to do, and why"""
+        self._unsent: dict[int, str] = {}
+        """Workers that did not get the last command, and why."""
         self._ticks = 0
-        self._streaks = [Failures(restarts) for _ in range(num_workers)]
-        self._cores = cores_of(num_workers)
+        self._everyone = range(num_workers)
         needed = block_bytes(self.num_envs, spec.frame_shape, spec.frame_dtype)
         if fault := room_fault(needed):
             raise WorkerError(fault)
-        self._workers: list[WorkerProcess] = []
         try:
-            self._block = CONTEXT.RawArray(ctypes.c_byte, needed)
-            self._stacks = Stacks()
+            block = CONTEXT.RawArray(ctypes.c_byte, needed)
+            self._supervisor = Supervisor(spec, protocol, block, num_workers, envs_per_worker, restarts, on_wait)
         except OSError as error:
-            raise WorkerError(f"the workers' shared memory or pipes cannot be made: {error}") from None
-        self._result, self._orders = map_block(self._block, self.num_envs, spec.frame_shape, spec.frame_dtype)
-        # runs once: at close, when the pool is forgotten, or before multiprocessing would join workers at exit
-        self._stop = util.Finalize(self, _stop, args=(self._workers, self._stacks), exitpriority=10)
-        try:
-            with quiet_spawn():
-                for index in range(num_workers):
-                    self._workers.append(self._start(index))
-            self._must(self._outcomes(range(num_workers), START_DEADLINE))
-        except OSError as error:
-            self._kill()
-            raise WorkerError(f"{self._name(len(self._workers))} cannot be started: {error}") from None
-        except BaseException:
-            self._kill()
-            raise
+            raise WorkerError(f"cannot allocate the workers' shared memory or pipes: {error}") from None
+        self._result, self._orders = map_block(block, self.num_envs, spec.frame_shape, spec.frame_dtype)
+        self._supervisor.start()
+
+    @property
+    def failures(self) -> list[str]:
+        """Messages about replaced workers not yet shown to the user, who clears the list."""
+        return self._supervisor.failures
 
     def reset(self) -> StepResult:
-        """Start an episode in every env from its seed, as at the pool's beginning. `is_reset` is True for all."""
+        """Start an episode in every environment from its first seed. `is_reset` is True for all."""
         self._check_idle()
-        self._history = History(*self._history_of)
-        self._reset(range(len(self._workers)), self._history.seeds)
+        self._history = History(*self._history_args)
+        self._reset(self._everyone, self._history.seeds)
         self._over[:] = False
         self._was_reset = True
         return self._result
 
     def send(self, actions: npt.NDArray[np.integer[Any]]) -> None:
-        """Let every env take its action, [N] integers, and return at once; `recv` brings what came of it.
+        """Let every environment take its action, and return at once; `recv` returns the results.
 
-        The action of an env whose episode has just ended is ignored: that env is reset at this tick.
-        Raises `ValueError` for an action out of range, before any env has moved.
+        Args:
+            actions: [num_envs] integers. Ignored where an episode has just ended: that environment is reset instead.
+
+        Raises:
+            ValueError: An action is out of range; no environment has moved.
         """
         self._check_idle()
         if not self._was_reset:
             raise RuntimeError("send before reset")
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(f"actions are {actions.dtype} {actions.shape}; {self.num_envs} integers are needed")
+            raise ValueError(f"actions must be {self.num_envs} integers, not {actions.dtype} {actions.shape}")
         wrong = np.flatnonzero((actions < 0) | (actions >= self.spec.num_actions))
         if wrong.size:
             env = int(wrong[0])
@@ -129,20 +124,24 @@ class WorkerPool:
             self._orders.seeds[:] = self._seeds = self._history.draw(due)
             command = worker.STEP_AND_SEED
         self._orders.actions[:] = actions
-        self._failed = self._command(command, range(len(self._workers)))
+        self._unsent = self._supervisor.command(command, self._everyone)
         self._sent = True
 
     def recv(self) -> StepResult:
-        """Wait until every env has taken the action sent last. The arrays are views, valid until the next command.
+        """Wait until every environment has taken the last actions sent.
 
-        Where a worker had to be replaced, `is_reset` is True for its envs though their episodes had not ended.
+        Returns:
+            Results as views, valid until the next command. Where a worker had to be replaced, `is_reset` is True for
+            its environments though their episodes had not ended.
+
+        Raises:
+            WorkerError: A worker failed once more than it may be restarted.
         """
         self._check_open()
         if not self._sent:
             raise RuntimeError("recv without send")
         self._ticks += 1
-        told = _without(range(len(self._workers)), self._failed)
-        failed = self._failed | self._outcomes(told, self._deadline)
+        failed = self._unsent | self._supervisor.outcomes(without(self._everyone, self._unsent), self._deadline)
         if failed:
             self._replace(failed)
         if failed or self._exact:
@@ -153,30 +152,37 @@ class WorkerPool:
         return self._result
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """What `restore` needs to bring the envs back to where they stand between two ticks; empty unless `exact`."""
+        """Return what `restore` needs to bring the environments back between two ticks; empty unless `exact`."""
         return self._history.state()
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]], on_tick: Callable[[int, int], None]) -> StepResult:
-        """Bring the envs to where they stood at `state()`, by the same ticks once more; returns the last one's result.
+        """Bring the environments to where they were at `state()` by repeating their ticks.
 
-        `on_tick` is called after each with how many are done, of how many. Raises `WorkerError` when a worker fails.
+        Args:
+            state: Result of `state` of a pool with as many environments.
+            on_tick: Called after each tick with the number done and the number in all.
+
+        Returns:
+            The result of the last tick.
+
+        Raises:
+            WorkerError: A worker failed.
         """
         self._check_idle()
-        self._history = history = History(*self._history_of)
+        self._history = history = History(*self._history_args)
         history.load(state)
-        # A worker begins when the first of its envs does, not before: what had befallen its forerunner was done by
-        # actions of then. Its other envs play on without meaning until their own time comes.
-        began = history.anchors.reshape(len(self._workers), -1).min(axis=1)
-        everyone = np.arange(len(self._workers))
-        self._reset(everyone[began < 0], history.seeds)
+        # A worker starts when the first of its environments does, not before: older actions belong to episodes that may
+        # have made its predecessor fail. Its other environments play any game until their own anchor.
+        everyone = np.array(self._everyone)
+        started = history.anchors.reshape(len(everyone), -1).min(axis=1)
+        self._reset(everyone[started < 0], history.seeds)
         for tick, actions in enumerate(history.ticks()):
             self._orders.actions[:] = actions
             seeded = history.anchors == tick
             self._orders.seeds[:] = np.where(seeded, history.seeds, NO_SEED)
-            playing = everyone[began < tick]
-            failed = self._command(worker.STEP_AND_SEED if seeded.any() else worker.STEP, playing)
-            self._must(failed or self._outcomes(playing, self._deadline))
-            self._reset(everyone[began == tick], history.seeds)
+            playing = everyone[started < tick]
+            self._supervisor.run(worker.STEP_AND_SEED if seeded.any() else worker.STEP, playing, self._deadline)
+            self._reset(everyone[started == tick], history.seeds)
             on_tick(tick + 1, len(history))
         self._over = self._result.terminated | self._result.truncated
         self._was_reset = True
@@ -184,12 +190,12 @@ class WorkerPool:
 
     @property
     def pids(self) -> list[int]:
-        """Of the workers."""
-        return [process.pid for process in self._workers]
+        """Process ids of the workers."""
+        return [process.pid for process in self._supervisor.processes]
 
     def close(self) -> None:
-        """End every worker; one that does not exit at once is killed. Closing again does nothing."""
-        self._stop()
+        """End every worker, and kill those that do not exit at once. May be called again."""
+        self._supervisor.stop()
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -198,7 +204,7 @@ class WorkerPool:
         self.close()
 
     def _check_open(self) -> None:
-        if not self._stop.still_active():
+        if self._supervisor.closed:
             raise RuntimeError("the pool is closed")
 
     def _check_idle(self) -> None:
@@ -209,97 +215,17 @@ class WorkerPool:
     def _reset(self, workers: Collection[int], seeds: npt.NDArray[np.int64]) -> None:
         if len(workers):
             self._orders.seeds[:] = seeds
-            failed = self._command(worker.RESET, workers)
-            self._must(failed or self._outcomes(workers, max(self._deadline, START_DEADLINE)))
-
-    def _start(self, index: int) -> WorkerProcess:
-        arguments = (self._block, self.spec, self._protocol, self._cores[index], self.num_envs, self._envs_of(index))
-        return WorkerProcess(f"env-worker-{index}", self._stacks, *arguments)
-
-    def _command(self, command: bytes, workers: Iterable[int]) -> dict[int, str]:
-        """Tell `workers`. Returns why some could not be told."""
-        refused = {index: self._workers[index].command(command) for index in workers}
-        return {index: why for index, why in refused.items() if why}
-
-    def _outcomes(self, workers: Iterable[int], deadline: float) -> dict[int, str]:
-        """Wait for `workers` to do what they were told. Returns what became of those that did not."""
-        end, failed = time.monotonic() + deadline, {}
-        # the last to be told is the last to be done: whoever waits for it first is woken once, and not for each
-        for index in sorted(workers, reverse=True):
-            what = self._workers[index].outcome(end, deadline, partial(self._wait, index))
-            if what:
-                failed[index] = what
-        return failed
-
-    def _wait(self, index: int, silent: float) -> None:
-        if self._on_wait is not None:
-            self._on_wait(f"{self._name(index)} has been silent for {silent:.0f} s")
-
-    def _must(self, failed: dict[int, str]) -> None:
-        for index, what in failed.items():
-            self._kill()
-            raise WorkerError(f"{self._name(index)} {what}")
+            self._supervisor.run(worker.RESET, workers, max(self._deadline, START_DEADLINE))
 
     def _replace(self, failed: dict[int, str]) -> None:
-        """Put new workers, their envs begun anew, in the place of failed ones, which may take several attempts."""
+        """Replace failed workers and start episodes in their environments, repeatedly if their successors fail."""
         while failed:
-            again, begun = list(failed), np.zeros(self.num_envs, np.bool_)
-            for index, what in failed.items():
-                self._count(index, what)
-                begun[self._envs_of(index)] = True
-                former = self._workers[index]
-                former.kill()
-                former.close_pipes()
-                former.end(0)
-            failed = self._start_again(again)
-            seeds = self._history.draw(begun)
+            replaced, reset = list(failed), np.zeros(self.num_envs, np.bool_)
+            for index in failed:
+                reset[self._supervisor.envs_of(index)] = True
+            failed = self._supervisor.replace(failed, self._ticks)
+            seeds = self._history.draw(reset)
             self._orders.seeds[:] = seeds
-            failed |= self._outcomes(_without(again, failed), START_DEADLINE)
-            failed |= self._command(worker.RESET, _without(again, failed))
-            failed |= self._outcomes(_without(again, failed), max(self._deadline, START_DEADLINE))
-            self._seeds = np.where(begun, seeds, self._seeds)
-
-    def _start_again(self, workers: Iterable[int]) -> dict[int, str]:
-        """Put new processes in the place of `workers`. Returns why some could not be started."""
-        failed = {}
-        with quiet_spawn():
-            for index in workers:
-                try:
-                    self._workers[index] = self._start(index)
-                except OSError as error:
-                    failed[index] = f"cannot be started again: {error}"
-        return failed
-
-    def _count(self, index: int, what: str) -> None:
-        """Note a failure; raises `WorkerError` when it is one too many in a row."""
-        if too_many := self._streaks[index].add(what, self._ticks):
-            self._kill()
-            raise WorkerError(f"{self._name(index)} {too_many}")
-        self.failures.append(f"{self._name(index)} {what}")
-
-    def _envs_of(self, index: int) -> slice:
-        return slice(index * self._envs_per_worker, (index + 1) * self._envs_per_worker)
-
-    def _name(self, index: int) -> str:
-        envs = self._envs_of(index)
-        which = f"env {envs.start}" if envs.stop - envs.start == 1 else f"envs {envs.start} to {envs.stop - 1}"
-        return f"worker {index} ({which} of {self.spec.env_id})"
-
-    def _kill(self) -> None:
-        for process in self._workers:
-            process.kill()
-        self._stop()
-
-
-def _stop(workers: list[WorkerProcess], stacks: Stacks) -> None:
-    """A closed pipe bids a worker to exit; `GRACE` seconds later SIGKILL does, which also ends a stopped one."""
-    stacks.close()
-    for process in workers:
-        process.close_pipes()
-    end = time.monotonic() + GRACE
-    for process in workers:
-        process.end(end - time.monotonic())
-
-
-def _without(workers: Iterable[int], failed: Mapping[int, str]) -> list[int]:
-    return [index for index in workers if index not in failed]
+            failed |= self._supervisor.command(worker.RESET, without(replaced, failed))
+            failed |= self._supervisor.outcomes(without(replaced, failed), max(self._deadline, START_DEADLINE))
+            self._seeds = np.where(reset, seeds, self._seeds)

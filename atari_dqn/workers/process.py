@@ -1,5 +1,6 @@
-"""One worker process as the pool sees it: a command of one byte flows in, and out, within a deadline, that it was done,
-or in words what became of the process instead: it raised, died, or hangs.
+"""One worker process as the pool sees it: commands, answers within a deadline, and the reason if there is none.
+
+Failures are returned as text that completes the sentence "worker 3 ...": it raised, exited, was killed, or hangs.
 """
 
 from __future__ import annotations
@@ -17,50 +18,49 @@ from atari_dqn.workers import worker
 
 CONTEXT = multiprocessing.get_context("spawn")
 GRACE = 1.0
-"""Seconds that a worker is given to answer or to exit when it should do so at once."""
+"""Seconds that a worker gets to answer or exit when it should do so at once."""
 QUIET = 5.0
-"""Seconds of silence after which a worker is worth a word to the user."""
+"""Seconds without an answer before the user is told."""
+FORGIVE_TICKS = 100
+"""Number of ticks after which a worker's earlier failures no longer count."""
 GONE = b"?"
-"""In place of an answer: the pipe has no other end."""
-
-SOUND_TICKS = 100
-"""Ticks after which a worker's former failures are forgiven."""
+"""Stands for the answer of a worker that has exited."""
 
 
 class Stacks:
-    """The pipe by which a hanging worker tells where it is; one for all workers of a pool."""
+    """Pipe by which a hanging worker shows its stack; one for all workers of a pool."""
 
     def __init__(self) -> None:
-        self._told, self.told_by = CONTEXT.Pipe(duplex=False)
+        self._reader, self.writer = CONTEXT.Pipe(duplex=False)
 
     def ask(self, pid: int) -> str:
-        """The stack of process `pid`: it answers while Python or C code runs or waits, unless it is stopped."""
-        self._read(0)  # what a worker that is gone by now had told too late
+        """The stack of process `pid`, which answers while Python or C code runs or waits; empty if it is stopped."""
+        self._read(0)  # discard what an earlier worker sent too late
         os.kill(pid, signal.SIGUSR1)
         return self._read(GRACE).decode(errors="replace")
 
     def _read(self, seconds: float) -> bytes:
         text = b""
-        while self._told.poll(GRACE / 10 if text else seconds):
-            text += os.read(self._told.fileno(), 65536)
+        while self._reader.poll(GRACE / 10 if text else seconds):
+            text += os.read(self._reader.fileno(), 65536)
         return text
 
     def close(self) -> None:
-        self._told.close()
-        self.told_by.close()
+        self._reader.close()
+        self.writer.close()
 
 
 class WorkerProcess:
-    """A started worker; it answers its start as it does a command. To be made within `quiet_spawn`."""
+    """A started worker. It answers its start as it does a command. Create it within `quiet_spawn`."""
 
     def __init__(self, name: str, stacks: Stacks, *arguments: Any) -> None:
-        """`arguments` are those of `worker.serve` after the pipes."""
-        # two pipes: one that goes both ways is a pair of sockets, and three times as slow
+        """Start the process; `arguments` are those of `worker.serve` after the pipes."""
+        # Two pipes: a duplex one is a pair of sockets, and three times as slow.
         commands, self._commands = CONTEXT.Pipe(duplex=False)
         self._answers, answers = CONTEXT.Pipe(duplex=False)
         self._stacks = stacks
-        places = (commands, answers, stacks.told_by, *arguments)
-        self._process = CONTEXT.Process(target=worker.serve, args=places, name=name, daemon=True)
+        args = (commands, answers, stacks.writer, *arguments)
+        self._process = CONTEXT.Process(target=worker.serve, args=args, name=name, daemon=True)
         with commands, answers:
             self._process.start()
         self._poller = select.poll()
@@ -69,7 +69,7 @@ class WorkerProcess:
         os.set_blocking(self._answers.fileno(), False)
 
     def command(self, command: bytes) -> str:
-        """Tell it. Returns why it cannot be told, empty when it was."""
+        """Send a command. Returns the failure if that is impossible, else an empty string."""
         try:
             os.write(self._commands.fileno(), command)
         except OSError:
@@ -77,10 +77,16 @@ class WorkerProcess:
         return ""
 
     def outcome(self, end: float, deadline: float, on_wait: Callable[[float], None]) -> str:
-        """Wait until `end` (of `time.monotonic`) for what was commanded to be done. Returns why it is not, or nothing.
+        """Wait for the answer to the last command.
 
-        `deadline` is how long the wait is in all, for the message. Once the worker has been silent for `QUIET` seconds,
-        `on_wait` is called with how many it is, every second; what it raises ends the wait.
+        Args:
+            end: Time to wait until, in seconds of `time.monotonic`.
+            deadline: Seconds of the whole wait, for the message.
+            on_wait: Called every second with the seconds without an answer, once they exceed `QUIET`. An exception from
+                it ends the wait.
+
+        Returns:
+            The failure, or an empty string when the command is done.
         """
         answer = self._answer(0.0) or self._answer(min(QUIET, end - time.monotonic()))
         silent = QUIET
@@ -88,25 +94,25 @@ class WorkerProcess:
             on_wait(silent)
             answer = self._answer(min(1.0, end - time.monotonic()))
             silent += 1
-        # when a job is stopped and continued, its clock has run, it has not
+        # While a job is stopped its clock runs on, but the worker does not: give it a moment after it is continued.
         answer = answer or self._answer(GRACE)
         if answer == worker.FAILED:
             os.set_blocking(self._answers.fileno(), True)
             with contextlib.suppress(OSError, EOFError):
-                if self._answers.poll(GRACE):  # all of it then, for it is no more than a pipe holds
+                if self._answers.poll(GRACE):  # then it is complete, since a pipe holds all of it
                     return f"failed:\n{self._answers.recv_bytes().decode(errors='replace')}"
-            return "failed, and was ended before it could say of what"
+            return "failed, and ended before it could send its traceback"
         if answer is None:
-            return f"has not answered for {deadline:g} s and hangs{self._whereabouts()}"
+            return f"has not answered for {deadline:g} s and hangs{self._stack()}"
         return "" if answer == worker.DONE else self._death()
 
     def close_pipes(self) -> None:
-        """Bid it to exit."""
+        """Ask it to exit."""
         self._commands.close()
         self._answers.close()
 
     def end(self, seconds: float) -> None:
-        """Wait so long for it to exit; then SIGKILL, which also ends a stopped process."""
+        """Wait up to `seconds` for it to exit; then send SIGKILL, which also ends a stopped process."""
         self._process.join(max(0.0, seconds))
         self._process.kill()
         self._process.join()
@@ -120,18 +126,18 @@ class WorkerProcess:
         return self._process.pid
 
     def _answer(self, seconds: float) -> bytes | None:
-        """The byte that it answers, `GONE` if it is dead, None if it says nothing for so long."""
+        """Wait up to `seconds` for the byte of an answer: `GONE` if the process has exited, None if there is none."""
         if seconds > 0:
             self._poller.poll(seconds * 1000)
         try:
             return os.read(self._answers.fileno(), 1) or GONE
         except BlockingIOError:
-            # Whatever its env has begun may hold the pipe open after its death.
+            # A process that its environment started may hold the pipe open after its death.
             return None if self._process.is_alive() else GONE
         except OSError:
             return GONE
 
-    def _whereabouts(self) -> str:
+    def _stack(self) -> str:
         text = self._stacks.ask(self.pid)
         return f":\n{text}" if text else "; it answers no signal either, so it is stopped or stuck in the kernel"
 
@@ -147,31 +153,32 @@ class WorkerProcess:
         return f"was killed by signal {-code}"
 
 
-class Failures:
-    """Those of one worker in a row, `SOUND_TICKS` or less apart."""
+class FailureStreak:
+    """Consecutive failures of one worker, each at most `FORGIVE_TICKS` after the one before."""
 
     def __init__(self, restarts: int) -> None:
         self._restarts = restarts
-        self._causes: list[str] = []
-        self._at = 0
+        self._failures: list[str] = []
+        self._last_tick = 0
 
-    def add(self, what: str, tick: int) -> str:
-        """Note one. Returns what to say when it is one more than `restarts`, else nothing."""
-        if tick - self._at > SOUND_TICKS:
-            self._causes.clear()
-        self._causes.append(what)
-        self._at = tick
-        if len(self._causes) <= self._restarts:
+    def add(self, failure: str, tick: int) -> str:
+        """Count a failure. Returns the final message if it is one more than `restarts`, else an empty string."""
+        if tick - self._last_tick > FORGIVE_TICKS:
+            self._failures.clear()
+        self._failures.append(failure)
+        self._last_tick = tick
+        if len(self._failures) <= self._restarts:
             return ""
-        often = f"failed {len(self._causes)} times in a row; at first it " if len(self._causes) > 1 else ""
-        return f"{often}{self._causes[0]}"
+        count = f"failed {len(self._failures)} times in a row; at first it " if len(self._failures) > 1 else ""
+        return f"{count}{self._failures[0]}"
 
 
 def cores_of(num_workers: int) -> list[int | None]:
-    """A core for each worker where they share out all cores evenly, else None for each: go where the system likes.
+    """A core for each worker if they can share all cores evenly; else None for each, which lets the system choose.
 
-    Left to the system, workers woken together gather on one core while the other idles: 8 workers of one env on 2 cores
-    are 4% faster in their places. With cores to spare it finds a free one itself, and knows which the learner takes.
+    Left to the system, workers woken together gather on one core while the other idles: 8 workers of one environment
+    on 2 cores are 4% faster when pinned. With cores to spare the system finds a free one itself, and knows which one
+    the learner uses.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if not cores or num_workers % len(cores):

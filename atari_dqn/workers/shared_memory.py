@@ -1,5 +1,7 @@
-"""What a tick of the envs takes and brings, and where it lies: one block of memory that all processes of a pool share,
-laid out field by field, so that each worker writes its slice and the pool reads whole arrays without a copy.
+"""Layout of the block of memory that a pool shares with its workers.
+
+The pool writes actions and seeds, the workers frames, rewards and flags. Each array of all N environments is
+contiguous, so a worker writes its slice of it and the pool reads it whole, without a copy.
 """
 
 from __future__ import annotations
@@ -7,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,34 +18,45 @@ import numpy.typing as npt
 from atari_dqn.envs.step import StepResult
 
 ALIGNMENT = 64
-Field = tuple[np.dtype[Any], tuple[int, ...]]
+"""Bytes to which each array is aligned: a cache line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Orders:
-    """What the pool tells N envs, in shared memory."""
+    """What the pool sends to N environments."""
 
     actions: npt.NDArray[np.int64]
-    """[N]"""
+    """Actions to take, [N]."""
     seeds: npt.NDArray[np.int64]
-    """[N] from which envs begin anew, when they are told to; negative: this one is not meant"""
+    """Seeds from which to start an episode when a command asks for it, [N]; negative: continue instead."""
 
     def of(self, envs: slice) -> Orders:
-        """The part of some envs, still views."""
+        """The part of some environments, as views."""
         return Orders(self.actions[envs], self.seeds[envs])
 
 
 def block_bytes(num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]) -> int:
-    """Bytes that `map_block` lays out."""
-    return sum(_padded_bytes(field) for field in _fields(num_envs, frame_shape, frame_dtype))
+    """Size of the block that `map_block` lays out, in bytes."""
+    return sum(_padded_bytes(*array) for array in _layout(num_envs, frame_shape, frame_dtype))
+
+
+def map_block(
+    block: Any, num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]
+) -> tuple[StepResult, Orders]:
+    """Views of the results and orders of a pool in `block`, a writable buffer of `block_bytes`."""
+    arrays, offset = [], 0
+    for dtype, shape in _layout(num_envs, frame_shape, frame_dtype):
+        arrays.append(np.frombuffer(block, dtype, int(np.prod(shape)), offset).reshape(shape))
+        offset += _padded_bytes(dtype, shape)
+    return StepResult(*arrays[:-2]), Orders(*arrays[-2:])
 
 
 def room_fault(needed: int) -> str:
-    """Why shared memory has no room for `needed` bytes, which would end in a bus error; empty when it has."""
+    """Error message if shared memory has less than `needed` bytes free, which would end in a bus error; else empty."""
     found = []
-    for find in (lambda: "/dev/shm", tempfile.gettempdir):  # where multiprocessing looks, in this order
+    for place in _places():
         try:
-            status = os.statvfs(place := find())
+            status = os.statvfs(place)
         except OSError:
             continue
         free = status.f_bavail * status.f_frsize
@@ -51,28 +65,25 @@ def room_fault(needed: int) -> str:
         found.append(f"{place} has {free / 1e6:.2f} MB")
     return (
         f"the workers need {needed / 1e6:.2f} MB of shared memory, and {' and '.join(found) or 'nothing'} free: enlarge"
-        " one, let TMPDIR name a roomier directory, or lower --num-workers or --envs-per-worker"
+        " one, set TMPDIR to a directory with more space, or lower --num-workers or --envs-per-worker"
     )
 
 
-def map_block(
-    block: Any, num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]
-) -> tuple[StepResult, Orders]:
-    """Lay the results and the orders of a pool over a writable buffer of `block_bytes`."""
-    arrays, offset = [], 0
-    for field in _fields(num_envs, frame_shape, frame_dtype):
-        dtype, shape = field
-        arrays.append(np.frombuffer(block, dtype, int(np.prod(shape)), offset).reshape(shape))
-        offset += _padded_bytes(field)
-    return StepResult(*arrays[:-2]), Orders(*arrays[-2:])
+def _places() -> Iterator[str]:
+    """The directories where multiprocessing looks for memory to share, in its order."""
+    yield "/dev/shm"
+    try:
+        yield tempfile.gettempdir()
+    except OSError:  # no directory is writable
+        return
 
 
-def _fields(num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]) -> list[Field]:
-    """The fields of `StepResult` in order, then those of `Orders`."""
-    rest = (np.float64, np.float64, np.bool_, np.bool_, np.int32, np.bool_, np.bool_, np.int64, np.int64)
-    return [(frame_dtype, (num_envs, *frame_shape)), *((np.dtype(kind), (num_envs,)) for kind in rest)]
+def _layout(
+    num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]
+) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Dtype and shape of each array: the fields of `StepResult`, then those of `Orders`."""
+    return [*StepResult.layout(num_envs, frame_shape, frame_dtype), *[(np.dtype(np.int64), (num_envs,))] * 2]
 
 
-def _padded_bytes(field: Field) -> int:
-    dtype, shape = field
+def _padded_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     return -(-int(np.prod(shape)) * dtype.itemsize // ALIGNMENT) * ALIGNMENT

@@ -52,7 +52,6 @@ class Ours(Contestant):
     remark = "stores each frame once and gathers stacks when drawing"
 
     def __init__(self, capacity: int, side: int) -> None:
-        import torch
 
         from atari_dqn.replay.prioritized import PrioritizedReplay
 
@@ -60,7 +59,7 @@ class Ours(Contestant):
             capacity,
             self.num_envs,
             (side, side),
-            torch.uint8,
+            np.uint8,
             STACK,
             n_step=1,
             gamma=0.99,

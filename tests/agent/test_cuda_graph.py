@@ -42,7 +42,7 @@ def levels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_replay(device: str = "cpu", kind: str = "prioritized") -> Replay:
     """Small, and computed by torch on every device."""
-    size = (256, NUM_ENVS, SMALL.frame_shape, torch.uint8, SMALL.stack)
+    size = (256, NUM_ENVS, SMALL.frame_shape, np.uint8, SMALL.stack)
     settings: dict[str, Any] = {"n_step": 3, "gamma": 0.99, "clip_rewards": True, "seed": 1}
     settings |= {"device": device, "xp": torch}
     return UniformReplay(*size, **settings) if kind == "uniform" else PrioritizedReplay(*size, alpha=0.6, **settings)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics.measure import family_memory, family_peak
@@ -41,7 +40,7 @@ def test_replay_bytes_count_whole_frames() -> None:
 @pytest.mark.parametrize("num_envs", [1, 8])
 def test_a_filled_replay_has_noise_everywhere_and_priorities_of_all_sizes(num_envs: int) -> None:
     replay = PrioritizedReplay(
-        512, num_envs, (8, 8), torch.uint8, 4, n_step=1, gamma=0.99, clip_rewards=True, alpha=0.6, seed=1
+        512, num_envs, (8, 8), "uint8", 4, n_step=1, gamma=0.99, clip_rewards=True, alpha=0.6, seed=1
     )
     fill(replay)
     assert replay.newest > replay.num_rows, "the ring has gone round"

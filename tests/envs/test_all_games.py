@@ -89,7 +89,7 @@ def test_every_rom_is_a_game_here_by_its_bare_name_but_those_for_several_players
     played = set(roms.get_all_rom_ids()) - SEVERAL_PLAYERS
     assert sorted(resolve_env_id(rom) for rom in played) == GAMES
     for rom in SEVERAL_PLAYERS:
-        with pytest.raises(ConfigError, match="no env that is known here"):
+        with pytest.raises(ConfigError, match="unknown environment"):
             resolve_env_id(rom)
 
 

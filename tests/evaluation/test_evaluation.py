@@ -17,9 +17,10 @@ from torch import nn
 
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
+from atari_dqn.envs.step import StepResult
 from atari_dqn.evaluation.evaluation import Games, Progress, evaluate, quotas
 from atari_dqn.evaluation.result import Evaluation
-from atari_dqn.workers.pool import StepResult, WorkerPool
+from atari_dqn.workers.pool import WorkerPool
 
 NATURE = PROTOCOLS["nature"]
 CPU = torch.device("cpu")

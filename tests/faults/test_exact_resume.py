@@ -219,7 +219,7 @@ def test_a_run_stopped_in_mid_tick_is_cut_in_two_alike(tmp_path: Path, monkeypat
         expected = digest(whole)
 
     def hurry(whose: str) -> None:
-        assert whose.startswith("worker 1 (envs 2 to 3 of ALE/Breakout-v5) has been silent")
+        assert whose.startswith("worker 1 (envs 2 to 3 of ALE/Breakout-v5) has not answered for")
         raise Hurry
 
     stopped, cuts = make_trainer(), 0

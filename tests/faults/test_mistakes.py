@@ -35,10 +35,10 @@ WRONG_NAMES = {
     "CartPole-v2": "did you mean CartPole-v",
     "cartpol-v1": "did you mean CartPole-v",
     "nosuchmodule:Env-v0": "cannot import nosuchmodule",
-    "": "give a game",
-    " ": "give a game",
-    "../../etc/passwd": "is no env",
-    "パックマン": "give a game",
+    "": "try a game",
+    " ": "try a game",
+    "../../etc/passwd": "unknown environment",
+    "パックマン": "try a game",
 }
 
 

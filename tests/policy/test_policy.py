@@ -108,7 +108,7 @@ def test_same_frames_same_actions_as_in_training(game: str, breakout: Path, tmp_
     exact, near = Policy.load(run_dir / "export", seed=5), Policy.load(run_dir / "export" / ONNX, seed=5)
     theirs = exact.wrap(gym.make(exact.env_id, **RAW))
     ours = make_vector_env(spec, still, 1)
-    ring = FrameRing(spec.stack + 2, 1, spec.frame_shape, torch.uint8, spec.stack, 1)
+    ring = FrameRing(spec.stack + 2, 1, spec.frame_shape, np.uint8, spec.stack, 1)
     observation, _ = theirs.reset(seed=11)
     seeds: Any = [11]
     ring.append(ours.reset(seed=seeds)[0], last=[False])

@@ -325,12 +325,12 @@ def test_workers_that_share_the_cores_evenly_keep_to_one_each(
         pool.reset()
         found = [
             sorted(psutil.Process(process.pid).cpu_affinity())
-            for process in (worker._process for worker in pool._workers)
+            for process in (worker._process for worker in pool._supervisor.processes)
         ]
     assert found == [[two_cores[core] for core in cores] for cores in places]
 
 
 def test_a_worker_that_may_not_choose_its_core_runs_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atari_dqn.workers.pool.cores_of", lambda num_workers: [1 << 20] * num_workers)
+    monkeypatch.setattr("atari_dqn.workers.supervisor.cores_of", lambda num_workers: [1 << 20] * num_workers)
     with pool_of("CartPole-v1", 2, 1) as pool:
         assert pool.reset().is_reset.all()
