@@ -84,12 +84,9 @@ class WorkerPool:
         except OSError as error:
             raise WorkerError(f"cannot allocate the workers' shared memory or pipes: {error}") from None
         self._result, self._orders = map_block(block, self.num_envs, spec.frame_shape, spec.frame_dtype)
+        self.failures = self._supervisor.failures
+        """Messages about replaced workers not yet shown to the user; who shows them clears the list."""
         self._supervisor.start()
-
-    @property
-    def failures(self) -> list[str]:
-        """Messages about replaced workers not yet shown to the user, who clears the list."""
-        return self._supervisor.failures
 
     def reset(self) -> StepResult:
         """Start an episode in every environment from its first seed. `is_reset` is True for all."""

@@ -19,7 +19,7 @@ from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.training.assembly import local_trainer
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerError, WorkerPool
-from atari_dqn.workers.process import SOUND_TICKS
+from atari_dqn.workers.process import FORGIVE_TICKS
 from tests.stubs import Fragile, pids
 
 NATURE = PROTOCOLS["nature"]
@@ -153,9 +153,9 @@ def test_a_stopped_worker_is_replaced_after_its_deadline() -> None:
         ("crash", ["exited with code 7"]),
         ("hang", ["hangs", "_sleep_for_good"]),
         ("spin", ["hangs", "stubs.py"]),
-        ("nan", ["FloatingPointError: env 2 paid a reward that is NaN or infinite: nan"]),
-        ("1e300", ["FloatingPointError: env 2 paid a reward that is NaN or infinite: 1e+300"]),
-        ("inf observed", ["FloatingPointError: env 2 observed that is NaN or infinite", "inf"]),
+        ("nan", ["FloatingPointError: env 2: reward is NaN or too large for float32: nan"]),
+        ("1e300", ["FloatingPointError: env 2: reward is NaN or too large for float32: 1e+300"]),
+        ("inf observed", ["FloatingPointError: env 2: observation is NaN or too large for float32", "inf"]),
     ],
 )
 def test_a_fault_that_comes_once_costs_its_worker_alone(fault: str, words: list[str]) -> None:
@@ -249,7 +249,7 @@ def test_a_death_is_seen_at_once_though_an_envs_own_forked_process_holds_the_pip
 def test_a_stack_that_was_told_too_late_is_not_taken_for_anothers() -> None:
     with pool_of("Fragile-v0", deadline=1.5) as pool:
         pool.reset()
-        os.write(pool._stacks.told_by.fileno(), b"a former worker's stack")
+        os.write(pool._supervisor.stacks.writer.fileno(), b"a former worker's stack")
         pool.send(np.array([0, 0, Fragile.FAULTS.index("hang"), 0]))
         pool.recv()
         (failure,) = pool.failures
@@ -262,7 +262,7 @@ def test_failures_far_apart_are_forgiven() -> None:
         pool.reset()
         for _ in range(3):
             os.kill(pool.pids[0], signal.SIGKILL)
-            for _ in range(SOUND_TICKS + 2):
+            for _ in range(FORGIVE_TICKS + 2):
                 pool.send(np.zeros(4, np.int64))
                 pool.recv()
         assert len(pool.failures) == 3
