@@ -1,5 +1,6 @@
-"""Small gymnasium envs whose every step is known, for tests. Importing this module registers them, and
-`tests.stubs:NAME` names one of them from anywhere, a worker process included.
+"""Small gymnasium environments with known steps, for tests.
+
+Importing this module registers them; `tests.stubs:NAME` names one from anywhere, including a worker process.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def pids(trainer: Trainer) -> list[int]:
 class Numbered(gym.Env[npt.NDArray[np.float32], Any]):
     """Each observation is numbered: [episode, step, a random number of the env's own, the action that led here].
 
-    An episode ends after `length` steps; without one, after 1 to 9, drawn anew for each. Every step pays `reward`.
+    An episode ends after `length` steps; without one, after 1 to 9, drawn for each. Every step pays `reward`.
     """
 
     observation_space = Box(0, np.inf, (4,), np.float32)
@@ -60,7 +61,7 @@ class Numbered(gym.Env[npt.NDArray[np.float32], Any]):
 
 
 class FiveLives(Numbered):
-    """A game of five lives, told in `info` as Atari's envs do: each lasts 3 steps, each step pays 2, a game 30."""
+    """A game of five lives, reported in `info` as in Atari: each lasts 3 steps, each step pays 2, a game 30."""
 
     def __init__(self) -> None:
         super().__init__(length=15, reward=2.0)
@@ -92,7 +93,7 @@ class Shifted(Numbered):
 
 
 class Fragile(Numbered):
-    """Does harm when told so by an action, or by `fault` after `after` steps; else it is a `Numbered` without end."""
+    """Fails when an action asks for it, or with `fault` after `after` steps; else it is an endless `Numbered`."""
 
     FAULTS: ClassVar = ["none", "raise", "hang", "spin", "exit", "crash", "nan", "1e300", "inf observed"]
     action_space = Discrete(len(FAULTS))
@@ -106,7 +107,7 @@ class Fragile(Numbered):
         if fault == "raise":
             raise RuntimeError("the stub broke")
         if fault == "hang":
-            self._sleep_for_good()
+            self._sleep_forever()
         while fault == "spin":
             pass
         if fault == "exit":
@@ -118,7 +119,7 @@ class Fragile(Numbered):
             observation[2] = np.inf
         return observation, float(fault) if fault in ("nan", "1e300") else reward, *rest  # type: ignore[return-value]
 
-    def _sleep_for_good(self) -> None:
+    def _sleep_forever(self) -> None:
         while True:
             time.sleep(3600)
 
@@ -132,7 +133,7 @@ class Slow(Numbered):
 
 
 class HangsInReset(Fragile):
-    """Its first episode ends after 20 steps, and the next one never begins."""
+    """Its first episode ends after 20 steps, and the next reset hangs."""
 
     def step(self, action: Any) -> tuple[npt.NDArray[np.float32], float, bool, bool, Info]:
         observation, reward, _, truncated, info = super().step(0)
@@ -140,12 +141,12 @@ class HangsInReset(Fragile):
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[npt.NDArray[np.float32], Info]:
         if seed is None:
-            self._sleep_for_good()
+            self._sleep_forever()
         return super().reset(seed=seed)
 
 
 class Lives(Numbered):
-    """Observes whose life it is: [process id, episode, step, action]; pays the number of the step."""
+    """Observes which process and episode it is in: [process id, episode, step, action]; pays the number of the step."""
 
     def step(self, action: Any) -> tuple[npt.NDArray[np.float32], float, bool, bool, Info]:
         observation, _, *rest = super().step(action)
@@ -156,7 +157,7 @@ class Lives(Numbered):
 
 
 class Forks(Lives):
-    """Its worker process begins another, which has all its pipes open and outlives it for half a minute."""
+    """Its worker process forks another, which keeps all its pipes open and outlives it for half a minute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,7 +167,7 @@ class Forks(Lives):
 
 
 class OneLife(Lives):
-    """Can be made once by each worker: a file of its name in the directory `STUB_DIRECTORY` says so."""
+    """Can be made once by each worker, which leaves a file of its name in the directory `STUB_DIRECTORY`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,13 +177,13 @@ class OneLife(Lives):
 
 
 class Late(Fragile):
-    """Its one action does no harm: the fault comes after 20 steps, and not before."""
+    """Its one action is harmless; the fault comes after 20 steps."""
 
     action_space = Discrete(1)
 
 
 class Unmakeable(Numbered):
-    """Can be made by the process that looks at it first, and by no worker."""
+    """Can be made by the parent process, but not by a worker."""
 
     def __init__(self) -> None:
         super().__init__()

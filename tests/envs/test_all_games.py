@@ -1,4 +1,4 @@
-"""Every game of ALE trains: under both protocols, through workers, replay, ring, network and updates."""
+"""Short trainings of every ALE game, under both protocols, through workers, replay, network and updates."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from atari_dqn.training.assembly import local_trainer
 gym.register_envs(ale_py)
 
 SEVERAL_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}
-"""Their ROMs come along, but ALE plays them with two and more players only: they are registered under no id."""
+"""Games whose ROMs come with ALE but which need two or more players, so they are not registered under any id."""
 
 NOTHING_FIRES = {"ALE/LostLuggage-v5", "ALE/Skiing-v5"}
-"""ALE leaves the nine actions that press the button out of their full set."""
+"""Games whose full action set lacks the nine actions that press the button."""
 
 GAMES = sorted(env_id for env_id in gym.registry if env_id.startswith("ALE/") and "-ram" not in env_id)
 A_DOZEN = [
@@ -46,7 +46,7 @@ ITERATIONS, NUM_ENVS, LEARNING_STARTS, BATCH = 24, 2, 16, 8
 
 
 def fault(env_id: str, protocol: str) -> str:
-    """What is wrong after a short training; empty when nothing is."""
+    """The first problem after a short training; empty if there is none."""
     config = TrainConfig().replace(
         env_id=env_id, protocol=protocol, num_workers=1, envs_per_worker=NUM_ENVS, replay_capacity=64,
         learning_starts=LEARNING_STARTS, batch_size=BATCH, replay_ratio=1.0, precision="fp32", device="cpu",
@@ -70,7 +70,7 @@ def fault(env_id: str, protocol: str) -> str:
         return "all frames are black"
     if values.shape != (NUM_ENVS, spec.num_actions) or not bool(values.isfinite().all()):
         return f"values {tuple(values.shape)}, {values}"
-    # The updates due before the last iteration; a reset tick is no env step.
+    # Updates due before the last iteration; a reset tick is not an environment step.
     due = (trainer.env_steps - NUM_ENVS - LEARNING_STARTS) // BATCH
     if not 0 < due <= trainer.learner.updates <= due + 1:
         return f"{trainer.learner.updates} updates after {trainer.env_steps} env steps"
@@ -83,7 +83,7 @@ def faults(trainings: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     return {(env_id, protocol): text for env_id, protocol in trainings if (text := fault(env_id, protocol))}
 
 
-def test_every_rom_is_a_game_here_by_its_bare_name_but_those_for_several_players() -> None:
+def test_every_single_player_rom_resolves_by_its_bare_name() -> None:
     assert len(GAMES) == 104
     assert {f"ALE/{game}-v5" for game in RANDOM_AND_HUMAN} < set(GAMES)
     played = set(roms.get_all_rom_ids()) - SEVERAL_PLAYERS

@@ -1,4 +1,4 @@
-"""The env that is filmed: the network sees what it was trained on, the viewer every picture between."""
+"""Tests of the filmed environment: the network sees the frames of training, the viewer every picture in between."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_tick_of_the_emulator_is_shown_in_colour() -> None:
     env.reset(seed=0)
     assert env.fps == 60
     assert len(pictures) == 1
-    env.step(1)  # FIRE: the ball moves from now on
+    env.step(1)  # FIRE launches the ball
     for _ in range(5):
         env.step(0)
     env.close()
@@ -94,7 +94,7 @@ def test_the_emulator_is_set_as_the_protocol_says(protocol: Any, sticky: float, 
 
 
 class Drawn(Shifted):
-    """Its actions are 5, 6 and 7; its observation's fourth number is the action that led there."""
+    """Its actions are 5, 6 and 7; its observation's fourth number is the action that led to it."""
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__()
@@ -115,6 +115,6 @@ def test_other_envs_are_shown_once_a_step_and_their_actions_shifted_to_0() -> No
     assert [int(picture[0, 0, 0]) for picture in pictures] == [0, 1]
 
 
-def test_an_env_that_cannot_draw_itself_is_one_clear_line() -> None:
+def test_an_env_that_cannot_draw_itself_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigError, match=r"^tests.stubs:Numbered-v0 cannot draw itself: [^\n]+$"):
         FilmedEnv(env_spec("tests.stubs:Numbered-v0", NATURE, 4), NATURE, no_show)

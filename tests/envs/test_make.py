@@ -1,4 +1,4 @@
-"""Names, protocols and preprocessing: what an env id and a protocol become is what the papers and gymnasium say."""
+"""Tests of environment names, protocols and preprocessing against the papers, gymnasium and ale-py."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NATURE, MACHADO = PROTOCOLS["nature"], PROTOCOLS["machado"]
         ("tests.stubs:Catch-v0", "tests.stubs:Catch-v0"),
     ],
 )
-def test_a_name_means_one_env(name: str, env_id: str) -> None:
+def test_names_resolve_to_full_ids(name: str, env_id: str) -> None:
     assert resolve_env_id(name) == env_id
 
 
@@ -88,7 +88,7 @@ def test_what_a_spec_says() -> None:
 
 
 @pytest.mark.parametrize(("env_id", "what"), [("Pendulum-v1", "only Discrete"), ("CliffWalking-v1", "only Box")])
-def test_unfit_spaces_are_refused(env_id: str, what: str) -> None:
+def test_unsupported_spaces_are_refused(env_id: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         env_spec(env_id, NATURE, 4)
 
@@ -164,7 +164,7 @@ def test_preprocessing_equals_gymnasiums_pixel_for_pixel(game: str, protocol: Pr
 
 @pytest.mark.parametrize("protocol", [NATURE, MACHADO], ids=["nature", "machado"])
 def test_games_equal_those_of_ales_own_vector_env(protocol: Protocol) -> None:
-    """Over resets that nobody seeds, too. At a truncation its last frame misses the last tick, so none is reached."""
+    """Across unseeded resets too. No truncation is reached, since its last frame would miss the last tick there."""
     protocol = dataclasses.replace(protocol, noop_max=0)
     spec = env_spec("ALE/Breakout-v5", protocol, 4)
     ours = make_vector_env(spec, protocol, 2)
@@ -210,7 +210,7 @@ def first_frame_numbers(protocol: Protocol, num_envs: int) -> npt.NDArray[np.int
 
 
 def test_a_reset_tick_pays_nothing() -> None:
-    """Not even when the game before it ended on a reward: here it is cut off at Pong's first lost point."""
+    """Not even if the game before it ended on a reward: here it is truncated at Pong's first lost point."""
     spec = env_spec("ALE/Pong-v5", MACHADO, 4)
     envs = make_vector_env(spec, MACHADO, 1)
     started(envs, [1])
@@ -232,8 +232,8 @@ def test_envs_start_apart_by_no_ops() -> None:
     assert (first_frame_numbers(MACHADO, 4) == 0).all()
 
 
-def test_who_never_fires_is_cut_off_at_the_cap() -> None:
-    """Breakout waits for FIRE for ever; only the cap on frames ends such a game, and it is a truncation."""
+def test_a_game_without_fire_is_truncated_at_the_frame_cap() -> None:
+    """Breakout waits for FIRE forever; only the cap on frames ends such a game, as a truncation."""
     protocol = dataclasses.replace(NATURE, max_episode_frames=400)
     envs = make_vector_env(env_spec("ALE/Breakout-v5", protocol, 4), protocol, 1)
     started(envs, [3])

@@ -1,4 +1,4 @@
-"""Whatever befalls a worker during a training: it is named, replaced, and no transition joins two of its lives."""
+"""Tests of failing workers during training: each is named and replaced, and no transition joins two of its lives."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def trainer_of(env_id: str, **settings: Any) -> Trainer:
 
 
 def iterate(trainer: Trainer, in_mid_step: signal.Signals | None = None, worker: int = 0) -> None:
-    """A turn of the loop in which a worker gets a signal after it was told to step and before it has."""
+    """One turn of the loop, in which a worker gets a signal after it was sent a step and before it has done it."""
     assert trainer.workers is not None
     actions = trainer.actor.act(trainer.replay.latest_observation(), 0.5)
     if in_mid_step is not None:
@@ -97,7 +97,7 @@ def test_a_worker_killed_in_mid_step_is_replaced_and_no_transition_joins_its_liv
             for _ in range(int(rng.integers(1, 20))):
                 iterate(trainer)
             if kill > 3:
-                assert trainer.learner.updates > updates, "training goes on"
+                assert trainer.learner.updates > updates, "training continues"
         lives = check_that_lives_are_apart(trainer)
         assert lives > kills // 2
         assert psutil.Process().num_fds() == descriptors
@@ -106,8 +106,8 @@ def test_a_worker_killed_in_mid_step_is_replaced_and_no_transition_joins_its_liv
         trainer.close()
 
 
-def test_a_life_that_ended_unseen_pays_no_score() -> None:
-    """Unfinished games of a replaced worker count nowhere; the other workers' games go on."""
+def test_unfinished_games_of_a_replaced_worker_do_not_count() -> None:
+    """Unfinished games of a replaced worker are not counted; the other workers' games continue."""
     trainer = trainer_of("tests.stubs:FiveSteps-v0")
     try:
         trainer.start()
@@ -151,7 +151,7 @@ def test_a_stopped_worker_is_replaced_after_its_deadline() -> None:
         ("raise", ["failed:\nTraceback", "RuntimeError: the stub broke"]),
         ("exit", ["SystemExit: the stub left"]),
         ("crash", ["exited with code 7"]),
-        ("hang", ["hangs", "_sleep_for_good"]),
+        ("hang", ["hangs", "_sleep_forever"]),
         ("spin", ["hangs", "stubs.py"]),
         ("nan", ["FloatingPointError: env 2: reward is NaN or too large for float32: nan"]),
         ("1e300", ["FloatingPointError: env 2: reward is NaN or too large for float32: 1e+300"]),
@@ -181,7 +181,7 @@ def test_a_fault_that_comes_once_costs_its_worker_alone(fault: str, words: list[
 
 @pytest.mark.parametrize(
     ("env_id", "cause"),
-    [("Raises-v0", "the stub broke"), ("Hangs-v0", "_sleep_for_good"), ("HangsInReset-v0", "_sleep_for_good")],
+    [("Raises-v0", "the stub broke"), ("Hangs-v0", "_sleep_forever"), ("HangsInReset-v0", "_sleep_forever")],
 )
 def test_a_fault_that_comes_always_ends_the_pool_with_its_first_cause(env_id: str, cause: str) -> None:
     """Each life lasts 20 steps; two restarts, so the third failure in a row is one too many."""
@@ -218,8 +218,8 @@ def test_a_worker_whose_successors_cannot_start_ends_the_pool_with_the_first_cau
         assert ["killed by SIGKILL" in line or "FileExistsError" in line for line in pool.failures] == [True, True]
 
 
-def test_a_worker_that_cannot_be_started_again_ends_the_pool_and_is_no_traceback() -> None:
-    """There is no descriptor left for its pipes."""
+def test_a_worker_that_cannot_be_started_again_ends_the_pool_without_a_traceback() -> None:
+    """No file descriptor is left for its pipes."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with pool_of("Lives-v0", restarts=2) as pool:
         pool.reset()
@@ -246,14 +246,14 @@ def test_a_death_is_seen_at_once_though_an_envs_own_forked_process_holds_the_pip
         assert pool.failures == ["worker 1 (envs 2 to 3 of tests.stubs:Forks-v0) was killed by SIGKILL"]
 
 
-def test_a_stack_that_was_told_too_late_is_not_taken_for_anothers() -> None:
+def test_a_stack_sent_too_late_is_not_taken_for_anothers() -> None:
     with pool_of("Fragile-v0", deadline=1.5) as pool:
         pool.reset()
         os.write(pool._supervisor.stacks.writer.fileno(), b"a former worker's stack")
         pool.send(np.array([0, 0, Fragile.FAULTS.index("hang"), 0]))
         pool.recv()
         (failure,) = pool.failures
-        assert "_sleep_for_good" in failure
+        assert "_sleep_forever" in failure
         assert "former" not in failure
 
 

@@ -1,4 +1,4 @@
-"""The frame ring against a naive buffer that keeps whole stacks, and against windows folded by hand."""
+"""Tests of the frame ring against a naive buffer that keeps whole stacks, and against windows folded by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Moment:
 
 
 class NaiveReplay:
-    """Keeps every moment of every env for ever, and looks at all of them to say which may be drawn."""
+    """Keeps every moment of every env forever, and examines all of them to find the drawable ones."""
 
     def __init__(self, rows: int, num_envs: int, stack: int, n_step: int, gamma: float, clip: bool) -> None:
         self.rows, self.stack, self.n_step, self.gamma, self.clip = rows, stack, n_step, gamma, clip
@@ -156,7 +156,7 @@ def test_each_start_of_a_short_episode_appears_once_with_its_exact_return() -> N
     play(ring, 10, reset=True)
     for step, reward in enumerate((1.0, 2.0, 4.0, 8.0, 16.0), start=1):
         play(ring, 10 + step, TERMINATED if step == 5 else ONGOING, reward)
-    play(ring, 20, reward=99.0)  # the reset frame, and whatever the reset tick claims
+    play(ring, 20, reward=99.0)  # the reset frame; the reset tick's reward is ignored
     play(ring, 21, reward=32.0)
     assert folded(ring) == [
         (10, 1 + 2 / 2 + 4 / 4, 1 / 8, 13),
@@ -243,7 +243,7 @@ def test_frames_keep_their_dtype_and_are_stored_once() -> None:
     assert ring.newest == 5
 
 
-def test_a_forgotten_step_is_refused() -> None:
+def test_a_missing_step_is_refused() -> None:
     ring = ring_of_one_env(n_step=1)
     play(ring, 10, reset=True)
     with pytest.raises(ValueError, match="cannot omit"):

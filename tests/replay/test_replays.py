@@ -1,4 +1,4 @@
-"""Prioritized and uniform replay, and none: what is drawn how often, with which weight, what a priority may change."""
+"""Tests of the replays: how often transitions are drawn, with which weights, and what a priority changes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def assert_same_future(ours: Replay, theirs: Replay, rounds: int = 30) -> None:
 
 
 @pytest.mark.parametrize(("capacity", "nearest"), [(100_000, "65536 or 131072"), (12, "8 or 16")])
-def test_a_prioritized_capacity_that_is_no_power_of_two_is_refused_with_the_two_nearest(
+def test_a_prioritized_capacity_that_is_not_a_power_of_two_is_refused_with_the_two_nearest(
     capacity: int, nearest: str
 ) -> None:
     with pytest.raises(ValueError, match=nearest):
@@ -133,7 +133,7 @@ def test_a_transition_is_drawn_in_proportion_to_its_error_to_the_alpha(alpha: fl
     assert chi_square(replay, np.array([leaf(error, alpha) for error in errors])) > 1e-3
 
 
-def test_a_uniform_replay_of_any_size_draws_all_alike_and_ignores_errors() -> None:
+def test_a_uniform_replay_of_any_size_draws_with_equal_probability_and_ignores_errors() -> None:
     replay = uniform(capacity=37, num_envs=3)
     play(replay, 12)
     replay.update_priorities(np.arange(33), np.linspace(0, 100, 33))
@@ -223,7 +223,7 @@ def test_an_error_that_is_not_finite_is_refused_and_nothing_changes(bad: float) 
 
 
 @pytest.mark.parametrize("xp", [np, torch])
-def test_what_is_said_of_no_id_is_dropped(xp: Any) -> None:
+def test_priorities_for_no_id_are_ignored(xp: Any) -> None:
     replay = with_errors([1.0, 2.0, 3.0], xp=xp)
     leaves, total = replay.tree.leaves.clone(), replay.tree.total.clone()
     replay.update_priorities([NO_ID] * 4, [0.0, 1.0, 500.0, 0.0])
@@ -235,7 +235,7 @@ def test_what_is_said_of_no_id_is_dropped(xp: Any) -> None:
     assert replay.tree.leaves[3] == pytest.approx(leaf(7)), "the largest priority is not 500's either"
 
 
-def test_of_an_id_twice_in_a_batch_the_larger_error_wins_in_any_order() -> None:
+def test_the_larger_error_of_a_duplicate_id_wins_in_any_order() -> None:
     for errors in ([1.0, -9.0, 4.0], [-9.0, 4.0, 1.0], [4.0, 1.0, -9.0]):
         replay = with_errors([50.0, 50.0, 50.0])
         replay.update_priorities([1, 1, 1], errors)
@@ -287,7 +287,7 @@ def test_a_late_priority_in_a_batch_with_a_current_one_for_its_slot_changes_noth
         assert replay.tree.leaves[5] == pytest.approx(leaf(0.01))
 
 
-def test_ids_of_rows_to_come_are_dropped() -> None:
+def test_ids_of_future_rows_are_ignored() -> None:
     replay = prioritized(16)
     play(replay, 10)
     before = replay.tree.leaves.clone()
@@ -365,7 +365,7 @@ def test_the_seed_decides_the_draws_and_the_global_generator_is_left_alone() -> 
     st.lists(st.lists(st.booleans(), min_size=2, max_size=2), min_size=3, max_size=60), st.integers(1, 12),
     st.integers(1, 3), st.sampled_from([np, torch]),
 )  # fmt: skip
-def test_without_replay_the_newest_complete_steps_come_in_their_order(
+def test_the_newest_replay_returns_the_newest_complete_transitions_in_order(
     ends: list[list[bool]], batch_size: int, n_step: int, xp: Any
 ) -> None:
     replay = NewestReplay(
@@ -384,7 +384,7 @@ def test_without_replay_the_newest_complete_steps_come_in_their_order(
 
 
 @pytest.mark.parametrize("make", [prioritized, uniform])
-def test_a_stored_replay_goes_on_bit_for_bit(make: Any) -> None:
+def test_a_stored_replay_continues_bit_for_bit(make: Any) -> None:
     original = make(64, num_envs=2, n_step=3)
     play(original, 45)
     for _ in range(10):
@@ -394,14 +394,14 @@ def test_a_stored_replay_goes_on_bit_for_bit(make: Any) -> None:
     torch.save(original.state(), file)
     file.seek(0)
     restored = make(64, num_envs=2, n_step=3, seed=99)
-    play(restored, 3)  # whatever it held is forgotten
+    play(restored, 3)  # it discards what it held
     restored.load(torch.load(file, weights_only=True))
     assert (restored.newest, restored.fill) == (original.newest, original.fill)
     assert torch.equal(restored.latest_observation(), original.latest_observation())
     assert_same_future(restored, original)
 
 
-def test_a_replay_stored_on_another_kind_of_device_goes_on_with_other_draws() -> None:
+def test_a_replay_stored_on_another_kind_of_device_continues_with_other_draws() -> None:
     original = prioritized(64)
     play(original, 30)
     drawn = []
@@ -431,7 +431,7 @@ def test_a_state_of_another_shape_is_refused() -> None:
             other.load(state)
 
 
-def test_a_cut_replay_goes_on_without_joining_the_two_games() -> None:
+def test_a_cut_replay_continues_without_joining_the_two_games() -> None:
     replay = prioritized(16, n_step=2)
     play(replay, 4)
     replay.cut()

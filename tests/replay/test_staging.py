@@ -1,4 +1,4 @@
-"""Uploads: what arrives is what was handed over, whatever happens to it afterwards."""
+"""Tests of uploads to a device: the values arrive even if the host's copy changes right afterwards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_on_a_cpu_nothing_is_copied_without_need() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gets_each_upload_whole_while_the_host_goes_on_writing() -> None:
+def test_a_gpu_gets_each_upload_complete_while_the_host_keeps_writing() -> None:
     staging = Staging(2**16, (), torch.int64, torch.device("cuda"))
     busy, host, arrived = torch.randn(4096, 4096, device="cuda"), torch.empty(2**16, dtype=torch.int64), []
     torch.cuda.set_sync_debug_mode("error")

@@ -1,4 +1,4 @@
-"""The sum tree against sums taken the long way: every node, every draw, every refusal."""
+"""Tests of the sum tree against plain sums: every node, every draw, every refusal."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def assert_every_node_is_the_reduction_of_its_children(tree: SumTree) -> None:
 
 
 @pytest.mark.parametrize(("size", "nearest"), [(0, "1 or 2"), (3, "2 or 4"), (100_000, "65536 or 131072")])
-def test_a_size_that_is_no_power_of_two_is_refused_with_the_two_nearest(size: int, nearest: str) -> None:
+def test_a_size_that_is_not_a_power_of_two_is_refused_with_the_two_nearest(size: int, nearest: str) -> None:
     with pytest.raises(ValueError, match=nearest):
         SumTree(size)
 
@@ -139,7 +139,7 @@ def test_of_duplicates_the_larger_wins_in_any_order() -> None:
         assert_every_node_is_the_reduction_of_its_children(tree)
 
 
-def test_entries_that_are_not_kept_write_nothing_and_beat_nothing() -> None:
+def test_entries_that_are_not_kept_write_nothing_and_do_not_win_over_kept_ones() -> None:
     tree = tree_of([9.0] * 8)
     leaves, values = torch.tensor([0, 0, 1, 2, 2]), tensor(1.0, 50.0, 60.0, 0.0, 70.0)
     tree.write(leaves, values, keep=torch.tensor([True, False, False, True, False]))
@@ -149,9 +149,7 @@ def test_entries_that_are_not_kept_write_nothing_and_beat_nothing() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1e-9])
 @pytest.mark.parametrize("keep", [None, torch.tensor([True, True, True])])
-def test_a_priority_that_is_no_finite_positive_number_is_refused_and_nothing_changes(
-    bad: float, keep: Tensor | None
-) -> None:
+def test_a_negative_or_not_finite_priority_is_refused_and_nothing_changes(bad: float, keep: Tensor | None) -> None:
     tree = tree_of([1.0, 2.0, 3.0, 0.0])
     before = [level.clone() for level in tree.sums + tree.minima]
     with pytest.raises(ValueError, match="finite"):
@@ -169,7 +167,7 @@ def test_an_empty_tree_has_no_smallest_priority() -> None:
 
 
 def test_total_and_smallest_stay_the_same_tensors() -> None:
-    """A captured graph holds on to them."""
+    """A captured CUDA graph refers to them."""
     tree = SumTree(128)
     total, smallest = tree.total, tree.smallest
     tree.write(torch.tensor([5]), tensor(0.25))

@@ -1,4 +1,4 @@
-"""Whatever befalls a worker or its parent: it is named, nothing hangs, and nothing remains."""
+"""Tests of failing workers and parents: the worker is named, nothing hangs, and no process remains."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def failing(pool: WorkerPool, *, message: str) -> Iterator[None]:
         ("raise", r"worker 1 \(envs 2 to 3 of tests.stubs:Fragile-v0\) failed:\n(.*\n)*.*stubs.py(.*\n)*.*stub broke"),
         ("exit", r"worker 1 \(envs 2 to 3 .*\) failed:\n(.*\n)*SystemExit: the stub left"),
         ("crash", r"worker 1 \(envs 2 to 3 .*\) exited with code 7"),
-        ("hang", r"worker 1 \(envs 2 to 3 .*\) has not answered for 1.5 s(.*\n)*.*stubs.py.* in _sleep_for_good"),
+        ("hang", r"worker 1 \(envs 2 to 3 .*\) has not answered for 1.5 s(.*\n)*.*stubs.py.* in _sleep_forever"),
         ("spin", r"worker 1 \(envs 2 to 3 .*\) has not answered for 1.5 s(.*\n)*.*stubs.py.* in step"),
     ],
     ids=["raise", "exit", "crash", "hang", "spin"],
@@ -71,7 +71,7 @@ def test_an_env_that_fails_is_named_with_its_stack(fault: str, message: str) -> 
         pool.recv()
 
 
-def test_a_fault_in_mid_game_is_reported_alike() -> None:
+def test_a_fault_during_a_game_is_reported_the_same_way() -> None:
     pool = pool_of("tests.stubs:Raises-v0")
     with failing(pool, message=r"(?s)worker [01] \(envs .*the stub broke"):
         pool.reset()
@@ -119,7 +119,7 @@ def test_workers_leave_ctrl_c_and_termination_to_the_trainer() -> None:
         assert (pool.recv().frames[:, 1] == 1).all()
 
 
-# --- programs of their own: what remains of a parent that ends, and of its workers
+# --- separate programs: which processes remain when the parent ends
 
 HEAD = """\
 import os, signal, sys, threading
@@ -129,15 +129,15 @@ from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.workers.pool import WorkerPool
 from tests.stubs import Fragile
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 def pool_of(env_id, **settings):
     nature = PROTOCOLS["nature"]
     return WorkerPool(env_spec(env_id, nature, 4), nature, num_workers=2, envs_per_worker=2, seed=1, **settings)
-def tell_pids():
+def print_pids():
     print(*(process.pid for process in active_children()), flush=True)
 """
 LIMIT = 60
-"""Seconds after which a program that should have ended hangs."""
+"""Seconds after which a program that should have ended counts as hanging."""
 
 
 @contextlib.contextmanager
@@ -161,7 +161,7 @@ def program(tmp_path: Path, body: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def told_pids(process: subprocess.Popen[str]) -> list[int]:
+def printed_pids(process: subprocess.Popen[str]) -> list[int]:
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line, "the program failed before it had workers"
@@ -201,28 +201,28 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path, state: str) -> None:
     body = f"""
         pool = pool_of("{FRAGILE}")
         pool.reset()
-        tell_pids()
+        print_pids()
         {state}
     """
     with program(tmp_path, body) as parent:
-        pids = told_pids(parent)
+        pids = printed_pids(parent)
         assert len(pids) == 2
         os.kill(parent.pid, signal.SIGKILL)
         assert all_end(pids, seconds=5)
 
 
 def test_stopped_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
-    """They can do nothing for it themselves."""
+    """They cannot exit by themselves."""
     body = f"""
         pool = pool_of("{FRAGILE}")
         pool.reset()
         for pid in pool.pids:
             os.kill(pid, signal.SIGSTOP)
-        tell_pids()
+        print_pids()
         signal.pause()
     """
     with program(tmp_path, body) as parent:
-        pids = told_pids(parent)
+        pids = printed_pids(parent)
         os.kill(parent.pid, signal.SIGKILL)
         assert all_end(pids, seconds=5)
 
@@ -231,13 +231,13 @@ def test_emulators_end_with_a_killed_parent(tmp_path: Path) -> None:
     body = """
         pool = pool_of("ALE/Breakout-v5")
         pool.reset()
-        tell_pids()
+        print_pids()
         while True:
             pool.send(np.ones(4, np.int64))
             pool.recv()
     """
     with program(tmp_path, body) as parent:
-        pids = told_pids(parent)
+        pids = printed_pids(parent)
         os.kill(parent.pid, signal.SIGKILL)
         assert all_end(pids, seconds=5)
 
@@ -252,11 +252,11 @@ def test_a_program_that_forgets_its_pool_still_ends(tmp_path: Path, ending: str,
         pool = pool_of("{FRAGILE}")
         pool.reset()
         pool.send(np.full(4, Fragile.FAULTS.index("spin")))
-        tell_pids()
+        print_pids()
         {ending}
     """
     with program(tmp_path, body) as parent:
-        pids = told_pids(parent)
+        pids = printed_pids(parent)
         assert parent.wait(LIMIT) == code
         assert all_end(pids, seconds=5)
         assert parent.stderr is not None
@@ -266,13 +266,13 @@ def test_a_program_that_forgets_its_pool_still_ends(tmp_path: Path, ending: str,
 def test_closing_does_not_wait_for_a_stopped_worker(tmp_path: Path) -> None:
     body = f"""
         pool = pool_of("{FRAGILE}")
-        tell_pids()
+        print_pids()
         os.kill(active_children()[0].pid, signal.SIGSTOP)
         pool.close()
         print(len(active_children()))
     """
     with program(tmp_path, body) as parent:
-        pids = told_pids(parent)
+        pids = printed_pids(parent)
         output, errors = parent.communicate(timeout=LIMIT)
         assert (output, errors) == ("0\n", "")
         assert all_end(pids, seconds=5)
@@ -284,14 +284,14 @@ def test_ctrl_c_reaches_the_program_alone(tmp_path: Path) -> None:
         with pool_of("{FRAGILE}") as pool:
             pool.reset()
             try:
-                tell_pids()
+                print_pids()
                 signal.pause()
             except KeyboardInterrupt:
                 pool.send(np.zeros(4, np.int64))
                 print(pool.recv().frames[:, 1])
     """
     with program(tmp_path, body) as parent:
-        told_pids(parent)
+        printed_pids(parent)
         os.killpg(parent.pid, signal.SIGINT)
         assert parent.communicate(timeout=LIMIT) == ("[1. 1. 1. 1.]\n", "")
 
@@ -317,7 +317,7 @@ def test_ctrl_c_while_workers_start_reaches_the_program_alone(tmp_path: Path) ->
 
 
 def test_workers_run_no_line_of_the_parents_script(tmp_path: Path) -> None:
-    """Neither do they load what it loads, torch above all."""
+    """Nor do they import what it imports, such as torch."""
     body = """
         print("once")
         sys.modules["torch"] = sys  # the real one takes seconds
@@ -331,7 +331,7 @@ def test_workers_run_no_line_of_the_parents_script(tmp_path: Path) -> None:
 
 
 def test_shared_memory_has_no_name_that_could_remain(tmp_path: Path) -> None:
-    """What a SIGKILL of everyone leaves in /dev/shm is what has a name there: the block is unlinked at birth."""
+    """A SIGKILL of every process leaves named blocks in /dev/shm; ours is unlinked when it is created."""
     body = """
         pool = pool_of("ALE/Breakout-v5")
         for line in open("/proc/self/maps"):

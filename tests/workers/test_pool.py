@@ -1,4 +1,4 @@
-"""The pool's results: the same for any number of workers, complete, flagged, raw, and small."""
+"""Tests of the pool's results: the same for any number of workers, complete, flagged and unclipped."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ RANDOM = dataclasses.replace(SHORT, repeat_action_probability=0.25)
 @pytest.mark.parametrize(
     ("env_id", "protocol"), [("ALE/Seaquest-v5", RANDOM), ("CartPole-v1", NATURE), ("tests.stubs:Numbered-v0", NATURE)]
 )
-def test_how_envs_are_dealt_to_workers_changes_no_bit(env_id: str, protocol: Protocol) -> None:
-    """2 workers x 4 envs, 4 x 2 and 1 x 8 give the same streams, over resets that nobody seeds; another seed does
-    not, and no two envs are alike."""
+def test_results_do_not_depend_on_how_envs_are_distributed_over_workers(env_id: str, protocol: Protocol) -> None:
+    """2 workers x 4 envs, 4 x 2 and 1 x 8 give the same streams, across unseeded resets; another seed gives others, and
+    no two environments have the same stream."""
     whole = recorded(pool_of(env_id, 1, 8, protocol), 90)
-    assert whole["is_reset"][1:].any(axis=0).all(), "each env must have begun a second episode"
+    assert whole["is_reset"][1:].any(axis=0).all(), "each env must have started a second episode"
     for workers, envs in ((2, 4), (4, 2)):
         parts = recorded(pool_of(env_id, workers, envs, protocol), 90)
         for name in FIELDS:
@@ -72,7 +72,7 @@ def test_how_envs_are_dealt_to_workers_changes_no_bit(env_id: str, protocol: Pro
 
 
 def test_a_pool_gives_what_its_envs_give() -> None:
-    """Against the same vector env stepped here, without processes: nothing lost, moved or rounded on the way."""
+    """Against the same vector env stepped here, without processes: nothing is lost, moved or rounded in between."""
     protocol = SHORT
     spec = env_spec("ALE/Breakout-v5", protocol, 4)
     alone = make_vector_env(spec, protocol, 4)
@@ -91,7 +91,7 @@ def test_a_pool_gives_what_its_envs_give() -> None:
             np.testing.assert_array_equal(result.lives, info["lives"])
 
 
-def test_a_second_reset_begins_again() -> None:
+def test_a_second_reset_repeats_the_first() -> None:
     with pool_of("tests.stubs:Numbered-v0", 1, 3) as pool:
         first = [tick.frames.copy() for tick in play(pool, 20)]
         second = [tick.frames.copy() for tick in play(pool, 20)]
@@ -106,7 +106,7 @@ def test_a_second_reset_begins_again() -> None:
         ("ALE/Breakout-v5", (7, 39, 40)),
     ],
 )
-def test_an_env_seeded_at_any_tick_begins_anew_and_its_neighbour_goes_on(env_id: str, moments: Sequence[int]) -> None:
+def test_an_env_seeded_at_any_tick_restarts_and_its_neighbour_continues(env_id: str, moments: Sequence[int]) -> None:
     """In mid-episode, at an episode's end, and at the tick of its reset: it is as after a reset from that seed."""
     spec, seeds = env_spec(env_id, SHORT, 4), np.array([5, 6])
 
@@ -145,7 +145,7 @@ def test_an_env_seeded_at_any_tick_begins_anew_and_its_neighbour_goes_on(env_id:
         np.testing.assert_equal(seen(out, 1), undisturbed[before + 26])
 
 
-def test_reset_ticks_are_flagged_and_are_no_steps() -> None:
+def test_reset_ticks_are_flagged_and_are_not_environment_steps() -> None:
     """Episodes of 5 steps: each takes 6 ticks, of which the first brings frame 0 of the next episode and no reward."""
     ticks = recorded(pool_of("tests.stubs:FiveSteps-v0", 1, 2), 30)
     tick = np.arange(31)
@@ -170,7 +170,7 @@ def test_a_time_limit_is_a_truncation_with_its_final_frame() -> None:
     np.testing.assert_array_equal(np.flatnonzero(ticks["is_reset"]), [0, 6, 12])
 
 
-def test_a_lost_life_is_seen_and_ends_no_game() -> None:
+def test_a_lost_life_is_reported_and_does_not_end_the_game() -> None:
     """Five lives of 3 steps that pay 2 each: four losses in mid-game, one game over, one reset, a score of 30."""
     ticks = recorded(pool_of("tests.stubs:FiveLives-v0", 2, 1), 32)
     for env in range(2):
@@ -181,7 +181,7 @@ def test_a_lost_life_is_seen_and_ends_no_game() -> None:
         assert ticks["rewards"][1:16, env].sum() == 30
 
 
-def test_a_lost_life_in_breakout_ends_no_game() -> None:
+def test_a_lost_life_in_breakout_does_not_end_the_game() -> None:
     """The emulator's own game: five lives, one reset, and bricks hit in later lives count."""
     ticks = recorded(pool_of("ALE/Breakout-v5", 1, 4), 400)
     over = np.flatnonzero(ticks["terminated"].any(axis=1))
@@ -212,8 +212,8 @@ def test_rewards_are_raw() -> None:
         ("CartPole-v1", np.float32, (4,)),
     ],
 )
-def test_frames_cross_in_their_own_dtype(env_id: str, dtype: type, shape: tuple[int, ...]) -> None:
-    """7,056 bytes a frame of Atari, and hardly more in all."""
+def test_frames_keep_their_dtype_in_shared_memory(env_id: str, dtype: type, shape: tuple[int, ...]) -> None:
+    """7,056 bytes for an Atari frame, and hardly more in all."""
     with pool_of(env_id, 1, 2) as pool:
         frames = pool.reset().frames
         assert (frames.dtype, frames.shape) == (dtype, (2, *shape))
@@ -244,7 +244,7 @@ def refusing_pool() -> WorkerPool:
 
 
 def test_an_action_out_of_range_is_named_and_never_reaches_the_emulator() -> None:
-    """ALE's vector env would hang on it for good."""
+    """ALE's vector env would hang on it forever."""
     with pool_of("ALE/Breakout-v5", 1, 2) as pool:
         pool.reset()
         with pytest.raises(ValueError, match="action 4 of env 1 is not from 0 to 3"):
