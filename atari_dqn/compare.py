@@ -6,7 +6,7 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -15,6 +15,11 @@ from atari_dqn.cli.output import StatusLine, open_console
 from atari_dqn.comparison.runs import Run, configurations, find_runs, names_of, read_run
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
 from atari_dqn.system.files import replace
+
+if TYPE_CHECKING:  # matplotlib takes a second, which bad input need not wait for
+    from matplotlib.figure import Figure
+
+    from atari_dqn.comparison.tables import Table
 
 
 @help_from_settings
@@ -50,13 +55,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
         raise ConfigError("name at least one run directory, such as runs/Breakout-1-...")
     places = find_runs(command.runs)
     out = command.out or command.runs[0] / "plots" / "compare.png"
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a directory; name a PNG in it")
-    if out.exists() and not out.is_file():
-        raise ConfigError(f"--out {out} is not a regular file; name a PNG to write")
-    if out.suffix == ".md":
-        raise ConfigError(f"--out {out} names the tables; name the picture, such as {out.with_suffix('.png')}")
-
+    _check_out(out)
     console = open_console()
     with StatusLine(console, "reading") as status:
         runs: list[Run] = []
@@ -66,12 +65,33 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
         found = configurations(runs)
 
         from atari_dqn.comparison.figure import draw
-        from atari_dqn.comparison.tables import markdown, tables, terminal
+        from atari_dqn.comparison.tables import tables, terminal
 
         status.update(f"{len(runs)} runs read; drawing bootstrap samples")
         made = tables(found, command.threshold)
         status.update("drawing curves")
         figure = draw(found, command.threshold)
+    beside = _write(out, figure, made)
+    for table in made:
+        console.print(terminal(table))
+    console.print(f"{out}\n{beside}", highlight=False, soft_wrap=True)
+    return DONE
+
+
+def _check_out(out: Path) -> None:
+    """Raise `ConfigError` unless a picture can go to `out`."""
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a directory; name a PNG in it")
+    if out.exists() and not out.is_file():
+        raise ConfigError(f"--out {out} is not a regular file; name a PNG to write")
+    if out.suffix == ".md":
+        raise ConfigError(f"--out {out} names the tables; name the picture, such as {out.with_suffix('.png')}")
+
+
+def _write(out: Path, figure: Figure, made: Sequence[Table]) -> Path:
+    """Write the figure to `out` and the tables beside it. Returns the tables' file; raises `ConfigError`."""
+    from atari_dqn.comparison.tables import markdown
+
     beside = out.with_suffix(".md")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -82,10 +102,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
         replace(beside, markdown(made, picture=out.name).encode())
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot write --out {out}: {error}") from None
-    for table in made:
-        console.print(terminal(table))
-    console.print(f"{out}\n{beside}", highlight=False, soft_wrap=True)
-    return DONE
+    return beside
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`atari-dqn compare` as a user meets it, on run directories made by hand."""
+"""`atari-dqn compare` on run directories made by hand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.run_dirs import log, make_run, make_settings, python
 
 
 def seeds(tmp_path: Path, name: str, ends: list[float], env_id: str = "CartPole-v1", **changes: Any) -> list[Path]:
-    """Runs with seeds 1, 2...: each climbs to its end by a straight line, 10 rows."""
+    """Runs with seeds 1, 2...: the score of each rises linearly to its end, in 10 rows."""
     runs = []
     for seed, end in enumerate(ends, start=1):
         run_dir = tmp_path / f"{name}-{seed}"
@@ -70,7 +70,7 @@ def test_one_run_is_drawn_as_it_was_logged(tmp_path: Path) -> None:
     figure = draw(read([run_dir]))
     (axes,) = figure.axes
     np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[1000, 1], [2000, 12.5], [3000, 33]])
-    assert not axes.collections[1:], "no band: one seed tells no interval"
+    assert not axes.collections[1:], "no band: a single seed has no interval"
     (point,) = axes.containers
     data, _, (bars,) = point
     np.testing.assert_array_equal(data.get_xydata(), [[3000, 31]])
@@ -86,7 +86,7 @@ def test_one_run_is_drawn_as_it_was_logged(tmp_path: Path) -> None:
     assert "not smoothed" in figure.get_supxlabel()
 
 
-def test_the_edits_that_were_taken_are_marked(tmp_path: Path) -> None:
+def test_accepted_edits_are_marked(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", "CartPole-v1")
     log(run_dir, {500: 20.0, 900: 200.0})
     edit = {"time": 0, "update": 9, "name": "learning_rate", "old": 1e-4, "source": "tune"}
@@ -101,7 +101,7 @@ def test_the_edits_that_were_taken_are_marked(tmp_path: Path) -> None:
     assert [text.get_text() for text in axes.texts] == ["learning_rate 0.0001 → 5e-05"]
 
 
-def test_a_card_of_evaluations_lies_side_by_side_each_with_its_epsilon(tmp_path: Path) -> None:
+def test_evaluations_at_one_env_step_lie_side_by_side_each_with_its_epsilon(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", "ALE/Breakout-v5")
     log(run_dir, {1000: 1.0})
     row = {"env_id": "ALE/Breakout-v5", "env_step": 1000, "mean": 3.0, "ci95": [2, 5]}
@@ -148,7 +148,7 @@ def test_runs_that_differ_in_seed_place_and_workers_are_one_configuration(tmp_pa
     assert "log_interval differs (500, 7)" in lines
 
 
-def test_what_cannot_change_learning_are_settings_there_are() -> None:
+def test_settings_that_cannot_change_learning_exist() -> None:
     assert set(settings(TrainConfig)) > NOT_LEARNING
 
 
@@ -182,12 +182,12 @@ def test_a_run_tuned_by_hand_is_another_configuration(tmp_path: Path) -> None:
     assert second.settings == {"live edits": "learning_rate 5e-05 at 600"}
 
 
-def test_a_seed_that_is_there_twice_is_told(tmp_path: Path) -> None:
+def test_a_seed_used_twice_is_remarked(tmp_path: Path) -> None:
     runs = seeds(tmp_path, "run", [1.0, 2.0]) + seeds(tmp_path, "again", [1.0])
     assert any("several runs have seed 1;" in line for line in remarks(read(runs)))
 
 
-def test_runs_of_several_revisions_or_precisions_are_told(tmp_path: Path) -> None:
+def test_runs_of_different_revisions_or_precisions_are_remarked(tmp_path: Path) -> None:
     runs = seeds(tmp_path, "run", [1.0, 2.0])
     for path, revision in zip(runs, ("aaa", "bbb"), strict=True):
         (path / "system.json").write_text(json.dumps({"git_revision": revision, "precision": "fp32"}))
@@ -205,7 +205,7 @@ def test_a_directory_of_runs_means_the_runs_in_it_and_each_counts_once(tmp_path:
     assert (tmp_path / "all" / "plots" / "compare.md").is_file()
 
 
-def test_runs_of_one_name_are_told_apart_by_where_they_lie() -> None:
+def test_runs_of_the_same_name_are_named_with_their_parent_directory() -> None:
     assert names_of([Path("one/seed-1"), Path("one/seed-2")]) == ["seed-1", "seed-2"]
     assert names_of([Path("one/seed-1"), Path("three/seed-1")]) == ["one/seed-1", "three/seed-1"]
 
@@ -226,11 +226,11 @@ def test_a_curve_is_the_interquartile_mean_over_seeds_with_its_interval(tmp_path
     (band,) = axes.collections
     assert np.asarray(band.get_paths()[0].vertices)[:, 1].max() == pytest.approx(high)
     thin = [line for line in axes.lines if line.get_linewidth() < 1]
-    assert len(thin) == 5, "each run is there too"
+    assert len(thin) == 5, "each run is drawn too"
     assert legend(axes) == ["all (5 runs)"]
 
 
-def test_a_curve_is_drawn_where_all_seeds_are(tmp_path: Path) -> None:
+def test_a_curve_is_drawn_where_all_seeds_have_scores(tmp_path: Path) -> None:
     first, second = (make_run(tmp_path / name, "CartPole-v1", seed=seed) for seed, name in enumerate("ab"))
     log(first, {100: 1.0, 200: 2.0, 300: 3.0, 400: 4.0})
     log(second, {150: 10.0, 350: 30.0})
@@ -244,10 +244,10 @@ def test_a_curve_is_drawn_where_all_seeds_are(tmp_path: Path) -> None:
     log(apart, {900: 1.0})
     assert curve([*found.runs, read_run(apart)]) is None
     (axes,) = draw(read([first, apart])).axes
-    assert len([line for line in axes.lines if len(np.asarray(line.get_xdata()))]) == 2, "each is drawn all the same"
+    assert len([line for line in axes.lines if len(np.asarray(line.get_xdata()))]) == 2, "each is drawn nevertheless"
 
 
-def test_the_table_tells_scores_and_who_is_better(tmp_path: Path) -> None:
+def test_the_table_shows_scores_and_the_probability_of_improvement(tmp_path: Path) -> None:
     slow, fast = [10.0, 20.0, 30.0], [25.0, 60.0, 70.0]
     runs = seeds(tmp_path, "slow", slow, n_step=1) + seeds(tmp_path, "fast", fast, n_step=3)
     scores = table(tables(read(runs)), "Scores of training")
@@ -277,13 +277,13 @@ def test_time_to_a_threshold_counts_the_runs_that_never_got_there(tmp_path: Path
     assert "threshold 20" in [text.get_text() for text in axes.texts]
 
 
-def test_fewer_games_than_a_hundred_tell_too_little(tmp_path: Path) -> None:
+def test_a_mean_of_fewer_than_a_hundred_games_does_not_count(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", "CartPole-v1")
     log(run_dir, {100: 90.0, 495: 90.0, 500: 80.0})
     assert read_run(run_dir).reached(80.0) == (500, 5.0, 100)
 
 
-def test_where_a_run_kept_its_games_the_threshold_is_met_at_a_game(tmp_path: Path) -> None:
+def test_a_threshold_is_reached_at_a_game_where_games_are_recorded(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", "CartPole-v1")
     log(run_dir, {5000: 90.0})
     returns = [0.0] * 30 + [10.0] * 120
@@ -296,7 +296,7 @@ def test_where_a_run_kept_its_games_the_threshold_is_met_at_a_game(tmp_path: Pat
     assert run.reached(10.1)[0] == np.inf
 
 
-def test_evaluations_of_all_seeds_are_one_point_and_others_stand_alone(tmp_path: Path) -> None:
+def test_evaluations_of_all_seeds_are_one_point_and_others_stay_separate(tmp_path: Path) -> None:
     first, second = (make_run(tmp_path / name, "CartPole-v1", seed=seed) for seed, name in enumerate("ab"))
     log(first, {5000: 1.0}, {1003: (1.0, 10.0, 20.0), 2000: (5.0, 6.0, 7.0)})
     log(second, {5000: 1.0}, {1015: (1.0, 30.0, 40.0)})
@@ -324,7 +324,7 @@ def games_of(tmp_path: Path) -> list[Path]:
     ]
 
 
-def test_games_are_taken_together_by_human_normalised_scores(tmp_path: Path) -> None:
+def test_games_are_combined_by_human_normalised_scores(tmp_path: Path) -> None:
     found = read(games_of(tmp_path))
     assert len(found) == 2
     made = tables(found)
@@ -345,7 +345,7 @@ def test_a_game_that_one_configuration_lacks_is_left_out(tmp_path: Path) -> None
     assert shared_games(found) == ["ALE/Pong-v5", "ALE/Breakout-v5"]
 
 
-def test_each_game_has_a_panel_and_all_together_a_profile(tmp_path: Path) -> None:
+def test_each_game_has_a_panel_and_all_games_a_profile(tmp_path: Path) -> None:
     figure = draw(read(games_of(tmp_path)))
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["ALE/Pong-v5", "ALE/Breakout-v5", "ALE/Tetris-v5", "2 games: performance profile"]
@@ -396,7 +396,7 @@ def test_a_broken_line_in_the_middle_of_a_log_is_named(tmp_path: Path) -> None:
         compare.main([str(run_dir)])
 
 
-def test_films_and_their_edits_set_no_configurations_apart(tmp_path: Path) -> None:
+def test_clips_and_edits_of_their_interval_do_not_make_another_configuration(tmp_path: Path) -> None:
     runs = seeds(tmp_path, "plain", [10.0]) + seeds(tmp_path, "filmed", [20.0], record_interval=1000)
     edit = {"env_step": 600, "update": 1, "name": "record_interval", "old": 1000, "new": 500, "taken": True}
     row = {**edit, "id": "a", "time": 1.0, "source": "file", "reason": ""}
@@ -416,14 +416,14 @@ def test_films_and_their_edits_set_no_configurations_apart(tmp_path: Path) -> No
         ("evaluations", {"env_step": 5, "protocol": "nature", "epsilon": 0.0, "mean": 1.0, "ci95": [1]}, "its ci95 is"),
     ],
 )
-def test_a_row_that_was_edited_is_named(file: str, row: dict[str, Any], fault: str, tmp_path: Path) -> None:
+def test_an_invalid_row_is_named(file: str, row: dict[str, Any], fault: str, tmp_path: Path) -> None:
     (run_dir,) = seeds(tmp_path, "run", [10.0])
     (run_dir / f"{file}.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(ConfigError, match=f"{file}.jsonl, line 1, is no row: {fault}"):
         compare.main([str(run_dir)])
 
 
-def test_a_picture_that_cannot_be_written_leaves_the_former_one(tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     (run_dir,) = seeds(tmp_path, "run", [10.0])
     with pytest.raises(ConfigError, match="/dev/full is not a regular file"):
         compare.main([str(run_dir), "--out", "/dev/full"])
@@ -441,7 +441,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_former_one(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["picture.png", "run-1"]
 
 
-def test_a_name_that_no_file_can_have_is_one_line() -> None:
+def test_an_impossible_file_name_is_one_line() -> None:
     for command in ("compare", "play", "evaluate"):
         result = python("-m", f"atari_dqn.{command}", "x" * 5000)
         assert (result.returncode, result.stdout) == (2, ""), result.stderr
@@ -449,8 +449,8 @@ def test_a_name_that_no_file_can_have_is_one_line() -> None:
         assert len(result.stderr.splitlines()) == 1
 
 
-def test_games_kept_from_the_middle_of_a_run_on_tell_nothing_of_its_beginning(tmp_path: Path) -> None:
-    """A run that an older version began kept none of its first games."""
+def test_games_recorded_from_the_middle_of_a_run_do_not_count(tmp_path: Path) -> None:
+    """A run that an older version started has no record of its first games."""
     (run_dir,) = seeds(tmp_path, "run", [10.0])
     games = [{"env_step": 4000 + n, "episode": 700 + n, "return": 9.0, "time": 50.0} for n in range(150)]
     (run_dir / "episodes.jsonl").write_text("".join(json.dumps(game) + "\n" for game in games))

@@ -1,4 +1,4 @@
-"""`atari-dqn evaluate` as a user meets it, on run directories made by hand."""
+"""`atari-dqn evaluate` on run directories made by hand."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def test_the_card_of_a_game_is_both_protocols_with_each_epsilon(
     assert "limit of 200 frames" in notes
 
 
-def test_an_env_that_is_no_game_has_a_row_for_each_epsilon(tmp_path: Path) -> None:
+def test_an_env_other_than_atari_has_a_row_for_each_epsilon(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", "CartPole-v1")
     flags = ["--episodes", "1", "--num-workers", "1", "--epsilon", "0.5", "0", "0.5"]
     assert evaluate.main([str(run_dir), *flags]) == 0
     assert [row["epsilon"] for row in read_rows(run_dir / "evaluations.jsonl")] == [0.5, 0.0]
 
 
-def test_the_end_of_the_card_is_told_from_all_its_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_eta_is_that_of_the_whole_card(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(scorecard.time, "monotonic", lambda: now[0])
     card = CardProgress(3)
@@ -97,7 +97,7 @@ def test_the_end_of_the_card_is_told_from_all_its_cells(monkeypatch: pytest.Monk
     assert "ETA" not in CardProgress(3).line(nothing_known)
 
 
-def test_the_newest_whole_network_is_evaluated_and_a_damaged_one_named(
+def test_the_newest_valid_checkpoint_is_evaluated_and_a_corrupt_one_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = make_run(tmp_path / "run", "CartPole-v1")
@@ -128,7 +128,7 @@ def test_a_network_keeps_its_actions_under_another_protocol(
     assert f"the network keeps {kept} under the other" in " ".join(capsys.readouterr().out.split())
 
 
-def test_progress_is_shown_soon_where_the_output_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_soon_where_the_output_is_not_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert status.FIRST_LINE_SECONDS < 10
     console = Console(file=StringIO())
     assert not console.is_terminal

@@ -1,4 +1,4 @@
-"""`atari-dqn play` as a user meets it, on run directories made by hand."""
+"""`atari-dqn play` on run directories made by hand."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_play_films_cartpole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_film_that_is_stopped_is_kept_as_far_as_it_is(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_film_that_is_interrupted_is_kept(number: signal.Signals, tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", "ALE/Pong-v5")
     command = [sys.executable, "-m", "atari_dqn.play", str(run_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as films:
@@ -68,8 +68,8 @@ def test_a_film_that_is_stopped_is_kept_as_far_as_it_is(number: signal.Signals, 
     assert frames_of(file) > 8
 
 
-def test_one_thread_looks_at_one_observation(tmp_path: Path) -> None:
-    """Two of them halved the pace on cores that other programs used."""
+def test_play_uses_one_thread(tmp_path: Path) -> None:
+    """Two threads halved the pace on busy cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -102,7 +102,7 @@ def test_the_network_sees_stacked_frames_oldest_first_and_the_score_is_raw() -> 
 
 
 def test_a_video_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
-    """An encoder that is asked once more after its disk was full crashes the process."""
+    """An encoder that is used again after its disk was full crashes the process."""
     blocked = make_run(tmp_path / "blocked", "CartPole-v1")
     (blocked / "videos").write_text("no directory")
     with pytest.raises(CommandFailed, match=r"cannot write \S+/videos/5000-nature-seed0\.mp4: File exists"):

@@ -1,4 +1,4 @@
-"""A real short training of a game, evaluated and compared: what one command writes, the next one reads."""
+"""A short training of a game, evaluated and compared: each command reads what the one before wrote."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHORT = {
 }
 
 
-def test_human_normalised_scores_stand_wherever_a_score_is_shown(
+def test_human_normalised_scores_appear_wherever_a_score_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")

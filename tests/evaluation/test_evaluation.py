@@ -1,4 +1,4 @@
-"""Evaluations: fixed quotas of whole games, raw scores, a sound interval, and no trace left behind."""
+"""Evaluations: fixed quotas of whole games, raw scores, and no side effects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 class Recorder(nn.Module):
-    """Prefers one action whatever it sees, and remembers what it saw."""
+    """A network that always prefers one action and records its observations."""
 
     def __init__(self, num_actions: int, preferred: int = 0) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def tick(
     lost: tuple[int, ...] = (),
     reset: tuple[int, ...] = (),
 ) -> StepResult:
-    """One tick of as many envs as there are rewards; the other arguments name envs."""
+    """One tick with a reward for each env; the other arguments are numbers of envs."""
 
     def flags(envs: tuple[int, ...]) -> npt.NDArray[np.bool_]:
         return np.isin(np.arange(len(rewards)), envs)
@@ -107,7 +107,7 @@ def test_a_game_is_its_raw_rewards_from_reset_to_its_end_whatever_ends_it() -> N
     ):
         games.add(step)
     assert games.played == [[(11.0, 3), (5.0, 1)], [(4.0, 4), (2.0, 1)]]
-    assert games.cut == 2, "neither one that is over as well, nor one past the quota"
+    assert games.cut == 2, "neither a game that terminated too, nor one beyond the quota"
     assert games.over
 
 
@@ -124,7 +124,7 @@ def test_a_fast_env_does_not_play_the_games_of_a_slow_one() -> None:
     assert games.played == [[(1.0, 1), (1.0, 1)], [(9.0, 101), (9.0, 1)]]
 
 
-def test_the_expected_end_comes_nearer_and_is_bounded_before_the_first_game_is_over() -> None:
+def test_the_expected_end_approaches_and_is_bounded_before_the_first_game_is_over() -> None:
     games = Games(quotas(3, 2), longest=100)
     games.add(tick([1.0, 1.0]))
     assert games.progress() == Progress(games=0, episodes=3, ticks=1, mean=None, ticks_left=2 * 100 - 1)
@@ -158,7 +158,7 @@ def test_the_games_are_the_same_in_any_number_of_workers(num_workers: int, proce
         Recorder(3), spec, NATURE, episodes=9, num_envs=7, num_workers=num_workers, epsilon=0.0, seed=3, device=CPU,
         on_progress=lambda progress: seen.add(len(multiprocessing.active_children())),
     )  # fmt: skip
-    assert seen == {processes}, "of seven envs, as evenly as can be"
+    assert seen == {processes}, "seven envs, spread as evenly as possible"
     np.testing.assert_array_equal(apart.lengths, play(spec, 9, 7, num_workers=7).lengths)
 
 
@@ -207,7 +207,7 @@ def test_epsilon_is_the_share_of_random_actions(epsilon: float, share: float) ->
     assert np.mean(np.array(actions) == 2) == pytest.approx(share, abs=0.08) if actions else epsilon == 1.0
 
 
-def test_its_games_are_not_those_of_a_training_with_the_same_seed() -> None:
+def test_an_evaluation_plays_other_games_than_a_training_with_the_same_seed() -> None:
     spec = stub("Numbered-v0")
     network = Recorder(3)
     play(spec, 1, 1, network=network, seed=3)
@@ -216,7 +216,7 @@ def test_its_games_are_not_those_of_a_training_with_the_same_seed() -> None:
     assert float(network.seen[0][0, 0, 2]) != pytest.approx(float(training[0, 2]))
 
 
-def test_it_draws_no_number_from_the_generators_of_others() -> None:
+def test_an_evaluation_leaves_global_random_generators_alone() -> None:
     before = torch.get_rng_state(), repr(np.random.get_state()), random.getstate()
     play(stub("Numbered-v0"), 2, 1, epsilon=0.5)
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -224,7 +224,7 @@ def test_it_draws_no_number_from_the_generators_of_others() -> None:
     assert random.getstate() == before[2]
 
 
-def test_what_progress_raises_ends_it_and_its_workers() -> None:
+def test_an_exception_in_on_progress_ends_the_evaluation_and_its_workers() -> None:
     class Stop(Exception):
         pass
 

@@ -1,4 +1,4 @@
-"""Interquartile means, probabilities and intervals: against scipy, closed forms, and slow twins."""
+"""Interquartile means, probabilities and intervals, against scipy, closed forms and slow references."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_probability_of_improvement_is_mann_whitneys_u_over_all_pairs(x: Arr
     assert estimate(improvement, x, y) + estimate(improvement, y, x) == pytest.approx(1)
 
 
-def test_games_count_alike_however_many_runs_they_have() -> None:
+def test_games_have_equal_weight_whatever_their_number_of_runs() -> None:
     many, one = np.array([1.0, 1.0, 1.0, 1.0]), np.array([5.0])
     assert estimate(mean, many, one) == 3.0
     assert estimate(median, many, one, np.array([2.0, 4.0])) == 3.0
@@ -56,7 +56,7 @@ def test_games_count_alike_however_many_runs_they_have() -> None:
     assert estimate(improvement, many, one, np.array([0.0]), np.array([6.0, 7.0])) == 0.5
 
 
-def test_what_exceeds_a_human_makes_up_for_nothing() -> None:
+def test_scores_above_a_human_do_not_reduce_the_optimality_gap() -> None:
     assert estimate(optimality_gap, np.array([0.5, 100.0]), np.array([1.0, 0.0])) == pytest.approx(1.5 / 4)
 
 
@@ -65,7 +65,7 @@ def test_a_profile_is_the_share_of_runs_above_each_level() -> None:
     np.testing.assert_array_equal(shares, [1.0, 0.75, 0.5, 0.25, 0.0])
 
 
-def test_a_run_that_never_got_there_counts_as_infinitely_late() -> None:
+def test_a_run_that_never_reached_a_score_counts_as_infinitely_late() -> None:
     assert estimate(median, np.array([3.0, np.inf, 5.0])) == 5.0
     assert estimate(median, np.array([3.0, np.inf, np.inf])) == np.inf
     low, high = interval(median, np.array([3.0, np.inf, 5.0]))
@@ -75,7 +75,7 @@ def test_a_run_that_never_got_there_counts_as_infinitely_late() -> None:
 # ---------------------------------------------------------------------- intervals
 
 
-def test_the_interval_of_a_mean_is_the_normal_one_where_that_holds() -> None:
+def test_the_interval_of_a_mean_agrees_with_the_normal_approximation() -> None:
     scores = np.random.default_rng(0).normal(50, 10, 1000)
     low, high = interval(mean, scores, seed=1)
     half = 1.96 * scores.std() / np.sqrt(len(scores))
@@ -83,7 +83,7 @@ def test_the_interval_of_a_mean_is_the_normal_one_where_that_holds() -> None:
     assert high == pytest.approx(scores.mean() + half, abs=0.06 * half)
 
 
-def test_an_interval_depends_on_its_seed_alone() -> None:
+def test_an_interval_depends_only_on_its_seed() -> None:
     scores = np.random.default_rng(0).exponential(10, 30)
     first = interval(mean, scores, seed=1)
     np.random.default_rng(5).random()
@@ -91,7 +91,7 @@ def test_an_interval_depends_on_its_seed_alone() -> None:
     assert interval(mean, np.array([4.0])) == (4.0, 4.0)
 
 
-def test_of_few_runs_it_is_the_percentiles_of_all_resamples_there_are() -> None:
+def test_the_interval_of_few_runs_is_that_of_all_possible_resamples() -> None:
     x, y = np.array([0.0, 1.0, 5.0]), np.array([10.0, 20.0])
     every = [
         stats.trim_mean(np.array(a + b), 0.25)
@@ -102,7 +102,7 @@ def test_of_few_runs_it_is_the_percentiles_of_all_resamples_there_are() -> None:
     assert (low, high) == tuple(np.percentile(every, (2.5, 97.5), method="inverted_cdf"))
 
 
-def test_it_is_scipys_where_that_has_the_same() -> None:
+def test_intervals_agree_with_scipys() -> None:
     scores = np.random.default_rng(3).exponential(10, 40)
     theirs = stats.bootstrap(
         (scores,), lambda x, axis: stats.trim_mean(x, 0.25, axis=axis), method="percentile", rng=0
@@ -116,7 +116,7 @@ def test_strata_are_not_mixed() -> None:
     assert interval(iqm, np.zeros(3), np.ones(3)) == (0.5, 0.5)
 
 
-def test_a_run_is_drawn_with_all_of_its_curve() -> None:
+def test_a_run_is_resampled_with_its_whole_curve() -> None:
     curves = np.array([[0.0, 10.0, 3.0], [10.0, 0.0, 3.0]])
     together = interval(lambda runs: runs.mean(axis=1).sum(axis=1), curves)
     assert together == (13.0, 13.0), "whichever run is drawn, its points add up to 13"
@@ -124,7 +124,7 @@ def test_a_run_is_drawn_with_all_of_its_curve() -> None:
     np.testing.assert_array_equal([low, high], [[0, 0, 3], [10, 10, 3]])
 
 
-def test_drawing_some_at_a_time_makes_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawing_in_parts_makes_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, ...]] = []
 
     def watched(runs: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Reference scores: complete, of games that exist, and 0 and 1 where they should be."""
+"""Reference scores: complete, for games that exist, and normalised to 0 and 1."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from atari_dqn.evaluation.references import RANDOM_AND_HUMAN, human_normalized, 
 gym.register_envs(ale_py)
 
 
-def test_all_57_games_are_there_under_the_names_of_their_ids() -> None:
+def test_all_57_games_are_listed_under_the_names_in_their_ids() -> None:
     assert len(RANDOM_AND_HUMAN) == 57
     assert [game for game in RANDOM_AND_HUMAN if f"ALE/{game}-v5" not in gym.registry] == []
 
 
-def test_no_number_differs_from_the_published_table() -> None:
+def test_every_number_is_that_of_the_published_table() -> None:
     """Its columns' sums: dqn_zoo/atari_data.py of github.com/google-deepmind/dqn_zoo, compared game by game."""
     assert sum(random for random, _ in RANDOM_AND_HUMAN.values()) == pytest.approx(50_864.9)
     assert sum(human for _, human in RANDOM_AND_HUMAN.values()) == pytest.approx(606_494.2)
@@ -43,11 +43,11 @@ def test_a_human_beats_random_play_in_every_game() -> None:
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Breakout-v5", "ALE/Tetris-v5", "tests.stubs:Catch-v0"])
-def test_no_reference_no_number(env_id: str) -> None:
+def test_without_a_reference_there_is_no_normalized_score(env_id: str) -> None:
     assert references(env_id) is None
     assert human_normalized(env_id, 1.0) is None
 
 
-def test_a_score_is_shown_beside_what_it_means() -> None:
+def test_a_score_is_shown_with_its_human_normalised_value() -> None:
     assert with_human("ALE/Breakout-v5", 31.0) == "31 (human-normalised 1.02)"
     assert with_human("CartPole-v1", 200.0) == "200"

@@ -1,4 +1,4 @@
-"""Clips of a training under way: they are made, TensorBoard shows them, and nothing about them touches the training."""
+"""Clips of a training under way: they are filmed and shown in TensorBoard, and do not affect the training."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.training.test_trainer import make_trainer, weights
 
 
 class Harmful(Numbered):
-    """It draws itself; after 20 steps it does what its name says."""
+    """An env with pictures that raises, dies, hangs or lasts after 20 steps, as its name says."""
 
     def __init__(self, fault: str, render_mode: str | None = None) -> None:
         super().__init__(length=sys.maxsize)
@@ -84,14 +84,14 @@ def trained(trainer: Trainer, run_dir: Path, should_stop: Callable[[], bool] = l
 
 
 def recorder(run_dir: Path, env_id: str) -> tuple[Recorder, Any]:
-    """And an untrained network."""
+    """A recorder and an untrained network."""
     config = make_trainer().config.replace(env_id=env_id)
     spec = env_spec(env_id, PROTOCOLS["nature"], 4)
     return Recorder(run_dir, config, spec, seed=3), make_network(spec, config.network)
 
 
 def made(recorder: Recorder, seconds: float = 120.0) -> Clip | str:
-    """What becomes of the clip under way."""
+    """Wait for the clip under way, or why it failed."""
     deadline = time.monotonic() + seconds
     while (answer := recorder.poll(1.0)) is None:
         assert time.monotonic() < deadline
@@ -118,7 +118,7 @@ def test_a_training_is_filmed_and_not_changed(tmp_path: Path) -> None:
     gif = Image.open(io.BytesIO(shown.encoded_image_string))
     assert (gif.format, gif.size, gif.info["loop"]) == ("GIF", (360, 240), 0)
     assert gif.n_frames > 20  # type: ignore[attr-defined]
-    assert gif.info["duration"] == 40, "natural speed: every second of 50 pictures"
+    assert gif.info["duration"] == 40, "natural speed: every other one of 50 pictures"
     assert not (tmp_path / "alone" / "videos").exists()
     without = EventAccumulator(str(tmp_path / "alone")).Reload()
     assert not without.Tags()["images"]
@@ -129,14 +129,14 @@ def test_a_training_is_filmed_and_not_changed(tmp_path: Path) -> None:
 
 
 def ordered(run_dir: Path, env_id: str) -> Order:
-    """A clip of an untrained network, to be made here and now."""
+    """An order for a clip of an untrained network."""
     of, network = recorder(run_dir, env_id)
     weights = run_dir / "weights"
     torch.save(network.state_dict(), weights)
     return Order(run_dir / "clip.mp4", weights, of._config, of._spec, 7, 1, of._seed)
 
 
-def test_a_clip_goes_on_with_the_next_game_and_says_what_was_scored(tmp_path: Path) -> None:
+def test_a_clip_continues_with_the_next_game_and_reports_the_scores(tmp_path: Path) -> None:
     clip = make_clip(ordered(tmp_path, "CartPole-v1"))
     assert 2 <= len(clip.scores) <= 7
     # One picture of the reset of each game, and one of each step, which CartPole pays 1 for.
@@ -144,7 +144,7 @@ def test_a_clip_goes_on_with_the_next_game_and_says_what_was_scored(tmp_path: Pa
     assert f"{len(clip.scores)} whole games of mean score {round(np.mean(clip.scores), 2):g}" in str(clip)
 
 
-def test_an_atari_clip_is_filmed_at_its_own_speed_and_size(tmp_path: Path) -> None:
+def test_an_atari_clip_has_natural_speed_and_size(tmp_path: Path) -> None:
     clip = make_clip(ordered(tmp_path, "ALE/Breakout-v5"))
     assert clip.gif_size == (210, 160)
     assert str(clip).endswith("score 0 (human-normalised -0.06) in 1 s")
@@ -152,13 +152,13 @@ def test_an_atari_clip_is_filmed_at_its_own_speed_and_size(tmp_path: Path) -> No
         assert container.streams.video[0].frames == container.streams.video[0].average_rate == 60
 
 
-def test_the_network_filmed_is_the_one_of_that_moment_and_one_clip_is_made_at_a_time(tmp_path: Path) -> None:
+def test_a_clip_shows_the_network_of_its_moment_and_one_clip_is_made_at_a_time(tmp_path: Path) -> None:
     of, network = recorder(tmp_path, "CartPole-v1")
     torch.save(network.state_dict(), tmp_path / "weights")
     there = make_clip(Order(tmp_path / "x.mp4", tmp_path / "weights", of._config, of._spec, 300, 1, of._seed))
     assert of.begin(300, network) == ""
     for parameter in network.parameters():
-        parameter.data.neg_()  # as training on changes it
+        parameter.data.neg_()  # as further training changes it
     torch.save(network.state_dict(), tmp_path / "weights")
     later = make_clip(Order(tmp_path / "x.mp4", tmp_path / "weights", of._config, of._spec, 300, 1, of._seed))
     if of.env_step is not None:
@@ -182,7 +182,7 @@ def test_the_network_filmed_is_the_one_of_that_moment_and_one_clip_is_made_at_a_
         pytest.param("tests.render.test_clips:FilmHangs-v0", "timed out", marks=pytest.mark.slow),
     ],
 )
-def test_whatever_goes_wrong_with_a_clip_is_a_line(
+def test_a_clip_that_fails_is_one_line(
     env_id: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "SECONDS", 5)
@@ -198,7 +198,7 @@ def test_whatever_goes_wrong_with_a_clip_is_a_line(
     assert not [path for path in (tmp_path / "videos").iterdir() if path.name.startswith(".")]
 
 
-def test_a_training_goes_on_where_no_clip_can_be_written_at_the_interval_asked_for_live(tmp_path: Path) -> None:
+def test_a_training_continues_when_clips_cannot_be_written_and_obeys_a_live_interval(tmp_path: Path) -> None:
     (tmp_path / "videos").write_text("in the way")
     trainer = make_trainer(total_env_steps=600)
     assert trainer.edit(Request("record_interval", 300, "test")).taken
@@ -210,7 +210,7 @@ def test_a_training_goes_on_where_no_clip_can_be_written_at_the_interval_asked_f
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-def test_a_full_disk_is_said_to_be_full(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     of, network = recorder(tmp_path, "CartPole-v1")
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / ".300-clip.weights").symlink_to("/dev/full")
@@ -228,7 +228,7 @@ def test_a_stop_gives_up_the_clip_that_is_being_made(tmp_path: Path) -> None:
     assert list((tmp_path / "videos").iterdir()) == []
 
 
-def test_the_end_of_a_run_does_not_wait_for_good_when_a_clip_hangs_and_is_hurried(
+def test_the_end_of_a_run_does_not_wait_forever_for_a_clip_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "LAST_DEADLINE", 2.0)
@@ -244,7 +244,7 @@ def test_the_end_of_a_run_does_not_wait_for_good_when_a_clip_hangs_and_is_hurrie
     assert time.monotonic() - began < recording.DEADLINE / 10
 
 
-def test_what_a_killed_training_left_is_cleaned_up_and_nothing_else(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_training_are_removed_and_nothing_else(tmp_path: Path) -> None:
     leftovers, kept = [".7-clip.weights", ".7-clip.mp4.partial"], ["7-clip.mp4", ".7-nature-seed0.mp4.partial"]
     (tmp_path / "videos").mkdir()
     for name in leftovers + kept:
@@ -262,7 +262,7 @@ def test_an_env_that_cannot_draw_itself_is_refused_before_the_run_begins(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 3)])
-def test_the_process_that_films_goes_with_its_training(number: int, code: int, tmp_path: Path) -> None:
+def test_the_process_that_films_ends_with_its_training(number: int, code: int, tmp_path: Path) -> None:
     with training(tmp_path, [*ENDLESS, "--record-interval", "300"]) as harmed:
         harmed.until(lambda: [*(harmed.run_dir / "videos").glob(".*-clip.mp4.partial")])
         harmed.signal(number, group=number == signal.SIGINT)

@@ -1,4 +1,4 @@
-"""What `play` shows beside a game, and which game it shows."""
+"""`play`: the panel beside a game, and the choice of the game."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Drawn(FiveLives):
-    """It begins with 5 lives, of 3 steps each; it tells a raw reward of 7; its picture is its step in grey."""
+    """An env with 5 lives of 3 steps each, a raw reward of 7 a step, and pictures as grey as the step's number."""
 
     drawn = 0
 
@@ -69,7 +69,7 @@ class Drawn(FiveLives):
 
 
 class Forgetful(Drawn):
-    """Pays more in every game, whatever its seed."""
+    """An env that pays more in every game, whatever its seed."""
 
     games = 0
 
@@ -87,7 +87,7 @@ gym.register("Forgetful-v0", Forgetful)  # type: ignore[arg-type]
 
 
 def has(picture: Pixels, colour: tuple[int, int, int]) -> int:
-    """Pixels of that colour."""
+    """The number of pixels of that colour."""
     return int((picture == colour).all(axis=2).sum())
 
 
@@ -103,7 +103,7 @@ def pictures_of(file: Path) -> list[Pixels]:
 # ---------------------------------------------------------------------- drawing
 
 
-def test_text_is_aligned_and_cut_off_at_the_edges() -> None:
+def test_text_is_aligned_and_clipped_at_the_edges() -> None:
     width = text_width("score 17", 20)
     for align, left in (("left", 100), ("middle", 100 - width // 2), ("right", 100 - width)):
         picture = blank(60, 300)
@@ -119,11 +119,11 @@ def test_text_is_aligned_and_cut_off_at_the_edges() -> None:
     write(cut, "far away", 500, -500)
 
 
-def test_digits_are_of_one_width() -> None:
+def test_all_digits_have_the_same_width() -> None:
     assert len({text_width(digit * 6, 28, bold=True) for digit in "0123456789"}) == 1
 
 
-def test_a_bar_reaches_from_its_foot_to_either_side_and_is_always_seen() -> None:
+def test_a_bar_goes_to_either_side_and_is_at_least_a_pixel_wide() -> None:
     for reach, columns in ((10.0, range(50, 60)), (-10.0, range(40, 50)), (0.2, range(50, 51)), (0.0, range(0))):
         picture = blank(10, 100)
         bar(picture, 50, 2, reach, 4, BLUE)
@@ -136,7 +136,7 @@ def test_a_bar_reaches_from_its_foot_to_either_side_and_is_always_seen() -> None
 # ---------------------------------------------------------------------- the env that is filmed
 
 
-def test_actions_are_called_what_the_emulator_calls_them() -> None:
+def test_actions_have_the_emulators_names() -> None:
     for protocol in (NATURE, MACHADO):
         spec = env_spec("ALE/Breakout-v5", protocol, 4)
         games: Any = make_vector_env(spec, protocol, 1)
@@ -146,7 +146,7 @@ def test_actions_are_called_what_the_emulator_calls_them() -> None:
     assert action_names(shifted, NATURE) == ("action 0", "action 1", "action 2")
 
 
-def test_score_and_lives_are_those_of_the_picture_and_a_life_is_lost_on_the_tick() -> None:
+def test_score_and_lives_belong_to_the_picture_down_to_the_tick() -> None:
     spec = env_spec("ALE/Breakout-v5", NATURE, 4)
     seen: list[tuple[float, int | None]] = []
     env = FilmedEnv(spec, NATURE, lambda picture: seen.append((env.score, env.lives)))
@@ -165,13 +165,13 @@ def test_score_and_lives_are_those_of_the_picture_and_a_life_is_lost_on_the_tick
     assert {at % 4 for at in range(1, len(lives)) if lives[at] != lives[at - 1]} != {0}, "not only after a decision"
 
 
-def test_a_score_is_raw_where_an_env_shapes_its_rewards_and_begins_anew_with_each_game() -> None:
+def test_a_score_is_raw_where_rewards_are_shaped_and_restarts_with_each_game() -> None:
     spec = env_spec("DrawnLives-v0", NATURE, 4)
     seen: list[float] = []
     env = FilmedEnv(spec, NATURE, lambda picture: seen.append(env.score))
     for seed in (1, 2):
         env.reset(seed)
-        assert (env.score, env.lives, seen[-1]) == (0.0, 5, 0.0), "the first picture is none of the former game's"
+        assert (env.score, env.lives, seen[-1]) == (0.0, 5, 0.0), "the first picture belongs to the new game"
         env.step(0)
         assert env.score == 7.0
     env.close()
@@ -200,14 +200,14 @@ def test_unfilmed_games_are_the_same_and_nothing_is_drawn() -> None:
 
 
 class Linear(torch.nn.Linear):
-    """Q of a CartPole's state."""
+    """A linear Q function of CartPole's state."""
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         return super().forward(observations[:, 0])
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.5, 1.0])
-def test_each_decision_is_told_before_it_is_taken_with_its_q_and_whether_it_was_drawn(epsilon: float) -> None:
+def test_each_decision_is_reported_before_the_step_with_its_q_and_whether_it_was_random(epsilon: float) -> None:
     torch.manual_seed(0)
     config = TrainConfig().replace(env_id="CartPole-v1")
     spec, network = env_spec("CartPole-v1", NATURE, 4), Linear(4, 2)
@@ -232,7 +232,7 @@ def test_each_decision_is_told_before_it_is_taken_with_its_q_and_whether_it_was_
 
 
 def band(picture: Pixels, width: int) -> range:
-    """Rows of the action that stands out."""
+    """The rows of the highlighted action."""
     rows = np.flatnonzero((picture[:, width + PANEL_WIDTH - 10] == RAISED).all(axis=1))
     assert (np.diff(rows) == 1).all()
     return range(rows[0], rows[-1] + 1)
@@ -263,7 +263,7 @@ def test_every_action_has_a_row_of_its_own_and_the_value_has_room_below(
     assert has(beside, PAPER) == beside.shape[0] * beside.shape[1] - large.shape[0] * large.shape[1], "in the middle"
 
 
-def test_bars_grow_from_their_mean_to_both_sides_on_one_scale() -> None:
+def test_bars_show_differences_from_the_mean_on_one_scale() -> None:
     overlay = Overlay("title", ["a", "b", "c"], 60, 4)
     overlay.decide(decision([1.0, 3.0, 2.0], 1))
     picture = overlay.beside(np.zeros((210, 160, 3), np.uint8), 0, None)[:, -PANEL_WIDTH:]
@@ -280,10 +280,10 @@ def test_bars_grow_from_their_mean_to_both_sides_on_one_scale() -> None:
     overlay.decide(decision([1.9, 2.1, 2.0], 1))
     later = overlay.beside(np.zeros((210, 160, 3), np.uint8), 0, None)[:, -PANEL_WIDTH:]
     shorter = (later[(rows.start + rows.stop) // 2][20:] == BLUE).all(axis=1).sum()
-    assert 0 < shorter < len(blue) / 8, "what matters less is shorter"
+    assert 0 < shorter < len(blue) / 8, "smaller differences have shorter bars"
 
 
-def test_a_greedy_choice_is_blue_and_one_drawn_at_random_orange_even_if_it_is_the_best() -> None:
+def test_a_greedy_choice_is_blue_and_a_random_one_orange_even_if_it_is_the_best() -> None:
     for random, colour, other in ((False, BLUE, ORANGE), (True, ORANGE, BLUE)):
         overlay = Overlay("title", ["a", "b"], 60, 4)
         overlay.decide(decision([1.0, 2.0], 1, random))
@@ -357,19 +357,19 @@ def test_the_best_and_the_worst_of_several_games_are_filmed(tmp_path: Path, caps
 
 
 def test_a_game_of_breakout_is_the_same_when_it_is_filmed(tmp_path: Path) -> None:
-    """`play` itself compares: with sticky actions, and after another game in the same env."""
+    """`play` itself compares the games, here with sticky actions and after another game in the same env."""
     run_dir = make_run(tmp_path / "run", "ALE/Breakout-v5", protocol="machado")
     assert play.main([str(run_dir), "--best", "--episodes", "2", "--epsilon", "1", "--no-overlay"]) == 0
     assert len(list((run_dir / "videos").iterdir())) == 1
 
 
-def test_an_env_whose_games_are_no_function_of_the_seed_is_found_out(tmp_path: Path) -> None:
+def test_an_env_that_is_not_deterministic_is_detected(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", "Forgetful-v0")
     with pytest.raises(CommandFailed, match=r"^cannot film the picked game of score [^\n]+ not deterministic$"):
         play.main([str(run_dir), "--worst", "--episodes", "2"])
 
 
-def test_flags_that_do_not_go_together_are_one_line_before_torch_is_imported(tmp_path: Path) -> None:
+def test_flags_that_contradict_each_other_are_one_line_before_torch_is_imported(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", "CartPole-v1")
     mistakes = [["--episodes", "3"], ["--surprise", "--best"], ["--best", "--episodes", "0"]]
     probe = (

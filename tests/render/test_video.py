@@ -1,4 +1,4 @@
-"""Videos: what browsers play, in true colours, written while it comes, and whole whatever ends it."""
+"""Videos: playable in browsers, in true colours, written as pictures arrive, and complete after any failure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def flat(colour: tuple[int, int, int], height: int = 210, width: int = 160) -> n
     return np.full((height, width, 3), colour, np.uint8)
 
 
-def test_it_is_what_browsers_play(tmp_path: Path) -> None:
+def test_browsers_can_play_the_file(tmp_path: Path) -> None:
     with VideoFile(tmp_path / "videos" / "game.mp4", fps=60) as video:
         for colour in COLOURS:
             video.add(flat(colour))
@@ -50,7 +50,7 @@ def test_pictures_keep_their_order_and_colours(tmp_path: Path) -> None:
         np.testing.assert_allclose(picture.reshape(-1, 3).mean(axis=0), colour, atol=4)
 
 
-def test_small_pictures_grow_by_whole_pixels_and_odd_sides_become_even() -> None:
+def test_small_pictures_are_enlarged_by_a_whole_factor_and_odd_sides_padded() -> None:
     picture = np.random.default_rng(0).integers(256, size=(210, 160, 3), dtype=np.uint8)
     np.testing.assert_array_equal(enlarge(picture)[1::3, 1::3], picture)
     assert enlarge(picture).shape == (630, 480, 3)
@@ -59,7 +59,7 @@ def test_small_pictures_grow_by_whole_pixels_and_odd_sides_become_even() -> None
     np.testing.assert_array_equal(enlarge(large)[:401, :601], large)
 
 
-def test_it_is_written_while_it_comes(tmp_path: Path) -> None:
+def test_the_file_grows_while_pictures_arrive(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)
     with VideoFile(tmp_path / "game.mp4", fps=30) as video:
         sizes = []
