@@ -8,7 +8,7 @@ import pytest
 
 from atari_dqn.__main__ import run
 from atari_dqn.evaluation.references import human_normalized
-from atari_dqn.monitoring import monitor
+from atari_dqn.monitoring import terminal
 from atari_dqn.runs.records import read_rows
 
 SHORT = {
@@ -31,7 +31,7 @@ def test_human_normalised_scores_appear_wherever_a_score_is_shown(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     for pause in ("FIRST_LINE_SECONDS", "LINE_SECONDS"):  # so short a run would end before its first line
-        monkeypatch.setattr(monitor, pause, 0.0)
+        monkeypatch.setattr(terminal, pause, 0.0)
     run_dir = tmp_path / "run"
     flags = [word for pair in SHORT.items() for word in pair]
     assert run(["train", *flags, "--run-dir", str(run_dir)]) == 0
