@@ -1,8 +1,7 @@
 """A plain fp32 DQN learner: the baseline of the benchmarks, and the oracle of tests.
 
-It takes the weights of a `QNetwork` with a shared dueling head and makes the same update with contiguous NCHW
-convolutions, three forward passes, `smooth_l1_loss`, `clip_grad_norm_` and the default `torch.optim.Adam`. Run it to
-see the updates/s of both, measured in alternation:
+It updates the reference network by contiguous NCHW convolutions, three forward passes, `smooth_l1_loss`,
+`clip_grad_norm_` and the default `torch.optim.Adam`. Run it to see the updates/s of both, measured in alternation:
 
     python -m benchmarks.plain_learner
 """
@@ -22,66 +21,15 @@ from torch import Tensor, nn
 
 from atari_dqn.agent.device import resolve_precision
 from atari_dqn.agent.learner import Learner
-from atari_dqn.agent.network import Pixels, QNetwork, make_network
+from atari_dqn.agent.network import make_network
 from atari_dqn.config.schema import LearnerConfig, NetworkConfig
 from atari_dqn.replay.base import Batch
-
-
-class PlainNet(nn.Module):
-    """Nature convolutions, 512 units, then 256 each for value and advantages (labml's shape), on 84x84 pixels."""
-
-    def __init__(self, stack: int, num_actions: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(stack, 32, 8, stride=4)
-        self.conv2 = nn.Conv2d(32, 64, 4, stride=2)
-        self.conv3 = nn.Conv2d(64, 64, 3)
-        self.shared = nn.Linear(64 * 7 * 7, 512)
-        self.value_hidden, self.value = nn.Linear(512, 256), nn.Linear(256, 1)
-        self.advantage_hidden, self.advantage = nn.Linear(512, 256), nn.Linear(256, num_actions)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        x = obs.float() / 255
-        x = F.relu(self.conv1(x))
-        x = F.relu(self.conv2(x))
-        x = F.relu(self.conv3(x))
-        x = F.relu(self.shared(x.flatten(1)))
-        value = self.value(F.relu(self.value_hidden(x)))
-        advantage = self.advantage(F.relu(self.advantage_hidden(x)))
-        return value + advantage - advantage.mean(dim=1, keepdim=True)
-
-    @torch.no_grad()
-    def take(self, network: QNetwork) -> PlainNet:
-        """Copy the weights of a `QNetwork` of the same shape. Returns self."""
-        trunk = network.trunk
-        assert isinstance(trunk, Pixels)
-        self.conv1.weight.copy_(trunk.strided_kernel("conv1"))
-        self.conv2.weight.copy_(trunk.strided_kernel("conv2"))
-        self.conv3.weight.copy_(trunk.conv3.weight)
-        for mine, theirs in ((self.conv1, trunk.conv1), (self.conv2, trunk.conv2), (self.conv3, trunk.conv3)):
-            _copy(mine.bias, theirs.bias)
-        their = dict(network.named_parameters())
-        # QNetwork flattens (row, column, channel), this network (channel, row, column).
-        self.shared.weight.copy_(their["shared.0.weight"].unflatten(1, (49, 64)).transpose(1, 2).flatten(1))
-        self.shared.bias.copy_(their["shared.0.bias"])
-        for kind in ("weight", "bias"):
-            of_value, of_advantage = their[f"hidden.{kind}"].chunk(2)
-            getattr(self.value_hidden, kind).copy_(of_value)
-            getattr(self.advantage_hidden, kind).copy_(of_advantage)
-            getattr(self.value, kind).copy_(their[f"value.{kind}"])
-            getattr(self.advantage, kind).copy_(their[f"advantage.{kind}"])
-        return self
-
-
-def _copy(mine: Tensor | None, theirs: Tensor | None) -> None:
-    assert mine is not None
-    assert theirs is not None
-    mine.copy_(theirs)
 
 
 class PlainLearner:
     """Prioritized double DQN with hard target copies, on batches of `replay`."""
 
-    def __init__(self, online: PlainNet, replay: FixedReplay, config: LearnerConfig) -> None:
+    def __init__(self, online: nn.Module, replay: FixedReplay, config: LearnerConfig) -> None:
         self.online, self.target = online, copy.deepcopy(online)
         self.replay, self.config = replay, config
         self.optimizer = torch.optim.Adam(online.parameters(), lr=config.learning_rate, eps=config.adam_epsilon)
@@ -170,7 +118,7 @@ def measure(rounds: int = 100, updates_per_round: int = 2, batch_size: int = 32)
             lambda: make_network(spec, NetworkConfig()), replay, config, seed=1, device=device, precision=resolved
         )
         learners[precision] = ours.update
-    learners["plain"] = PlainLearner(PlainNet(spec.stack, spec.num_actions).take(ours.online), replay, config).update
+    learners["plain"] = PlainLearner(ours.online.reference(), replay, config).update
     times: dict[str, list[float]] = {name: [] for name in learners}
     for round_ in range(rounds + 5):
         for name, update in learners.items():

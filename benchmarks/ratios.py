@@ -102,7 +102,7 @@ def learner(kind: str, threads: int, batch_size: int) -> Iterator[Kinds]:
     from atari_dqn.agent.network import make_network
     from atari_dqn.diagnostics.measure import measure
     from atari_dqn.replay.prioritized import PrioritizedReplay
-    from benchmarks.plain_learner import FixedReplay, PlainLearner, PlainNet, Spec, random_batch
+    from benchmarks.plain_learner import FixedReplay, PlainLearner, Spec, random_batch
 
     torch.set_num_threads(threads)
     generator, device, spec = torch.Generator().manual_seed(SEED), torch.device("cpu"), Spec()
@@ -121,8 +121,7 @@ def learner(kind: str, threads: int, batch_size: int) -> Iterator[Kinds]:
         seat: Any
         if kind == "plain":
             # Not from a `Learner`, which would tune the allocator of this process.
-            net = PlainNet(spec.stack, spec.num_actions).take(make_network(spec, NetworkConfig()))
-            seat = PlainLearner(net, replay, config)
+            seat = PlainLearner(make_network(spec, NetworkConfig()).reference(), replay, config)
         else:
             seat = Learner(
                 lambda: make_network(spec, NetworkConfig()),

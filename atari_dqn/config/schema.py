@@ -116,14 +116,26 @@ class ReplayConfig:
 class NetworkConfig:
     """Network"""
 
+    network: Annotated[
+        Literal["nature", "small", "impala"],
+        Setting(
+            "layers on pixels: nature (3 convolutions, 512 hidden), small (2 narrower ones, 256) or impala (residual,"
+            " 15 convolutions, 256)",
+            source="Mnih et al. 2015; Mnih et al. 2013; Espeholt et al. 2018",
+            structural=WEIGHTS,
+        ),
+    ] = "nature"
+    impala_width: Annotated[
+        int, Setting("the channels of --network impala, 16 32 32, times this", "", 1, 16, structural=WEIGHTS)
+    ] = 1
     dueling: Annotated[
         bool, Setting("separate value and advantage heads", source="Wang et al. 2016", structural=WEIGHTS)
     ] = True
     head: Annotated[
         Literal["shared", "two_stream"],
         Setting(
-            "layers after the convolutions: shared (512, then 256 to value and 256 to advantages, as labml) or"
-            " two_stream (512 to each, as the paper)",
+            "layers after the convolutions: shared (a hidden layer, then half its width to value and half to advantages,"
+            " as labml) or two_stream (a hidden layer for each, as the paper)",
             source="labml annotated DQN; Wang 2016",
             structural=WEIGHTS,
         ),

@@ -15,12 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from atari_dqn.agent.device import resolve_device, resolve_precision
 from atari_dqn.agent.learner import Learner
-from atari_dqn.agent.network import Pixels, QNetwork, make_network
+from atari_dqn.agent.network import QNetwork, make_network
+from atari_dqn.agent.trunks import Blocked
 from atari_dqn.agent.weights import Precision, in_precision
 from atari_dqn.config.schema import LearnerConfig, NetworkConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.replay.base import Batch
-from benchmarks.plain_learner import FixedReplay, PlainLearner, PlainNet, Spec, random_batch
+from benchmarks.plain_learner import FixedReplay, PlainLearner, Spec, random_batch
 
 CPU = torch.device("cpu")
 BREAKOUT = Spec()
@@ -184,18 +185,18 @@ def test_equals_the_plain_learner() -> None:
     config: dict[str, Any] = {"target_update_interval": 3, "adam_epsilon": 1e-2, "learning_rate": 1e-2}
     learner, replay = make_learner(BREAKOUT, max_grad_norm=0.1, **config), batches(BREAKOUT)
     plain = PlainLearner(
-        PlainNet(4, 4).take(learner.online),
+        learner.online.reference(),
         replay,
         LearnerConfig(max_grad_norm=0.1, **(config | {"batch_size": BATCH})),
     )
-    start = PlainNet(4, 4).take(learner.online)
+    start = learner.online.reference()
     for _ in range(7):
         learner.update()
         plain.update()
         assert isinstance(learner.replay, FixedReplay)
         torch.testing.assert_close(learner.replay.td_errors[-1], replay.td_errors[-1], atol=1e-5, rtol=1e-4)
     for ours, theirs in ((learner.online, plain.online), (learner.target, plain.target)):
-        taken = PlainNet(4, 4).take(ours)
+        taken = ours.reference()
         for one, other, before in zip(taken.parameters(), theirs.parameters(), start.parameters(), strict=True):
             assert (one - other).norm() <= 1e-3 * (other - before).norm()
 
@@ -447,7 +448,7 @@ def test_convolutions_stay_channels_last_in_the_one_vector() -> None:
     """Another layout gives the same numbers, later."""
     learner = make_learner(BREAKOUT, precision="bf16")
     for network in (learner.online, learner.target, learner.policy, learner.target_policy):
-        assert isinstance(network.trunk, Pixels)
+        assert isinstance(network.trunk, Blocked)
         assert network.trunk.conv3.weight.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -1,4 +1,4 @@
-"""The Q network against the same network written plainly, at every shape it promises to take."""
+"""Q networks against the plain reference networks, for every architecture, head and activation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from atari_dqn.agent.network import Mlp, Pixels, QNetwork, make_network
+from atari_dqn.agent.network import QNetwork, make_network
+from atari_dqn.agent.reference import Mlp, Residual
 from atari_dqn.agent.weights import Precision, follow, in_precision
 from atari_dqn.config.schema import NetworkConfig
 from atari_dqn.config.setting import ConfigError
-from benchmarks.plain_learner import PlainNet, Spec
+from benchmarks.plain_learner import Spec
 
 CPU = torch.device("cpu")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
@@ -33,22 +34,54 @@ def pixels(*shape: int) -> Tensor:
     return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def plain_features(trunk: Pixels, obs: Tensor) -> Tensor:
-    """The convolutions as the paper draws them, on planes ordered (stack, color)."""
-    planes = obs.float() / 255
-    if planes.ndim == 5:
-        planes = planes.permute(0, 1, 4, 2, 3).flatten(1, 2)
-    planes = F.relu(F.conv2d(planes, trunk.strided_kernel("conv1"), trunk.conv1.bias, stride=4))
-    planes = F.relu(F.conv2d(planes, trunk.strided_kernel("conv2"), trunk.conv2.bias, stride=2))
-    planes = F.relu(F.conv2d(planes, trunk.conv3.weight.contiguous(), trunk.conv3.bias))
-    return planes.permute(0, 2, 3, 1).flatten(1)
+HEADS: list[dict[str, Any]] = [{"head": "shared"}, {"head": "two_stream"}, {"dueling": False}]
+PIXEL_NETWORKS = ("nature", "small", "impala")
+CASES = [
+    *((Spec(frame_shape=(44, 37), stack=2), {"network": name, **head}) for name in PIXEL_NETWORKS for head in HEADS),
+    *((VECTOR, {"mlp_hidden": (7, 6), **head}) for head in HEADS),
+]
+"""Every network with every head."""
 
 
-def test_equals_the_plain_network() -> None:
-    network, obs = make(), pixels(8, 4, 84, 84)
-    plain = PlainNet(4, 4).take(network)
+def observations(spec: Spec, batch: int) -> Tensor:
+    if spec.kind == "pixels":
+        return pixels(batch, spec.stack, *spec.frame_shape)
+    return torch.randn(batch, spec.stack, *spec.frame_shape, generator=torch.Generator().manual_seed(1))
+
+
+def gradients(network: nn.Module, obs: Tensor) -> dict[str, Tensor]:
+    """Of a sum that weighs each Q value differently."""
+    q = network(obs)
+    weights = torch.linspace(-1, 1, q.numel()).view(q.shape)
+    (weights * q.square()).sum().backward()
+    return {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize(("spec", "settings"), CASES)
+def test_the_fast_network_computes_what_the_papers_draw(spec: Spec, settings: dict[str, Any], activation: str) -> None:
+    network, obs = make(spec, activation=activation, **settings), observations(spec, 5)
+    plain = network.reference()
     torch.testing.assert_close(network(obs), plain(obs), atol=1e-6, rtol=1e-5)
-    assert sum(p.numel() for p in network.parameters()) == sum(p.numel() for p in plain.parameters())
+    ours, theirs = network.to_reference(gradients(network, obs)), gradients(plain, obs)
+    assert ours.keys() == theirs.keys() == dict(plain.named_parameters()).keys()
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: name + text)
+
+
+@pytest.mark.parametrize(("spec", "settings"), CASES)
+def test_weights_move_to_the_plain_layout_and_back_to_the_bit(spec: Spec, settings: dict[str, Any]) -> None:
+    network = make(spec, **settings)
+    own, plain = network.state_dict(), network.reference().state_dict()
+    back = network.from_reference(plain)
+    assert back.keys() == own.keys()
+    assert all(torch.equal(back[name], own[name]) for name in own)
+    entries = [torch.cat([weight.flatten() for weight in state.values()]).sort().values for state in (own, plain)]
+    assert torch.equal(*entries), "the same numbers"
+    other = make_network(spec, network.config)
+    other.load_state_dict(back)
+    obs = observations(spec, 2)
+    assert torch.equal(other(obs), network(obs))
 
 
 @settings(max_examples=30)
@@ -58,30 +91,63 @@ def test_equals_the_plain_network() -> None:
     colors=st.sampled_from([0, 1, 2, 3, 4]),
     stack=st.integers(1, 5),
     batch=st.integers(1, 3),
+    name=st.sampled_from(PIXEL_NETWORKS),
 )
-def test_any_image_shape_gives_the_plain_convolutions(
-    height: int, width: int, colors: int, stack: int, batch: int
+def test_any_image_shape_gives_the_plain_features(
+    height: int, width: int, colors: int, stack: int, batch: int, name: str
 ) -> None:
     shape = (height, width, colors) if colors else (height, width)
-    network = make(Spec(frame_shape=shape, stack=stack))
-    trunk = network.trunk
-    assert isinstance(trunk, Pixels)
+    network = make(Spec(frame_shape=shape, stack=stack), network=name)
     obs = pixels(batch, stack, *shape)
-    features = trunk(trunk.prepare(obs))
-    assert features.shape == (batch, trunk.features)
-    torch.testing.assert_close(features, plain_features(trunk, obs), atol=1e-6, rtol=1e-5)
-    assert network(obs).shape == (batch, 4)
+    features, plain = network.trunk(network.prepare(obs)), network.reference().trunk
+    assert features.shape == (batch, network.trunk.features)
+    assert plain.features == network.trunk.features
+    # Rounded, as the order of the features may be another one.
+    for one, other in zip(features, plain(plain.prepare(obs)), strict=True):
+        torch.testing.assert_close(one.sort().values, other.sort().values, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(network(obs), network.reference()(obs), atol=1e-6, rtol=1e-5)
 
 
-def test_gradients_equal_the_plain_ones() -> None:
-    network, obs = make(), pixels(8, 4, 84, 84)
-    trunk = network.trunk
-    assert isinstance(trunk, Pixels)
-    weights = [trunk.conv1.weight, trunk.conv2.weight, trunk.conv3.weight]
-    ours = torch.autograd.grad(trunk(trunk.prepare(obs)).square().sum(), weights)
-    plain = torch.autograd.grad(plain_features(trunk, obs).square().sum(), weights)
-    for one, other in zip(ours, plain, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize(
+    ("settings", "trunk", "heads"),
+    [
+        # Mnih et al. 2015: 32 of 8x8, 64 of 4x4, 64 of 3x3 on 4 planes; 512; 4 actions
+        ({"dueling": False}, 8224 + 32832 + 36928, 3136 * 512 + 512 + 512 * 4 + 4),
+        # Mnih et al. 2013: 16 of 8x8, 32 of 4x4; 256
+        ({"dueling": False, "network": "small"}, 4112 + 8224, 2592 * 256 + 256 + 256 * 4 + 4),
+        # Espeholt et al. 2018: 16, 32, 32 channels, 5 convolutions 3x3 each; 11x11 positions; 256
+        (
+            {"dueling": False, "network": "impala"},
+            (4 * 16 + 4 * 16 * 16 + 16 * 32 + 4 * 32 * 32 + 5 * 32 * 32) * 9 + 5 * 16 + 10 * 32,
+            3872 * 256 + 256 + 256 * 4 + 4,
+        ),
+        ({"network": "small"}, 12336, 2592 * 256 + 256 + 2 * (256 * 128 + 128) + 128 * 5 + 5),
+        ({"head": "two_stream"}, 77984, 2 * (3136 * 512 + 512) + 512 * 5 + 5),
+    ],
+)
+def test_sizes_are_those_of_the_papers(settings: dict[str, Any], trunk: int, heads: int) -> None:
+    network = make(**settings)
+    for each in (network, network.reference()):
+        assert sum(p.numel() for p in each.trunk.parameters()) == trunk
+        assert sum(p.numel() for p in each.parameters()) == trunk + heads
+
+
+def test_the_width_of_impala_multiplies_its_channels() -> None:
+    network = make(network="impala", impala_width=2)
+    sizes = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert sizes == [32] * 5 + [64] * 10
+    assert network.trunk.features == 64 * 11 * 11
+    assert network(pixels(1, 4, 84, 84)).shape == (1, 4)
+
+
+def test_a_residual_block_adds_to_its_unchanged_input() -> None:
+    block = Residual(3, nn.ReLU)
+    x = torch.randn(2, 3, 5, 5)
+    before = x.clone()
+    nn.init.zeros_(block.conv2.weight)
+    nn.init.zeros_(block.conv2.bias)  # type: ignore[arg-type]
+    assert torch.equal(block(x), before)
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -140,18 +206,6 @@ def test_advantages_are_centred(spec: Spec, head: str) -> None:
     assert change.mean(0).tolist() == pytest.approx([1 - share] + [-share] * (spec.num_actions - 1), abs=1e-3)
 
 
-def test_each_stream_of_the_papers_head_has_a_layer_of_its_own() -> None:
-    network, obs = make(head="two_stream"), pixels(2, 4, 84, 84)
-    convolutions = sum(p.numel() for p in network.trunk.parameters())
-    heads = 2 * (3136 * 512 + 512) + (512 + 1) * (4 + 1)
-    assert sum(p.numel() for p in network.parameters()) == convolutions + heads
-    trunk = network.trunk
-    hidden = F.relu(F.linear(trunk(trunk.prepare(obs)), network.hidden.weight, network.hidden.bias))
-    value = F.linear(hidden[:, :512], network.value.weight, network.value.bias)
-    advantage = F.linear(hidden[:, 512:], network.advantage.weight, network.advantage.bias)
-    torch.testing.assert_close(network(obs), value + advantage - advantage.mean(1, keepdim=True), atol=1e-6, rtol=1e-5)
-
-
 def test_without_dueling_it_is_mnihs_network() -> None:
     network, obs = make(dueling=False), pixels(2, 4, 84, 84)
     assert not hasattr(network, "value")
@@ -172,13 +226,6 @@ def test_silu_stands_after_every_layer_but_the_last(head: Any) -> None:
     torch.testing.assert_close(network(obs), network.value(value) + advantage - advantage.mean(1, keepdim=True))
 
 
-def test_silu_stands_after_convolutions_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, obs = make(activation="silu"), pixels(2, 4, 84, 84)
-    plain = PlainNet(4, 4).take(network)
-    monkeypatch.setattr(F, "relu", F.silu)  # by which the plain network is written
-    torch.testing.assert_close(network(obs), plain(obs), atol=1e-6, rtol=1e-5)
-
-
 def test_mlp_is_a_plain_chain() -> None:
     network, obs = make(VECTOR, dueling=False, mlp_hidden=(7, 6, 5)), torch.randn(4, 1, 5)
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
@@ -191,14 +238,15 @@ def test_mlp_is_a_plain_chain() -> None:
 
 
 def test_sizes_no_network_fits_are_refused() -> None:
-    with pytest.raises(ConfigError, match="35x84"):
+    with pytest.raises(ConfigError, match="cannot convolve frames of 35x84"):
         make(Spec(frame_shape=(35, 84)))
     with pytest.raises(ConfigError, match="mlp-hidden"):
         make(VECTOR, mlp_hidden=())
 
 
-def test_bf16_is_for_convolutions_and_near_fp32() -> None:
-    network, obs, vectors, numbers = make(), pixels(8, 4, 84, 84), make(VECTOR), torch.randn(8, 1, 5)
+@pytest.mark.parametrize("name", PIXEL_NETWORKS)
+def test_bf16_is_for_convolutions_and_near_fp32(name: str) -> None:
+    network, obs, vectors, numbers = make(network=name), pixels(8, 4, 84, 84), make(VECTOR), torch.randn(8, 1, 5)
     exact, small = network(obs), vectors(numbers)
     rough, same = in_precision(network, "bf16")(obs), in_precision(vectors, "bf16")(numbers)
     assert not torch.equal(rough, exact)
@@ -206,7 +254,7 @@ def test_bf16_is_for_convolutions_and_near_fp32() -> None:
     assert torch.equal(same, small)
 
 
-@pytest.mark.parametrize("settings", [{}, {"head": "two_stream"}, {"dueling": False}])
+@pytest.mark.parametrize("settings", [{}, {"head": "two_stream"}, {"dueling": False}, {"network": "small"}])
 def test_bf16_weights_give_the_features_and_gradients_of_autocast(settings: dict[str, Any]) -> None:
     network, obs = make(**settings), pixels(8, 4, 84, 84)
     low = in_precision(network, "bf16")

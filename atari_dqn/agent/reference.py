@@ -1,0 +1,262 @@
+"""Q networks as the papers draw them, in plain torch layers: the place to read an architecture, or to add one.
+
+`network.make_network` builds the networks that train. They compute the same functions, with their weights rearranged
+where that is faster (`trunks.py`), and `QNetwork.reference` returns this plain twin with the same weights. Exported
+files hold the plain one, operations are counted on it, and tests hold both to each other.
+
+A new network is a `PixelTrunk` in this file, its entry in `TRUNKS`, and its name in the setting `--network`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from atari_dqn.config.schema import NetworkConfig
+from atari_dqn.config.setting import ConfigError
+
+MIN_PIXELS = 36
+"""Smallest height and width of an image: the three convolutions of Mnih et al. 2015 have no padding."""
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
+
+
+class ObservationSpec(Protocol):
+    """Shapes of observations and actions; `EnvSpec` is one."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def frame_shape(self) -> tuple[int, ...]: ...
+    @property
+    def stack(self) -> int: ...
+    @property
+    def num_actions(self) -> int: ...
+
+
+class Trunk(nn.Module):
+    """The layers up to the hidden one: observations in, features [B, features] out."""
+
+    hidden: int
+    """Width of the hidden layer that follows."""
+    features: int
+    low_precision: ClassVar[bool] = True
+    """Whether bf16 pays."""
+
+    def prepare(self, obs: Tensor) -> Tensor:
+        """The input of `forward`: `obs` [B, stack, *frame_shape], checked, scaled and laid out. Uses no weights."""
+        raise NotImplementedError
+
+    def to_reference(self, name: str, weight: Tensor) -> Tensor:
+        """A weight, or its gradient, in the layout of the reference network: entries moved, nothing computed.
+
+        Args:
+            name: its name in the trunk, or "columns" for that of the layer which reads the features, [out, features].
+        """
+        return weight
+
+
+class PixelTrunk(Trunk):
+    """A trunk for stacks of frames (H, W) or (H, W, C)."""
+
+    def __init__(self, spec: ObservationSpec) -> None:
+        super().__init__()
+        self.stack, self.frame_shape = spec.stack, spec.frame_shape
+        self.height, self.width, *rest = spec.frame_shape
+        self.colors = math.prod(rest)
+        if min(self.height, self.width) < MIN_PIXELS:
+            raise ConfigError(
+                f"cannot convolve frames of {self.height}x{self.width}: they must have at least {MIN_PIXELS} pixels"
+                " each way"
+            )
+
+    def check(self, obs: Tensor) -> None:
+        """Raise `ValueError` unless `obs` is uint8 [B, stack, *frame_shape]."""
+        if obs.dtype != torch.uint8 or obs.shape[1:] != (self.stack, *self.frame_shape):
+            expected = ", ".join(map(str, (self.stack, *self.frame_shape)))
+            raise ValueError(f"pixels must be uint8 [B, {expected}], not {obs.dtype} {list(obs.shape)}")
+
+    def prepare(self, obs: Tensor) -> Tensor:
+        """Planes in [0, 1], [B, stack * colors, H, W], in the dtype of the weights."""
+        self.check(obs)
+        if obs.ndim == 5:
+            obs = obs.permute(0, 1, 4, 2, 3).flatten(1, 2)
+        return obs.to(next(self.parameters()).dtype) / 255
+
+    def feature_count(self, channels: int, *convolutions: tuple[int, int]) -> int:
+        """Number of outputs of the last of several convolutions (kernel, stride) without padding."""
+        height, width = self.height, self.width
+        for kernel, stride in convolutions:
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        return channels * height * width
+
+
+class Nature(PixelTrunk):
+    """Mnih et al. 2015, "Human-level control through deep reinforcement learning"."""
+
+    hidden = 512
+
+    def __init__(self, spec: ObservationSpec, config: NetworkConfig) -> None:
+        super().__init__(spec)
+        self.conv1 = nn.Conv2d(self.stack * self.colors, 32, 8, stride=4)
+        self.conv2 = nn.Conv2d(32, 64, 4, stride=2)
+        self.conv3 = nn.Conv2d(64, 64, 3)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.features = self.feature_count(64, (8, 4), (4, 2), (3, 1))
+
+    def forward(self, planes: Tensor) -> Tensor:
+        x = self.activation(self.conv1(planes))
+        x = self.activation(self.conv2(x))
+        x = self.activation(self.conv3(x))
+        return x.flatten(1)
+
+
+class Small(PixelTrunk):
+    """Mnih et al. 2013, "Playing Atari with deep reinforcement learning"."""
+
+    hidden = 256
+
+    def __init__(self, spec: ObservationSpec, config: NetworkConfig) -> None:
+        super().__init__(spec)
+        self.conv1 = nn.Conv2d(self.stack * self.colors, 16, 8, stride=4)
+        self.conv2 = nn.Conv2d(16, 32, 4, stride=2)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.features = self.feature_count(32, (8, 4), (4, 2))
+
+    def forward(self, planes: Tensor) -> Tensor:
+        x = self.activation(self.conv1(planes))
+        x = self.activation(self.conv2(x))
+        return x.flatten(1)
+
+
+class Impala(PixelTrunk):
+    """The residual network of Espeholt et al. 2018, "IMPALA", figure 3, right, with its channels times a width."""
+
+    hidden = 256
+
+    def __init__(self, spec: ObservationSpec, config: NetworkConfig) -> None:
+        super().__init__(spec)
+        channels = [self.stack * self.colors, *(config.impala_width * base for base in (16, 32, 32))]
+        activation = ACTIVATIONS[config.activation]
+        self.blocks = nn.Sequential(*(ImpalaBlock(a, b, activation) for a, b in itertools.pairwise(channels)))
+        self.activation = activation()
+        height, width = self.height, self.width
+        for _ in self.blocks:
+            height, width = (height + 1) // 2, (width + 1) // 2
+        self.features = channels[-1] * height * width
+
+    def forward(self, planes: Tensor) -> Tensor:
+        return self.activation(self.blocks(planes)).flatten(1)
+
+
+class ImpalaBlock(nn.Module):
+    """Convolution 3x3, max pooling 3x3/2, two residual blocks."""
+
+    def __init__(self, inputs: int, channels: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.residual1 = Residual(channels, activation)
+        self.residual2 = Residual(channels, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.residual2(self.residual1(self.pool(self.conv(x))))
+
+
+class Residual(nn.Module):
+    """`x + conv(activation(conv(activation(x))))`."""
+
+    def __init__(self, channels: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.activation = activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(self.activation(self.conv1(self.activation(x))))
+
+
+class Mlp(Trunk):
+    """Linear layers of all but the last of the widths `--mlp-hidden`, on flattened vectors."""
+
+    low_precision = False
+
+    def __init__(self, spec: ObservationSpec, config: NetworkConfig) -> None:
+        super().__init__()
+        if not config.mlp_hidden:
+            raise ConfigError("--mlp-hidden is empty; a network needs at least one hidden width")
+        *widths, self.hidden = config.mlp_hidden
+        self.inputs = spec.stack * math.prod(spec.frame_shape)
+        sizes = [self.inputs, *widths]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.activation = ACTIVATIONS[config.activation]()
+        self.features = sizes[-1]
+
+    def prepare(self, obs: Tensor) -> Tensor:
+        """Float32 [B, inputs]."""
+        flat = obs.flatten(1)
+        if obs.dtype != torch.float32 or flat.shape[1] != self.inputs:
+            raise ValueError(f"vectors must be float32 with {self.inputs} numbers, not {obs.dtype} {list(obs.shape)}")
+        return flat
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        for layer in self.layers:
+            vectors = self.activation(layer(vectors))
+        return vectors
+
+
+TRUNKS: dict[str, Callable[[ObservationSpec, NetworkConfig], Trunk]] = {
+    "nature": Nature,
+    "small": Small,
+    "impala": Impala,
+}
+"""Networks for pixels by the names of the setting `--network`; vectors take the `Mlp`."""
+
+
+def trunk_name(spec: ObservationSpec, config: NetworkConfig) -> str:
+    return config.network if spec.kind == "pixels" else "mlp"
+
+
+class ReferenceNetwork(nn.Module):
+    """A trunk, then one of three heads that end in Q values.
+
+    - Plain (Mnih et al. 2015): a hidden layer, then Q.
+    - Dueling, `two_stream` (Wang et al. 2016): value and advantages have a hidden layer each.
+    - Dueling, `shared` (labml's annotated experiment): a hidden layer, then two streams of half that width.
+    """
+
+    def __init__(self, spec: ObservationSpec, config: NetworkConfig) -> None:
+        super().__init__()
+        self.trunk = trunk = {**TRUNKS, "mlp": Mlp}[trunk_name(spec, config)](spec, config)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.dueling = config.dueling
+        features, width = trunk.features, trunk.hidden
+        self.shared: nn.Linear | None = None
+        if not config.dueling:
+            self.hidden, self.q = nn.Linear(features, width), nn.Linear(width, spec.num_actions)
+            return
+        if config.head == "shared":
+            self.shared = nn.Linear(features, width)
+            features, width = width, max(1, width // 2)
+        self.value_hidden, self.value = nn.Linear(features, width), nn.Linear(width, 1)
+        self.advantage_hidden, self.advantage = nn.Linear(features, width), nn.Linear(width, spec.num_actions)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Q values, float32 [B, num_actions].
+
+        Args:
+            observation: [B, stack, *frame_shape], uint8 for pixels and float32 for vectors.
+        """
+        x = self.trunk(self.trunk.prepare(observation))
+        if not self.dueling:
+            return self.q(self.activation(self.hidden(x)))  # type: ignore[no-any-return]
+        if self.shared is not None:
+            x = self.activation(self.shared(x))
+        value = self.value(self.activation(self.value_hidden(x)))
+        advantage = self.advantage(self.activation(self.advantage_hidden(x)))
+        return value + (advantage - advantage.mean(1, keepdim=True))  # type: ignore[no-any-return]  # Wang et al., eq. 9
