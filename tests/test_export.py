@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,12 @@ import yaml
 from atari_dqn import Policy, evaluate, export, play
 from atari_dqn.cli.command import CommandFailed
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.policy.files import ONNX, SAFETENSORS, Exported, read_exported, to_safetensors
-from atari_dqn.policy.model_card import Facts, model_card
+from atari_dqn.policy.files import CHECKSUMS, ONNX, SAFETENSORS, read_exported, to_safetensors
+from atari_dqn.policy.model_card import model_card
 from atari_dqn.policy.trained import load_policy
+from atari_dqn.policy.verification import compare, real_play
 from atari_dqn.runs.records import read_rows
-from tests.policy.test_files import NETWORKS, make
+from tests.policy.test_files import make
 from tests.run_dirs import make_run, python, refusals
 from tests.test_train import SHORT, run
 
@@ -66,7 +69,11 @@ def blocks(markdown: str, language: str) -> list[str]:
 def test_the_files_hold_the_newest_checkpoint(trained: Path, exported: Path) -> None:
     newest = load_policy(trained)
     assert exported.name == f"CartPole-v1-{newest.env_step}"
-    assert sorted(path.name for path in exported.iterdir()) == sorted([export.CARD, ONNX, SAFETENSORS])
+    assert sorted(path.name for path in exported.iterdir()) == sorted([export.CARD, ONNX, SAFETENSORS, CHECKSUMS])
+    checked = subprocess.run(
+        ["sha256sum", "--check", CHECKSUMS], cwd=exported, capture_output=True, text=True, check=True
+    )
+    assert checked.stdout == f"{SAFETENSORS}: OK\n{ONNX}: OK\n"
     for name in (ONNX, SAFETENSORS):
         header = read_exported(exported / name).header
         assert (header.env_step, header.env_id, header.spec) == (newest.env_step, "CartPole-v1", newest.spec)
@@ -122,16 +129,16 @@ def test_breakout_is_checked_on_frames_of_real_play(tmp_path: Path, capsys: pyte
     assert export.main([str(run_dir), "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     card = (out / export.CARD).read_text()
-    assert "no score: none was taken at env step 5,000" in shown
+    assert "no score: no game was evaluated at env step 5,000" in shown
     assert "Not evaluated" in card
-    assert "model-index" not in front_matter(card)
+    assert front_matter(card)["model-index"] == []
     assert {"ALE/Breakout-v5", "atari", "dqn"} <= set(front_matter(card)["tags"])
     assert "`machado`: sticky actions (0.25), no no-ops, all 18 actions" in card
     comparison = re.search(r"on 256 observations of real play.* by at most ([0-9.e-]+) \(tolerance 1.0e-04\)", card)
     assert comparison is not None
     assert float(comparison[1]) < 1e-5
     assert "the same in 256 of them" in card
-    seen = export.real_play(Policy.load(out, seed=0), 60)
+    seen = real_play(Policy.load(out, seed=0), 60)
     assert (seen.shape, seen.dtype) == ((60, 4, 84, 84), np.uint8)
     assert len(np.unique(seen[:, 3], axis=0)) > 30, "the game goes on"
     before = (out / ONNX).stat().st_mtime_ns
@@ -140,13 +147,13 @@ def test_breakout_is_checked_on_frames_of_real_play(tmp_path: Path, capsys: pyte
 
 
 def test_the_card_tells_under_what_conditions_a_score_was_made() -> None:
-    _, policy = make(*NETWORKS["atari"])
+    _, header = make("nature")
     row = {"epsilon": 0.05, "episodes": 30, "mean": 39.1, "ci95": [33.3, 45.3], "median": 36.5}
     rows = [
         {**row, "protocol": "nature", "full_action_space": False, "human_normalized": 1.2986},
         {**row, "protocol": "machado", "full_action_space": False, "iqm": 38.0, "iqm_ci95": [33.0, 44.0]},
     ]
-    card = model_card(policy.header, Facts(rows, {}, ""))
+    card = model_card(header, rows, {}, "")
     assert "| nature, epsilon 0.05 | 30 | 39.10 (33.30 to 45.30) |  | 36.5 | 1.299 |" in card
     assert "| machado with 4 actions, epsilon 0.05 | 30 | 39.10 (33.30 to 45.30) | 38.00 (33.00 to 44.00) |" in card
     metrics = front_matter(card)["model-index"][0]["results"][0]["metrics"]
@@ -162,12 +169,12 @@ def test_a_file_that_computes_something_else_is_not_handed_over(trained: Path) -
     def shifted(by: float) -> Policy:
         return Policy(right.header, lambda observations: right.q_values(observations) + np.float32(by))
 
-    assert "differ from the network's by at most" in export.compare(right, right, shifted(1e-5))
+    assert "differ from the network's by at most" in compare(right, right, shifted(1e-5))
     for wrong in (shifted(0.01), shifted(float("nan"))):
         with pytest.raises(CommandFailed, match=r"policy\.onnx differs from the network by"):
-            export.compare(right, right, wrong)
-    with pytest.raises(CommandFailed, match=r"policy\.safetensors is not what was exported"):
-        export.compare(right, shifted(1e-6), right)
+            compare(right, right, wrong)
+    with pytest.raises(CommandFailed, match=r"policy\.safetensors does not reproduce"):
+        compare(right, shifted(1e-6), right)
 
 
 # ---------------------------------------------------------------------- played and evaluated
@@ -218,15 +225,15 @@ def test_a_mistake_is_one_line_before_torch_is_imported(trained: Path, exported:
     assert [line.replace(str(tmp_path), "").replace(str(exported), "") for line in said] == [
         " is not a run directory: it has no config.json",
         "--episodes is -1; it must be from 0 to 100000",
-        "--out /full holds something else than an export; name an empty or a new directory",
-        "--out /torn.onnx holds something else than an export; name an empty or a new directory",
+        "--out /full is not empty and not an export; try a new directory",
+        "--out /torn.onnx is not empty and not an export; try a new directory",
         "--out /proc/nope: No such file or directory",
-        "/torn.onnx is no exported policy: no ONNX file of atari_dqn (DecodeError)",
-        "/torn.onnx is no exported policy: no ONNX file of atari_dqn (DecodeError)",
+        "/torn.onnx is not a valid exported policy: not an ONNX file of atari_dqn (DecodeError)",
+        "/torn.onnx is not a valid exported policy: not an ONNX file of atari_dqn (DecodeError)",
         "--checkpoint best: /policy.safetensors holds one network; only a run has several",
-        "--surprise draws from a run's saved replay; /policy.safetensors has none",
-        "/catch/policy.safetensors: trained in tests.stubs:Catch-v0, and a file is not trusted to name a module:"
-        " name the run that it was exported from; or, in a program, import tests.stubs first",
+        "--surprise needs the replay of a run; /policy.safetensors is an exported policy",
+        "/catch/policy.safetensors: trained in tests.stubs:Catch-v0, and a file is not trusted to name a module; try"
+        " the run that it was exported from or, in a program, import tests.stubs first",
         "[]",
     ]
     assert (tmp_path / "full" / "README.md").read_text() == "mine"
@@ -237,7 +244,7 @@ def test_a_missing_checkpoint_is_named(trained: Path) -> None:
         export.main([str(trained), "--checkpoint", "7"])
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "safetensors"])
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime", "safetensors"])
 def test_a_missing_extra_is_one_line(package: str, trained: Path) -> None:
     program = (
         f"import sys; sys.modules[{package!r}] = None\n"
@@ -257,12 +264,12 @@ def test_a_missing_extra_is_one_line(package: str, trained: Path) -> None:
 )
 def test_a_file_that_misstates_its_env_is_not_played(field: str, value: Any, tmp_path: Path) -> None:
     """An action out of range hangs an Atari env for good."""
-    _, policy = make(*NETWORKS["atari"])
-    header = type(policy.header)(**{**vars(policy.header), field: value})
-    weights = dict(policy.weights)
+    network, header = make("nature")
+    plain = network.reference()
     if field == "num_actions":
-        weights |= {"advantage.weight": np.zeros((18, 256), np.float32), "advantage.bias": np.zeros(18, np.float32)}
-    (tmp_path / SAFETENSORS).write_bytes(to_safetensors(Exported(header, weights)))
+        plain.advantage = torch.nn.Linear(256, 18)
+    header = dataclasses.replace(header, **{field: value})
+    (tmp_path / SAFETENSORS).write_bytes(to_safetensors(header, plain))
     for command in (evaluate, play):
         with pytest.raises(ConfigError) as refused:
             command.main([str(tmp_path)])
@@ -292,3 +299,34 @@ def test_an_evaluation_that_was_edited_is_named_before_anything_is_written(tmp_p
     with pytest.raises(ConfigError, match=r"evaluations\.jsonl, line 1, is no row: it has no protocol"):
         export.main([str(run_dir)])
     assert not (run_dir / "export").exists()
+
+
+# ---------------------------------------------------------------------- every network
+
+
+@pytest.mark.parametrize("network", ["small", "impala"])
+def test_a_network_is_trained_resumed_exported_and_played(network: str, tmp_path: Path) -> None:
+    flags = ["--env-id", "tests.stubs:Catch-v0", "--network", network, "--run-dir", "run", "--batch-size", "4"]
+    flags += ["--num-workers", "1", "--envs-per-worker", "2", "--learning-starts", "40", "--replay-capacity", "256"]
+    training = [sys.executable, "-m", "atari_dqn.train", *flags, "--torch-threads", "1", "--total-env-steps"]
+    root = Path(__file__).parents[1]
+    for env_steps in ("80", "120"):
+        result = run([*training, env_steps, "--run-dir", str(tmp_path / "run")], root, timeout=300)
+        assert result.returncode == 0, result.stderr
+    resumed = load_policy(tmp_path / "run")
+    assert (resumed.env_step, resumed.config.network.network) == (120, network)
+    other = run([*training, "120", "--run-dir", str(tmp_path / "run"), "--network", "nature"], root)
+    assert other.returncode == 2
+    assert f"--network {network}" in other.stderr
+    assert export.main([str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    for file in (SAFETENSORS, ONNX):
+        policy = Policy.load(tmp_path / "out" / file)
+        env = policy.make_env()
+        observation, _ = env.reset(seed=1)
+        expected = resumed.q(np.asarray(observation)[None])[0]
+        np.testing.assert_allclose(policy.q_values(observation), expected, atol=0 if file == SAFETENSORS else 1e-4)
+        over, score = False, 0.0
+        while not over:
+            observation, reward, over, *_ = env.step(policy.act(observation))
+            score += float(reward)
+        assert score in (-1, 1)

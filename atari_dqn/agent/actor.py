@@ -1,4 +1,4 @@
-"""Epsilon-greedy play. Flows in: one observation per env and epsilon. Flows out: one action per env, as numpy."""
+"""Epsilon-greedy actions for all envs at once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 class Actor:
-    """Picks actions by `network` (Q values [N, A] of observations [N, ...]), at random where an env explores.
+    """Actions by the Q values [N, A] of `network`, or random ones where an env explores.
 
-    Owns its generator. Each call draws one uniform number and one random action *per env*, needed or not, so that envs
-    explore independently and the stream does not depend on epsilon.
+    It owns its generator. Each call draws one uniform number and one random action per env, even if not needed, so that
+    envs explore independently and the stream does not depend on epsilon.
     """
 
     def __init__(self, network: Callable[[Tensor], Tensor], num_actions: int, *, seed: int) -> None:
@@ -23,11 +23,16 @@ class Actor:
         self.num_actions = num_actions
         self._rng = np.random.default_rng(seed)
         self.explored = np.zeros(0, dtype=np.bool_)
-        """[N]: whose last actions were drawn at random"""
+        """Whether each env's last action was random, [N]."""
 
     @torch.inference_mode()
     def act(self, obs: Tensor, epsilon: float | npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
-        """`obs` [N, stack, *frame_shape] on the network's device; `epsilon` one number or one per env. Returns [N]."""
+        """Actions, int64 [N].
+
+        Args:
+            obs: [N, stack, *frame_shape] on the network's device.
+            epsilon: probability of a random action, one for all envs or one per env, [N].
+        """
         num_envs = len(obs)
         self.explored = explore = self._rng.random(num_envs) < np.broadcast_to(epsilon, num_envs)
         actions = self._rng.integers(self.num_actions, size=num_envs)

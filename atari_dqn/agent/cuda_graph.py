@@ -1,10 +1,9 @@
-"""CUDA graphs. Flow in: the learner's gradient step and the actor's network. Flow out: the same numbers, from one
-launch instead of a few hundred.
+"""CUDA graphs of the learner's gradient step and the actor's network: one launch instead of a few hundred.
 
-Nothing is written twice for it: the very same Python runs a few times as it is, then once more while CUDA records what
-it launches, and from then on the record is replayed. It holds on to memory, not to values: what may change during a run
-(learning rate, gradient norm, beta, the replay's head, weights loaded in place) is read anew by every replay. Python
-does not run in a replay, so what depends on it, the target's turn above all, stays outside.
+Nothing is written twice for them. The same Python code first runs eagerly a few times, then once while CUDA captures
+what it launches; afterwards the graph is replayed. A graph holds addresses, not values, so each replay reads the present
+learning rate, gradient norm, beta, head of the replay, and weights loaded in place. Python does not run in a replay, so
+decisions in Python, such as when to sync the target, stay outside.
 """
 
 from __future__ import annotations
@@ -25,21 +24,25 @@ from atari_dqn.replay.base import Replay
 T = TypeVar("T")
 
 EAGER_CALLS = 3
-"""Calls before the recording: they allocate what lasts (Adam's moments, cuDNN's plans, workspaces)."""
+"""Calls before the capture. They allocate what stays: Adam's moments, cuDNN's plans, workspaces."""
 
 
 class Captured(Generic[T]):
-    """`work`, replayed: its shapes and addresses are the same at each call, and it reads no value on the host.
+    """A function captured as a CUDA graph and replayed.
 
-    Each call does the work once, the early and the recording one too. It returns what `work` returned when it was
-    recorded: tensors that the next call overwrites. `generator` is the one that `work` draws from; it moves on with
-    every replay, and may be saved and set in between. Calls belong on one stream.
+    Every call does the work once, the eager and the capturing ones too, and returns the tensors that `work` returned at
+    the capture, which the next call overwrites. Make all calls on one stream.
+
+    Args:
+        work: the function. Its shapes and addresses do not change between calls, and it reads no value on the host.
+        device: a CUDA device.
+        generator: the one that `work` draws from. Every replay advances it; it may be saved and set in between.
     """
 
     def __init__(self, work: Callable[[], T], device: torch.device, generator: torch.Generator | None = None) -> None:
         self._work, self._device, self._generator = work, device, generator
-        # A stream of its own for early calls and recording, as CUDA demands of the latter: what a library sets up for
-        # a stream is then there before the recording.
+        # CUDA requires a separate stream for the capture. The eager calls use it too, so that whatever a library sets
+        # up for a stream exists before the capture.
         self._stream = torch.cuda.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._eager_calls_left = EAGER_CALLS
@@ -58,9 +61,9 @@ class Captured(Generic[T]):
         return self._result
 
     def forget(self) -> None:
-        """Record anew, after as many early calls as at first: memory that the record holds on to was replaced."""
+        """Capture again, after as many eager calls as at first, because memory that the graph uses was replaced."""
         if self._graph is not None:
-            torch.cuda.synchronize(self._device)  # replays may be under way
+            torch.cuda.synchronize(self._device)  # replays may be running
             self._graph.reset()
             del self._result
         self._graph, self._eager_calls_left = None, EAGER_CALLS
@@ -74,28 +77,26 @@ class Captured(Generic[T]):
         return result
 
     def _record(self) -> torch.cuda.CUDAGraph:
-        """Recording executes nothing on the device."""
+        """Capture the work; nothing runs on the device."""
         graph = torch.cuda.CUDAGraph()
         if self._generator is not None:
             graph.register_generator_state(self._generator)
-        gc.collect()  # a graph or an event that dies during the recording would spoil it
+        gc.collect()  # a graph or event freed during the capture would invalidate it
         try:
-            # Not in the actor's inference mode: what torch before 2.11 sets up at the first recording must be of use
-            # to the learner's, which comes later.
+            # Not in the actor's inference mode: the learner's later capture must be able to use what torch before 2.11
+            # sets up at the first one.
             with torch.inference_mode(False), torch.cuda.graph(graph, stream=self._stream):
                 self._result = self._work()
         except RuntimeError as error:
-            raise RuntimeError(
-                f"this cannot be recorded as a CUDA graph; --no-cuda-graph does without: {error}"
-            ) from error
+            raise RuntimeError(f"cannot capture a CUDA graph: {error}; try --no-cuda-graph") from error
         return graph
 
 
 class CapturedLearner(Learner):
     """A `Learner` whose gradient step is one CUDA graph.
 
-    Its eager twin, `Learner`, is the oracle of its tests. No other reader draws from `replay` in batches of another
-    size: that would replace the memory the batches lie in.
+    The eager `Learner` is the oracle of its tests. Nothing else may draw batches of another size from `replay`: that
+    would replace the memory of the batches.
     """
 
     replay: Replay
@@ -115,9 +116,9 @@ class CapturedLearner(Learner):
         self._recorded_for = config
 
     def gradient_step(self) -> None:
-        """As the eager one, bit for bit where the kernels are deterministic."""
+        """The eager step, bit for bit if the kernels are deterministic."""
         if not self.replay.fill:
-            self.replay.sample(self.config.batch_size)  # which refuses; a replay of the graph would draw nonsense
+            self.replay.sample(self.config.batch_size)  # raises; a replay of the graph would draw nonsense
         if self.config is not self._recorded_for:
             self.captured.forget()
             self._recorded_for = self.config
@@ -125,11 +126,11 @@ class CapturedLearner(Learner):
 
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
-        self.captured.forget()  # the optimizer's moments lie elsewhere now
+        self.captured.forget()  # the optimizer's moments have new addresses
 
 
 class CapturedNetwork:
-    """`network` for an actor: observations in the buffer it is called with first are a graph's, others go as ever."""
+    """A network for an actor: a graph for observations in the buffer of the first call, eager for all others."""
 
     def __init__(self, network: QNetwork, device: torch.device) -> None:
         self._network = network
@@ -137,7 +138,7 @@ class CapturedNetwork:
         self._captured = Captured(self._on_buffer, device)
 
     def __call__(self, obs: Tensor) -> Tensor:
-        """Q, float32 [B, A]; overwritten by the next call."""
+        """Q values, float32 [B, A]; the next call overwrites them."""
         if self._buffer is None:
             self._buffer = obs
         return self._captured() if obs is self._buffer else self._network(obs)

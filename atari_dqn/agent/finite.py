@@ -1,6 +1,4 @@
-"""Numbers that are numbers. Flow in: a run's tensors, by name. Flow out: the names of those that hold NaN or infinity,
-a refusal to save them, and a dump for whoever wants to know where they came from.
-"""
+"""Checks for NaN and infinity in a run's tensors, and a dump of the update that produced them."""
 
 from __future__ import annotations
 
@@ -12,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NAMES_TOLD = 4
-"""Of so many tensors at most the names are told in a line."""
+MAX_NAMES = 4
+"""Number of tensors that a message names."""
 
 
 class NotFiniteError(FloatingPointError):
-    """A number of the training is NaN or infinite, and it cannot go on like this."""
+    """The training cannot continue because one of its numbers is NaN or infinite."""
 
 
 def not_finite(tensors: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The names of the floating-point tensors that hold NaN or infinity.
+    """Names of the floating-point tensors with NaN or infinity.
 
-    Mappings within are looked into, their names joined with dots; what is no tensor is passed over. Reads each tensor
-    once and copies none.
+    Nested mappings are searched, with their names joined by dots; values that are not tensors are ignored. Each tensor
+    is read once and none is copied.
     """
     found = []
     for name, value in tensors.items():
@@ -38,26 +36,28 @@ def not_finite(tensors: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def where_not_finite(tensors: Mapping[str, Any]) -> str:
-    """`NaN or infinity is in a, b, c, d and 7 more`; empty when it is in none."""
+    """`NaN or infinity is in a, b, c, d and 7 more`; empty if all are finite."""
     names = not_finite(tensors)
-    more = len(names) - NAMES_TOLD
+    more = len(names) - MAX_NAMES
     rest = f" and {more:,} more" if more > 0 else ""
-    return f"NaN or infinity is in {', '.join(names[:NAMES_TOLD])}{rest}" if names else ""
+    return f"NaN or infinity is in {', '.join(names[:MAX_NAMES])}{rest}" if names else ""
 
 
 def refuse_not_finite(state: Mapping[str, Any]) -> None:
-    """Raises `NotFiniteError`, naming what is broken, when `state` is not fit to be saved."""
+    """Raise `NotFiniteError`, naming the tensors, if `state` has NaN or infinity and must not be saved."""
     where = where_not_finite(state)
     if where:
         raise NotFiniteError(f"not saved: {where}")
 
 
 def write_dump(file: Path, evidence: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Write to `file` what a learner's last update left behind (see `Learner.evidence`).
+    """Write the inputs and results of a learner's last update, `Learner.evidence`, to a file.
 
-    `torch.load(file, weights_only=True)` gives a dict: `batch`, `td_errors` [B] and `targets` [B] (tensors on the CPU),
-    `not_finite` (names, those of weights, moments and gradients too) and `config`. Returns where it is, or why it is
-    not: a disk that is full must not hide why the run ended.
+    `torch.load(file, weights_only=True)` returns a dict: `batch`, `td_errors` [B] and `targets` [B] (tensors on the
+    CPU), `not_finite` (names, including weights, moments and gradients) and `config`.
+
+    Returns:
+        Where the file is, or why it could not be written: a full disk must not hide why the run ended.
     """
     kept = {name: _to_cpu(evidence[name]) for name in ("batch", "td_errors", "targets") if name in evidence}
     buffer = io.BytesIO()
@@ -66,7 +66,7 @@ def write_dump(file: Path, evidence: Mapping[str, Any], config: Mapping[str, Any
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(buffer.getvalue())
     except OSError as error:
-        return f"{file} cannot be written: {error.strerror}"
+        return f"cannot write {file}: {error.strerror}"
     return f"see {file}"
 
 

@@ -48,7 +48,7 @@ class Skipped(NamedTuple):
 
 def phase(name: str) -> AbstractContextManager[object]:
     """`record_function(name)` while a torch profiler is on, else nothing, as recording costs microseconds."""
-    return record_function(name) if torch.autograd._profiler_enabled() else nullcontext()
+    return record_function(name) if torch._C._autograd._profiler_enabled() else nullcontext()
 
 
 class Learner:

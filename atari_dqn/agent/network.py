@@ -73,10 +73,12 @@ class QNetwork(nn.Module):
         """Q values, float32 [B, num_actions], from the result of `prepare`."""
         hidden = self.activation(self.hidden(self.shared(self.trunk(prepared)))).float()
         if not self.dueling:
-            return self.advantage(hidden)  # type: ignore[no-any-return]
+            q: Tensor = self.advantage(hidden)
+            return q
         of_value, of_advantage = hidden.chunk(2, dim=1)
-        advantage = self.advantage(of_advantage)
-        return self.value(of_value) + advantage - advantage.mean(1, keepdim=True)  # type: ignore[no-any-return]
+        value: Tensor = self.value(of_value)
+        advantage: Tensor = self.advantage(of_advantage)
+        return value + advantage - advantage.mean(1, keepdim=True)
 
     @torch.no_grad()
     def reference(self) -> ReferenceNetwork:

@@ -42,9 +42,10 @@ class ObservationSpec(Protocol):
 class Trunk(nn.Module):
     """The layers up to the hidden one: observations in, features [B, features] out."""
 
+    activation: nn.Module
+    features: int
     hidden: int
     """Width of the hidden layer that follows."""
-    features: int
     low_precision: ClassVar[bool] = True
     """Whether bf16 pays."""
 
@@ -110,7 +111,7 @@ class Nature(PixelTrunk):
         self.features = self.feature_count(64, (8, 4), (4, 2), (3, 1))
 
     def forward(self, planes: Tensor) -> Tensor:
-        x = self.activation(self.conv1(planes))
+        x: Tensor = self.activation(self.conv1(planes))
         x = self.activation(self.conv2(x))
         x = self.activation(self.conv3(x))
         return x.flatten(1)
@@ -129,7 +130,7 @@ class Small(PixelTrunk):
         self.features = self.feature_count(32, (8, 4), (4, 2))
 
     def forward(self, planes: Tensor) -> Tensor:
-        x = self.activation(self.conv1(planes))
+        x: Tensor = self.activation(self.conv1(planes))
         x = self.activation(self.conv2(x))
         return x.flatten(1)
 
@@ -151,7 +152,8 @@ class Impala(PixelTrunk):
         self.features = channels[-1] * height * width
 
     def forward(self, planes: Tensor) -> Tensor:
-        return self.activation(self.blocks(planes)).flatten(1)
+        x: Tensor = self.activation(self.blocks(planes))
+        return x.flatten(1)
 
 
 class ImpalaBlock(nn.Module):
@@ -165,7 +167,8 @@ class ImpalaBlock(nn.Module):
         self.residual2 = Residual(channels, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.residual2(self.residual1(self.pool(self.conv(x))))
+        pooled = self.pool(self.conv(x))
+        return self.residual2(self.residual1(pooled))  # type: ignore[no-any-return]
 
 
 class Residual(nn.Module):
@@ -178,7 +181,8 @@ class Residual(nn.Module):
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(self.activation(self.conv1(self.activation(x))))
+        change: Tensor = self.conv2(self.activation(self.conv1(self.activation(x))))
+        return x + change
 
 
 class Mlp(Trunk):
@@ -254,9 +258,10 @@ class ReferenceNetwork(nn.Module):
         """
         x = self.trunk(self.trunk.prepare(observation))
         if not self.dueling:
-            return self.q(self.activation(self.hidden(x)))  # type: ignore[no-any-return]
+            q: Tensor = self.q(self.activation(self.hidden(x)))
+            return q
         if self.shared is not None:
             x = self.activation(self.shared(x))
-        value = self.value(self.activation(self.value_hidden(x)))
-        advantage = self.advantage(self.activation(self.advantage_hidden(x)))
-        return value + (advantage - advantage.mean(1, keepdim=True))  # type: ignore[no-any-return]  # Wang et al., eq. 9
+        value: Tensor = self.value(self.activation(self.value_hidden(x)))
+        advantage: Tensor = self.advantage(self.activation(self.advantage_hidden(x)))
+        return value + (advantage - advantage.mean(1, keepdim=True))  # Wang et al. 2016, eq. 9

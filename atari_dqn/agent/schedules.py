@@ -1,6 +1,4 @@
-"""Schedules: a value as a function of env steps. Flow in: knots `(env step, value)`, or a number of envs; flow out: one
-float, or one per env.
-"""
+"""Schedules: a value, or one for each env, as a function of env steps."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ import numpy.typing as npt
 
 @dataclasses.dataclass(frozen=True)
 class Piecewise:
-    """Straight lines between knots, constant before the first and after the last. Unit: env steps.
+    """Straight lines between knots `(env step, value)`, constant before the first and after the last.
 
-    One knot makes a constant. Knots must be sorted by env step.
+    Knots must be sorted by env step; one knot makes a constant.
     """
 
     knots: tuple[tuple[float, float], ...]
@@ -33,7 +31,7 @@ class Piecewise:
 
 @dataclasses.dataclass(frozen=True)
 class Exponential:
-    """`last + (first - last) * exp(-env_step / decay)`. Unit of `decay`: env steps."""
+    """`last + (first - last) * exp(-env_step / decay)`, with `decay` in env steps."""
 
     first: float
     last: float
@@ -45,9 +43,9 @@ class Exponential:
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """A value of its own for each of `num_envs` envs (2 at least), the same at every env step.
+    """A constant for each of at least 2 envs: 0.4^(1 + 7 i / (num_envs - 1)), from 0.4 down to 0.00066.
 
-    Env i's is 0.4^(1 + 7 i / (num_envs - 1)), from 0.4 down to 0.00066 (Horgan et al. 2018, section 4.1).
+    See Horgan et al. 2018, section 4.1.
     """
 
     num_envs: int

@@ -45,11 +45,12 @@ class Blocked(PixelTrunk):
         # Whole rows first, then words within a row: two copies that torch does fast instead of one that it does slowly.
         rows = words.transpose(1, 2).reshape(len(obs), high, self.stack * 4, wide, self.colors)
         pixels = rows.transpose(2, 3).contiguous().view(len(obs), high, wide, -1).view(torch.uint8)
-        return pixels.to(self.conv1.weight.dtype).mul_(1 / 255).permute(0, 3, 1, 2)
+        scaled: Tensor = pixels.to(self.conv1.weight.dtype).mul_(1 / 255)
+        return scaled.permute(0, 3, 1, 2)
 
     def forward(self, prepared: Tensor) -> Tensor:
         """Features in the order (row, column, channel), so that channels-last activations need no copy."""
-        x = self.activation(self.conv1(prepared))
+        x: Tensor = self.activation(self.conv1(prepared))
         x = self.activation(self.conv2(_blocks_of_2x2(x)))
         if self.conv3 is not None:
             x = self.activation(self.conv3(x))
@@ -61,7 +62,7 @@ class Blocked(PixelTrunk):
         if name == "conv2.weight":
             return _strided(weight, 1, 2, self.conv1.out_channels)
         if name == "columns":  # of the layer behind: the papers' features are in the order (channel, row, column)
-            return weight.unflatten(1, self.map_shape).permute(0, 3, 1, 2).flatten(1)
+            return weight.view(-1, *self.map_shape).permute(0, 3, 1, 2).flatten(1)
         return weight
 
 
@@ -70,7 +71,8 @@ def _blocks_of_2x2(x: Tensor) -> Tensor:
     high, wide = x.shape[2] // 2, x.shape[3] // 2
     pixels = x.permute(0, 2, 3, 1)[:, : 2 * high, : 2 * wide]
     blocks = pixels.unflatten(2, (wide, 2)).unflatten(1, (high, 2)).transpose(2, 3)
-    return blocks.reshape(len(x), high, wide, -1).permute(0, 3, 1, 2)
+    rows: Tensor = blocks.reshape(len(x), high, wide, -1)
+    return rows.permute(0, 3, 1, 2)
 
 
 def _strided(weight: Tensor, depth: int, block: int, rest: int) -> Tensor:

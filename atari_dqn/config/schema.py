@@ -134,7 +134,7 @@ class NetworkConfig:
     head: Annotated[
         Literal["shared", "two_stream"],
         Setting(
-            "layers after the convolutions: shared (a hidden layer, then half its width to value and half to advantages,"
+            "layers after the convolutions: shared (a hidden layer, then half its width each for value and advantages,"
             " as labml) or two_stream (a hidden layer for each, as the paper)",
             source="labml annotated DQN; Wang 2016",
             structural=WEIGHTS,

@@ -1,92 +1,121 @@
-"""The network as an ONNX graph: an exported policy flows in, the model or its Q values flow out.
-
-Written node by node, as the network is small and its arithmetic fixed: the graph has the papers' layers under their
-names, and no tracing, torch or optimiser stands between. The same policy gives the same graph, to the byte, so that a
-reader can tell one of ours from any other program.
-"""
+"""The ONNX file: the reference network exported by torch, a foreign graph checked, a graph run by onnxruntime."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import logging
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
-from atari_dqn.policy.files import CONVOLUTIONS, Exported, extra, weight_shapes
+from atari_dqn.config.setting import ConfigError, shown
+from atari_dqn.policy.files import extra
+from atari_dqn.policy.header import KEY, Header
 
-OPSET, IR_VERSION = 23, 11
-"""The newest that onnxruntime 1.23 takes; nothing here needs more than opset 18."""
+if TYPE_CHECKING:
+    from atari_dqn.agent.reference import ReferenceNetwork
+
+OPSET = 18
+"""The lowest that torch's exporter writes; its files have IR version 10, which onnxruntime 1.18 and later read."""
+OPERATORS = {
+    *("Add", "Cast", "Conv", "Div", "Flatten", "Gemm", "MaxPool", "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid"),
+    *("Sub", "Transpose"),
+}
+"""The operators of our networks. None has a loop or a branch, reads a file, or makes a large tensor of a small one."""
 
 
-def model(policy: Exported, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """`observation`, uint8 (pixels) or float32 (vectors) [batch, *observation_shape], to `q`, float32 [batch, A]."""
-    header, config = policy.header, policy.header.config.network
-    nodes: list[onnx.NodeProto] = []
-    constants = [numpy_helper.from_array(policy.weights[name], name) for name in weight_shapes(header)]
+def to_onnx(header: Header, network: ReferenceNetwork) -> bytes:
+    """The content of `policy.onnx`: `observation` [batch, *observation_shape] to `q`, float32 [batch, num_actions].
 
-    def add(name: str, op: str, *inputs: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(op, list(inputs), [name], name, **attributes))
-        return name
+    Raises `ConfigError` if the extra is not installed.
+    """
+    import torch
 
-    def dense(name: str, x: str) -> str:
-        return add(name, "Gemm", x, f"{name}.weight", f"{name}.bias", transB=1)
+    extra("onnxscript")
+    observation = torch.from_numpy(np.zeros((2, *header.observation_shape), header.dtype))
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # or it reports that torchvision is not installed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about torch's own code
+            program = torch.onnx.export(
+                network.eval(),
+                (observation,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["observation"],
+                output_names=["q"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                verbose=False,
+            )
+    finally:
+        log.setLevel(level)
+    assert program is not None, "returned by the exporter if dynamo is True"
+    model = program.model_proto
+    for node in model.graph.node:
+        node.ClearField("metadata_props")  # stack traces, with paths of this machine
+    model.metadata_props.add(key=KEY, value=header.to_json())
+    content: bytes = model.SerializeToString()
+    return content
 
-    def active(x: str) -> str:
-        if config.activation == "silu":
-            return add(f"{x}.active", "Mul", x, add(f"{x}.gate", "Sigmoid", x))
-        return add(f"{x}.active", "Relu", x)
 
-    x = "observation"
-    if header.kind == "pixels":
-        frames, height, width, *colors = header.observation_shape
-        if colors:
-            constants.append(numpy_helper.from_array(np.array([-1, frames * colors[0], height, width]), "planes_shape"))
-            x = add("planes", "Reshape", add("colors_first", "Transpose", x, perm=[0, 1, 4, 2, 3]), "planes_shape")
-        constants.append(numpy_helper.from_array(np.array(1 / 255, np.float32), "scale"))
-        x = add("pixels", "Mul", add("levels", "Cast", x, to=TensorProto.FLOAT), "scale")
-        for name, _, kernel, stride in CONVOLUTIONS:
-            sizes = {"kernel_shape": [kernel, kernel], "strides": [stride, stride]}
-            x = active(add(name, "Conv", x, f"{name}.weight", f"{name}.bias", **sizes))
-    x = add("features", "Flatten", x, axis=1)
-    if header.kind == "vector":
-        for number in range(len(config.mlp_hidden) - 1):
-            x = active(dense(f"layers.{number}", x))
-    if config.dueling and config.head == "shared":
-        x = active(dense("shared", x))
-    if config.dueling:  # Wang et al. 2016, eq. 9
-        value = dense("value", active(dense("value_hidden", x)))
-        advantage = dense("advantage", active(dense("advantage_hidden", x)))
-        constants.append(numpy_helper.from_array(np.array([1]), "over_actions"))
-        mean = add("mean_advantage", "ReduceMean", advantage, "over_actions", keepdims=1)
-        add("q", "Add", value, add("centred", "Sub", advantage, mean))
-    else:
-        dense("q", active(dense("hidden", x)))
-    seen = TensorProto.UINT8 if header.kind == "pixels" else TensorProto.FLOAT
-    graph = helper.make_graph(
-        nodes,
-        "q_network",
-        [helper.make_tensor_value_info("observation", seen, ["batch", *header.observation_shape])],
-        [helper.make_tensor_value_info("q", TensorProto.FLOAT, ["batch", header.num_actions])],
-        constants,
+def read_metadata(content: bytes) -> tuple[onnx.ModelProto, str]:
+    """The model in a file, and the text of its header. Raises `ConfigError` for any other content."""
+    try:
+        model = onnx.ModelProto.FromString(content)
+        return model, next(entry.value for entry in model.metadata_props if entry.key == KEY)
+    except Exception as error:  # anything that a foreign file makes the reader raise
+        raise ConfigError(f"not an ONNX file of atari_dqn ({type(error).__name__})") from None
+
+
+def check_graph(model: onnx.ModelProto, header: Header) -> None:
+    """Raise `ConfigError` unless a graph is harmless, and takes and returns what its header says."""
+    graph = model.graph
+    foreign = sorted({node.op_type for node in graph.node if node.domain or node.op_type not in OPERATORS})
+    if foreign or model.functions or graph.sparse_initializer:
+        raise ConfigError(f"its graph has parts that no network of ours has: {shown(foreign)}")
+    for tensor in graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise ConfigError(f"the weight {shown(tensor.name)} is in another file")
+        try:
+            values = numpy_helper.to_array(tensor)
+        except Exception as error:  # anything that a foreign file makes the reader raise
+            raise ConfigError(f"the weight {shown(tensor.name)} is corrupt ({type(error).__name__})") from None
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ConfigError(f"the weight {shown(tensor.name)} has NaN or infinity")
+    element = TensorProto.UINT8 if header.kind == "pixels" else TensorProto.FLOAT
+    expected = (
+        [("observation", element, list(header.observation_shape))],
+        [("q", TensorProto.FLOAT, [header.num_actions])],
     )
-    made = helper.make_model(
-        graph, producer_name="atari_dqn", ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
-    )
-    helper.set_model_props(made, dict(metadata))
-    return made
+    if ([_signature(value) for value in graph.input], [_signature(value) for value in graph.output]) != expected:
+        raise ConfigError("its graph has other inputs and outputs than its header says")
 
 
-def onnx_q(policy: Exported) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]:
-    """Observations [B, *observation_shape] in their dtype to Q, float32 [B, A], by onnxruntime on the CPU."""
+def _signature(value: onnx.ValueInfoProto) -> tuple[str, int, list[int]]:
+    """Name, element type, and sizes but that of the batch."""
+    tensor = value.type.tensor_type
+    return value.name, tensor.elem_type, [size.dim_value for size in tensor.shape.dim[1:]]
+
+
+def onnx_q(graph: bytes) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]:
+    """A function from observations [B, *observation_shape] to Q values, float32 [B, A], by onnxruntime on the CPU.
+
+    Raises `ConfigError` for a graph that onnxruntime cannot run.
+    """
     runtime = extra("onnxruntime")
     options = runtime.SessionOptions()
-    # A policy's batches are small, and onnxruntime's further threads spin while they wait.
+    # The batches of a policy are small, and further threads of onnxruntime spin while they wait.
     options.intra_op_num_threads = 1
-    content = model(policy, {}).SerializeToString()
-    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    try:
+        session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common class
+        raise ConfigError(f"onnxruntime cannot run it: {str(error).splitlines()[0]}") from None
 
     def q(observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         (values,) = session.run(["q"], {"observation": observations})

@@ -1,6 +1,6 @@
-"""What there is to play with: the path of a run or of an exported policy flows in, a trained network flows out.
+"""The path of a run or of an exported policy, resolved and checked.
 
-What can be checked without torch is checked before it is imported: `Source.load` makes the network.
+Everything that can be checked without torch is checked first: `Source.load` builds the network.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.policy.files import ONNX, READERS, SAFETENSORS, Exported, Header, read_exported
+from atari_dqn.policy.files import ONNX, SAFETENSORS, SUFFIXES, Exported, read_exported
+from atari_dqn.policy.header import Header
 from atari_dqn.runs.directory import has_begun, read_config
 
-if TYPE_CHECKING:  # the real imports wait until the input is known to be right: they take seconds
+if TYPE_CHECKING:  # imported when the input is known to be right: it takes seconds
     import torch
 
     from atari_dqn.policy.trained import TrainedNetwork
@@ -26,10 +27,10 @@ class Source:
     """A run directory, or an exported policy."""
 
     path: Path
-    """of the run's directory, or of the file"""
+    """The run's directory, or the exported file."""
     checkpoint: str
     exported: Exported | None
-    """None: a run"""
+    """The content of the file; None for a run."""
 
     @property
     def config(self) -> TrainConfig:
@@ -38,33 +39,35 @@ class Source:
 
     @property
     def is_onnx(self) -> bool:
-        return self.exported is not None and self.path.suffix == ".onnx"
+        return self.exported is not None and self.exported.graph is not None
 
     @property
     def home(self) -> Path:
-        """The directory for what is made of it: evaluations and videos."""
+        """The directory for evaluations and videos."""
         return self.path.parent if self.exported else self.path
 
     def load(self, device: str | torch.device) -> TrainedNetwork:
-        """Raises `ConfigError` when the run has no such checkpoint."""
-        from atari_dqn.policy.layouts import OnnxNetwork, torch_network
-        from atari_dqn.policy.trained import TrainedNetwork, load_policy
+        """Build the network. Raises `ConfigError` if the run has no such checkpoint or the weights do not fit."""
+        from atari_dqn.policy.trained import load_exported, load_policy
 
         if self.exported is None:
             return load_policy(self.path, self.checkpoint, device)
-        network = OnnxNetwork(self.exported, device) if self.is_onnx else torch_network(self.exported, device)
-        header = self.exported.header
-        return TrainedNetwork(header.config, header.spec, network, header.env_step, skipped=[])
+        return load_exported(self.exported, self.path, device)
 
 
 def read_source(path: Path, checkpoint: str = "latest") -> Source:
-    """A run directory, a `.safetensors` or `.onnx` file of ours, or a directory with one (the former is preferred).
+    """Resolve a path.
 
-    Raises `ConfigError` when it is none of them, or an unsound one; `checkpoint` is for runs.
+    Args:
+        path: a run directory, a `.safetensors` or `.onnx` file, or a directory with one (safetensors is preferred).
+        checkpoint: latest, best or an env step; for runs only.
+
+    Raises:
+        ConfigError: the path is none of these, or the file is corrupt.
     """
     if not has_begun(path) and path.is_dir():
         path = next((path / name for name in (SAFETENSORS, ONNX) if (path / name).exists()), path)
-    if path.is_dir() or path.suffix not in READERS:
+    if path.is_dir() or path.suffix not in SUFFIXES:
         read_config(path)
         return Source(path, checkpoint, None)
     if checkpoint != "latest":
@@ -73,7 +76,7 @@ def read_source(path: Path, checkpoint: str = "latest") -> Source:
 
 
 def playable_source(path: Path, checkpoint: str = "latest") -> Source:
-    """`read_source`, for what will be played in the env that it names. Raises `ConfigError` as that and `check_env`."""
+    """`read_source`, with the env of a file checked too. Raises `ConfigError` as it and `check_env`."""
     source = read_source(path, checkpoint)
     if source.exported is not None:
         try:
@@ -84,7 +87,7 @@ def playable_source(path: Path, checkpoint: str = "latest") -> Source:
 
 
 def check_env(header: Header) -> None:
-    """Raise `ConfigError` unless the env that a file names is what the file says of it."""
+    """Raise `ConfigError` unless the env that a file names is as the file describes it."""
     check_module(header)
     from atari_dqn.envs.make import env_spec, resolve_env_id
     from atari_dqn.envs.protocol import PROTOCOLS
@@ -100,27 +103,10 @@ def check_env(header: Header) -> None:
 
 
 def check_module(header: Header) -> None:
-    """Raise `ConfigError` when making the env that a file names would import a module: a file may be anybody's."""
+    """Raise `ConfigError` if making the env that a file names would import a module, as a file may be anybody's."""
     module = header.env_id.rpartition(":")[0]
     if module and module not in sys.modules:
         raise ConfigError(
-            f"trained in {header.env_id}, and a file is not trusted to name a module: name the run that it was exported"
-            f" from; or, in a program, import {module} first"
+            f"trained in {header.env_id}, and a file is not trusted to name a module; try the run that it was exported"
+            f" from or, in a program, import {module} first"
         )
-
-
-def header_of(trained: TrainedNetwork, git_revision: str | None = None) -> Header:
-    """What an exported file says of a run's network."""
-    from atari_dqn.envs.single import interface
-
-    shape, first_action = interface(trained.spec)
-    return Header(
-        config=trained.config.replace(run_dir=None),
-        env_id=trained.spec.env_id,
-        kind=trained.spec.kind,
-        observation_shape=shape,
-        num_actions=trained.spec.num_actions,
-        first_action=first_action,
-        env_step=trained.env_step,
-        git_revision=git_revision,
-    )

@@ -1,53 +1,127 @@
-"""A trained network of a run, with what is needed to act with it."""
+"""A trained network with what is needed to act with it, from a run's checkpoint or from an exported file."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
 from atari_dqn.agent.network import make_network
-from atari_dqn.agent.weights import take_weights
+from atari_dqn.agent.reference import ReferenceNetwork
+from atari_dqn.agent.weights import check_fit, take_weights
 from atari_dqn.config.file import load_config
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
+from atari_dqn.envs.single import interface
+from atari_dqn.policy.files import Exported
+from atari_dqn.policy.header import Header
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedNetwork:
-    """A trained network with what is needed to act with it."""
+    """A trained network with its settings and its env."""
 
     config: TrainConfig
     spec: EnvSpec
-    network: torch.nn.Module
+    network: nn.Module
+    """Observations [B, stack, *frame_shape] to Q values, float32 [B, num_actions]."""
     env_step: int
     skipped: list[str]
-    """a line about each newer checkpoint that is none"""
+    """One line for each newer checkpoint that is corrupt."""
+
+    def q(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Q values, float32 [B, num_actions], of observations [B, *observation_shape] as the env shows them."""
+        device = next(self.network.parameters()).device
+        stacks = torch.from_numpy(observations).reshape(len(observations), self.spec.stack, *self.spec.frame_shape)
+        with torch.inference_mode():
+            values: npt.NDArray[np.float32] = self.network(stacks.to(device)).cpu().numpy()
+        return values
+
+    def header(self, git_revision: str | None = None) -> Header:
+        """The header of a file with this network."""
+        shape, first_action = interface(self.spec)
+        return Header(
+            config=self.config.replace(run_dir=None),
+            env_id=self.spec.env_id,
+            kind=self.spec.kind,
+            observation_shape=shape,
+            num_actions=self.spec.num_actions,
+            first_action=first_action,
+            env_step=self.env_step,
+            git_revision=git_revision,
+        )
 
 
 def load_policy(run_dir: Path, which: str = "latest", device: str | torch.device = "cpu") -> TrainedNetwork:
-    """The online network of a run's checkpoint; "latest" is the newest whole one.
+    """The online network of a run's checkpoint.
 
-    Raises `ConfigError` when the run or the checkpoint is not there.
+    Args:
+        run_dir: the run's directory.
+        which: "best", an env step, or "latest" for the newest valid one.
+        device: where the network will be.
+
+    Raises:
+        ConfigError: the run or the checkpoint does not exist.
     """
     if not (run_dir / "config.json").is_file():
         raise ConfigError(f"{run_dir} is not a run directory: it has no config.json")
     config = load_config(run_dir / "config.json")
     store = CheckpointStore(run_dir)
     try:
-        newest, faults = store.newest_whole() if which == "latest" else (None, {})
+        newest, corrupt = store.newest_whole() if which == "latest" else (None, {})
     except OSError as error:
         raise ConfigError(f"{store.directory}: {error.strerror}") from None
     path = newest or store.find(which)
-    skipped = [f"checkpoint {damaged} skipped: {reason}" for damaged, reason in faults.items()]
+    skipped = [f"checkpoint {name} skipped: {reason}" for name, reason in corrupt.items()]
     spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
     network = make_network(spec, config.network).to(device)
     take_weights(network, load_weights(path / "learner.pt", device), path)
     network.eval()
     step = int(re.sub(r"\D", "", path.name))
     return TrainedNetwork(config=config, spec=spec, network=network, env_step=step, skipped=skipped)
+
+
+def load_exported(exported: Exported, file: Path, device: str | torch.device = "cpu") -> TrainedNetwork:
+    """The network of an exported file: bit-identical to the one that was exported, or the file's ONNX graph.
+
+    Raises `ConfigError`, naming `file`, if the weights are not those of the network that the header describes.
+    """
+    header, spec = exported.header, exported.header.spec
+    network: nn.Module
+    if exported.graph is not None:
+        network = OnnxNetwork(exported.graph, header, device)
+    else:
+        weights = {name: torch.from_numpy(weight.copy()) for name, weight in exported.weights.items()}
+        with torch.device("meta"):  # no memory before the shapes are known to be right
+            check_fit(ReferenceNetwork(spec, header.config.network), weights, file)
+        network = make_network(spec, header.config.network)
+        network.load_state_dict(network.from_reference(weights))
+        network.to(device).eval()
+    return TrainedNetwork(header.config, spec, network, header.env_step, skipped=[])
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX graph, run by onnxruntime on the CPU, in place of a `QNetwork`."""
+
+    def __init__(self, graph: bytes, header: Header, device: str | torch.device = "cpu") -> None:
+        from atari_dqn.policy.onnx import onnx_q
+
+        super().__init__()
+        self._q: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]] = onnx_q(graph)
+        self._shape = header.observation_shape
+        # Callers look at a network's parameters to see on which device its observations must be.
+        self.device_of_observations = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Q values, float32 [B, A], of `obs` [B, stack, *frame_shape], on the same device."""
+        return torch.from_numpy(self._q(obs.reshape(len(obs), *self._shape).cpu().numpy())).to(obs.device)

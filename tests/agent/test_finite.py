@@ -21,4 +21,4 @@ def test_places_are_named_a_few_and_the_rest_counted() -> None:
 
 def test_a_dump_that_cannot_be_written_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "dumps").write_text("a file where the directory should be")
-    assert write_dump(tmp_path / "dumps" / "3.pt", {}, {}).endswith("dumps/3.pt cannot be written: File exists")
+    assert write_dump(file := tmp_path / "dumps" / "3.pt", {}, {}) == f"cannot write {file}: File exists"

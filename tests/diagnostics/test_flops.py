@@ -1,4 +1,4 @@
-"""The arithmetic of an update: counted by hand as torch counts it."""
+"""The operations of an update, as torch counts those of a learner and as counted by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from atari_dqn.agent.learner import Learner
 from atari_dqn.agent.network import make_network
 from atari_dqn.config.schema import LearnerConfig, NetworkConfig
-from atari_dqn.diagnostics.flops import forward_flops, matmul_peak, matmul_peaks, update_flops
+from atari_dqn.diagnostics.flops import matmul_peak, matmul_peaks, update_flops
 from benchmarks.plain_learner import FixedReplay, Spec, random_batch
 
 PIXELS, VECTORS = Spec(), Spec(kind="vector", frame_shape=(5,), num_actions=3)
@@ -25,6 +25,8 @@ PIXELS, VECTORS = Spec(), Spec(kind="vector", frame_shape=(5,), num_actions=3)
         (PIXELS, {"head": "two_stream"}, True),
         (PIXELS, {"dueling": False}, False),
         (Spec(frame_shape=(85, 50, 3), stack=2, num_actions=18), {}, True),
+        (PIXELS, {"network": "small"}, True),
+        (Spec(frame_shape=(40, 40)), {"network": "impala", "impala_width": 2}, True),
         (VECTORS, {"mlp_hidden": (7, 6)}, True),
         (VECTORS, {"mlp_hidden": (8,), "dueling": False}, False),
     ],
@@ -53,9 +55,10 @@ def test_an_update_has_as_many_operations_as_torch_counts(
 
 
 def test_the_nature_network_by_hand() -> None:
-    layers = forward_flops(make_network(PIXELS, NetworkConfig(dueling=False)))
+    counts = update_flops(make_network(PIXELS, NetworkConfig(dueling=False)), 1, double_q=False)
     products = [20 * 20 * 32 * 8 * 8 * 4, 9 * 9 * 64 * 4 * 4 * 32, 7 * 7 * 64 * 3 * 3 * 64, 7 * 7 * 64 * 512, 512 * 4]
-    assert layers == [2 * product for product in products]
+    once, first = sum(2 * product for product in products), 2 * products[0]
+    assert counts == {"forward": 2 * once, "backward": 2 * once - first}, "the first layer needs no input gradient"
 
 
 def test_the_peak_is_a_rate_that_matrices_reach() -> None:

@@ -13,12 +13,13 @@ from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
 from atari_dqn import Policy
 from atari_dqn.agent.actor import Actor
+from atari_dqn.agent.network import QNetwork
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import make_vector_env
 from atari_dqn.envs.protocol import PROTOCOLS, Protocol
 from atari_dqn.evaluation.evaluation import BRANCH, evaluate
-from atari_dqn.export import exported
-from atari_dqn.policy.files import ONNX, SAFETENSORS, to_onnx, to_safetensors
+from atari_dqn.policy.files import ONNX, SAFETENSORS, to_safetensors
+from atari_dqn.policy.onnx import to_onnx
 from atari_dqn.policy.trained import load_policy
 from atari_dqn.replay.ring import FrameRing
 from atari_dqn.workers.history import env_seeds
@@ -29,10 +30,12 @@ RAW: dict[str, Any] = {"frameskip": 1, "repeat_action_probability": 0.0}
 
 def export(run_dir: Path) -> Path:
     """Both files of a run's newest network, in the directory returned."""
-    policy = exported(load_policy(run_dir))
+    trained = load_policy(run_dir)
+    assert isinstance(trained.network, QNetwork)
+    header, network = trained.header(), trained.network.reference()
     (run_dir / "export").mkdir()
-    (run_dir / "export" / SAFETENSORS).write_bytes(to_safetensors(policy))
-    (run_dir / "export" / ONNX).write_bytes(to_onnx(policy))
+    (run_dir / "export" / SAFETENSORS).write_bytes(to_safetensors(header, network))
+    (run_dir / "export" / ONNX).write_bytes(to_onnx(header, network))
     return run_dir / "export"
 
 
@@ -310,6 +313,22 @@ def test_an_onnx_policy_needs_no_torch(cartpole: Path) -> None:
         "env.step(policy.act(observation))"
     )
     assert imports(program, "gymnasium", "labml") == ["gymnasium"]
+
+
+def test_onnxruntime_is_imported_with_its_telemetry_off(cartpole: Path) -> None:
+    """It reads the variable at its import; a call afterwards would come too late."""
+    program = (
+        "import os, sys\n"
+        "os.environ.pop('ORT_DISABLE_TELEMETRY', None)\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'onnxruntime':\n"
+        "            print(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "from atari_dqn import Policy\n"
+        f"Policy.load({str(cartpole / 'export' / ONNX)!r})"
+    )
+    assert python("-c", program).stdout == "1\n"
 
 
 def test_nothing_but_gymnasium_and_policy_is_needed_for_a_game(breakout: Path) -> None:
