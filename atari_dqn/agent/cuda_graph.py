@@ -1,9 +1,9 @@
 """CUDA graphs of the learner's gradient step and the actor's network: one launch instead of a few hundred.
 
 Nothing is written twice for them. The same Python code first runs eagerly a few times, then once while CUDA captures
-what it launches; afterwards the graph is replayed. A graph holds addresses, not values, so each replay reads the present
-learning rate, gradient norm, beta, head of the replay, and weights loaded in place. Python does not run in a replay, so
-decisions in Python, such as when to sync the target, stay outside.
+what it launches; afterwards the graph is replayed. A graph holds addresses, not values, so each replay reads the
+present learning rate, gradient norm, beta, head of the replay, and weights loaded in place. Python does not run in a
+replay, so decisions in Python, such as when to sync the target, stay outside.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ def resolve_precision(requested: str, device: torch.device, deterministic: bool)
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed blocks instead of returning them to the kernel.
 
-    Every update frees and allocates activations of a few megabytes; by default each allocation costs newly zeroed pages.
-    This affects the whole process, may be repeated, and does nothing without glibc.
+    Every update frees and allocates activations of a few megabytes; by default each allocation costs newly zeroed
+    pages. This affects the whole process, may be repeated, and does nothing without glibc.
     """
     if sys.platform != "linux":
         return

@@ -136,7 +136,7 @@ class FrameRing:
         self._steps = arange(self.xp, 0, n_step + 1, device)
         self._latest = torch.empty((num_envs, stack, *frame_shape), dtype=dtype, device=device)
         self._staging = Staging(num_envs, frame_shape, dtype, device)
-        self._uploaded = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._uploaded = torch.cuda.Event() if device.type == "cuda" else None
 
     @property
     def ended(self) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ class Staging:
     def __init__(self, rows: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         self.device = device
         self._pinned = torch.empty((rows, *shape), dtype=dtype, pin_memory=True) if device.type == "cuda" else None
-        self._read = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._read = torch.cuda.Event() if device.type == "cuda" else None
 
     def upload(self, values: Tensor, target: Tensor | None = None) -> Tensor:
         """Copy to the device, asynchronously on a GPU. Waits only until the previous upload has been read.

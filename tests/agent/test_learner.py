@@ -449,6 +449,7 @@ def test_convolutions_stay_channels_last_in_the_one_vector() -> None:
     learner = make_learner(BREAKOUT, precision="bf16")
     for network in (learner.online, learner.target, learner.policy, learner.target_policy):
         assert isinstance(network.trunk, Blocked)
+        assert network.trunk.conv3 is not None
         assert network.trunk.conv3.weight.is_contiguous(memory_format=torch.channels_last)
 
 
