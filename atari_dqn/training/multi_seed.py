@@ -14,12 +14,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
-from atari_dqn.cli.output import open_console, say
+from atari_dqn.cli.format import duration
+from atari_dqn.cli.output import StatusLine, open_console, say
 from atari_dqn.config.derived import Derived
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, flag, settings
@@ -31,7 +32,6 @@ from atari_dqn.system.signals import StopRequest
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 
 RUN_BYTES = 1.2e9
@@ -194,7 +194,7 @@ def _words(name: str, value: Any) -> list[str]:
 def _train_all(runs: list[Run], beside: int, stop: StopRequest, console: Console) -> None:
     told = False
     try:
-        with _board(console) as show:
+        with StatusLine(console, "starting") as status:
             while any(run.state == "running" or (run.state == "waiting" and not told) for run in runs):
                 if stop.asked() and not told:
                     told = True
@@ -204,28 +204,13 @@ def _train_all(runs: list[Run], beside: int, stop: StopRequest, console: Console
                 waiting = [run for run in runs if run.state == "waiting"]
                 if waiting and not told and sum(run.state == "running" for run in runs) < beside:
                     waiting[0].start()
-                show(runs, beside)
+                status.update(_line(runs, beside))
                 time.sleep(LOOK_SECONDS)
                 for run in runs:
                     run.look()
     finally:
         for run in runs:
             run.stop()
-
-
-@contextlib.contextmanager
-def _board(console: Console) -> Iterator[Any]:
-    """Yields a function that shows the progress: a table on a terminal, a line now and then elsewhere."""
-    if not console.is_terminal:
-        from atari_dqn.cli.output import StatusLine
-
-        with StatusLine(console, "") as status:
-            yield lambda runs, beside: status.update(_line(runs, beside))
-        return
-    from rich.live import Live
-
-    with Live(console=console, auto_refresh=False) as live:
-        yield lambda runs, beside: live.update(_table(runs, beside), refresh=True)
 
 
 def _line(runs: list[Run], beside: int) -> str:
@@ -240,27 +225,6 @@ def _line(runs: list[Run], beside: int) -> str:
     return "  ".join([*map(one, runs), f"ETA {_eta(runs, beside)}"])
 
 
-def _table(runs: list[Run], beside: int) -> Table:
-    from rich import box
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, caption=f"ETA of all: {_eta(runs, beside)}", caption_justify="left")
-    for name in ("seed", "", "env steps", "", "steps/s", "score"):
-        table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
-    for run in runs:
-        row = run.row()
-        table.add_row(
-            str(run.seed),
-            "starting" if run.state == "running" and not row else run.state,
-            f"{row.get('env_step', 0):,}",
-            ProgressBar(total=run.total, completed=row.get("env_step", 0), width=8),
-            f"{row['charts/SPS']:,.0f}" if run.state == "running" and row else "",
-            _score(row),
-        )
-    return table
-
-
 def _score(row: dict[str, Any]) -> str:
     """Mean score of the last games; empty before the first game has ended."""
     score, human = (row.get(f"charts/{name}") for name in ("episodic_return", "human_normalized"))
@@ -269,8 +233,6 @@ def _score(row: dict[str, Any]) -> str:
 
 def _eta(runs: list[Run], beside: int) -> str:
     """Time until all are done, at the mean pace of those that are learning."""
-    from atari_dqn.cli.format import duration
-
     rows = [(run, run.row()) for run in runs]
     learn = [row for run, row in rows if run.state != "waiting" and row.get("env_step", 0) >= run.learns_from]
     paces = [row["charts/SPS"] for row in learn if row.get("charts/SPS")]
