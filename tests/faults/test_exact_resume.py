@@ -191,7 +191,7 @@ def test_a_run_that_was_exact_only_from_some_time_on_is_cut_in_two_alike(
     whole = make_trainer()
     try:
         (line,) = resume(whole, first).notes
-        assert "cut: the checkpoint is of a run without --deterministic" in line
+        assert "cut: the checkpoint was written by a run without --deterministic" in line
         whole.start()
         iterate(whole, 60)
         save(whole, second)

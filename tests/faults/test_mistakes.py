@@ -160,4 +160,4 @@ def test_a_broken_config_of_a_run_is_told(tmp_path: Path) -> None:
 
 def test_a_home_of_nobody_is_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "no user of that name" in refusal(["--run-dir", "~nobody of that name/run"], tmp_path)
+    assert "unknown user" in refusal(["--run-dir", "~nobody of that name/run"], tmp_path)
