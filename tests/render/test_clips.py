@@ -231,6 +231,7 @@ def test_a_stop_gives_up_the_clip_that_is_being_made(tmp_path: Path) -> None:
 def test_the_end_of_a_run_does_not_wait_forever_for_a_clip_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(recording, "SECONDS", 5)  # so that the clip is long enough to reach the step that hangs
     monkeypatch.setattr(recording, "LAST_DEADLINE", 2.0)
     settings: dict[str, Any] = {
         "env_id": "tests.render.test_clips:FilmHangs-v0",
