@@ -102,7 +102,6 @@ class Supervisor:
                 self._raise_first({index: too_many})
             self.failures.append(f"{self._name(index)} {failure}")
             former = self.processes[index]
-            former.kill()
             former.close_pipes()
             former.end(0)
         again = {}

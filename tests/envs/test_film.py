@@ -83,6 +83,17 @@ def test_a_nature_game_begins_with_0_to_29_no_ops_and_a_machado_game_with_none()
     assert len(pictures) == 1
 
 
+def test_a_score_starts_after_the_no_ops() -> None:
+    """Skiing pays a negative reward at every frame."""
+    scores: list[float] = []
+    env = FilmedEnv(env_spec("ALE/Skiing-v5", NATURE, 4), NATURE, lambda picture: scores.append(env.score))
+    for seed in range(4):
+        env.reset(seed)
+        assert env.score == 0
+    env.close()
+    assert min(scores) < 0, "no-ops were played"
+
+
 @pytest.mark.parametrize(("protocol", "sticky", "num_actions"), [(NATURE, 0.0, 4), (MACHADO, 0.25, 18)])
 def test_the_emulator_is_set_as_the_protocol_says(protocol: Any, sticky: float, num_actions: int) -> None:
     env = FilmedEnv(env_spec("ALE/Breakout-v5", protocol, 4), protocol, no_show)
