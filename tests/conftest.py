@@ -28,5 +28,6 @@ def _the_same_whatever_ran_before() -> None:
     """
     torch.manual_seed(1)
     torch.use_deterministic_algorithms(False)
+    torch.set_flush_denormal(False)
     torch.backends.cudnn.allow_tf32 = True
     torch.set_num_threads(1)
