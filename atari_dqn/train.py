@@ -51,7 +51,7 @@ class TrainCommand(TrainConfig):
         Path | None, tyro.conf.arg(help="another run's config.json to take the settings from; flags override it")
     ] = None
     init_from: Annotated[
-        Path | None, tyro.conf.arg(help="start from the weights of this checkpoint directory or learner.pt")
+        Path | None, tyro.conf.arg(help="start from the weights of this checkpoint directory or learner.safetensors")
     ] = None
     labml_url: Annotated[
         str | None, tyro.conf.arg(help="report to the labml server at this URL, such as http://127.0.0.1:5005/api/v1")

@@ -15,7 +15,8 @@ from atari_dqn.comparison.runs import GAMES, SCORE
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
-from atari_dqn.runs.checkpoints import CheckpointStore, Snapshot
+from atari_dqn.runs.checkpoint_files import Snapshot
+from atari_dqn.runs.checkpoints import CheckpointStore
 
 
 def make_run(run_dir: Path, env_id: str, env_step: int = 5000, **settings: Any) -> Path:

@@ -419,7 +419,7 @@ def test_clips_and_edits_of_their_interval_do_not_make_another_configuration(tmp
 def test_an_invalid_row_is_named(file: str, row: dict[str, Any], fault: str, tmp_path: Path) -> None:
     (run_dir,) = seeds(tmp_path, "run", [10.0])
     (run_dir / f"{file}.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(ConfigError, match=f"{file}.jsonl, line 1, is no row: {fault}"):
+    with pytest.raises(ConfigError, match=f"{file}.jsonl, line 1, is not a row: {fault}"):
         compare.main([str(run_dir)])
 
 

@@ -103,11 +103,11 @@ def test_the_newest_valid_checkpoint_is_evaluated_and_a_corrupt_one_named(
     run_dir = make_run(tmp_path / "run", "CartPole-v1")
     whole = run_dir / "checkpoints/5000"
     shutil.copytree(whole, run_dir / "checkpoints/6000")
-    (run_dir / "checkpoints/6000/learner.pt").write_bytes(b"torn")
+    (run_dir / "checkpoints/6000/learner.safetensors").write_bytes(b"torn")
     assert evaluate.main([str(run_dir), "--episodes", "1", "--num-workers", "1", "--epsilon", "0"]) == 0
     assert read_rows(run_dir / "evaluations.jsonl")[0]["env_step"] == 5000
-    assert "checkpoints/6000 skipped: learner.pt has 4 bytes" in capsys.readouterr().out.replace("\n", "")
-    with pytest.raises(ConfigError, match="6000 is damaged: learner"):
+    assert "checkpoints/6000 skipped: learner.safetensors does not match" in capsys.readouterr().out.replace("\n", "")
+    with pytest.raises(ConfigError, match="6000 is corrupt: learner"):
         evaluate.main([str(run_dir), "--checkpoint", "6000"])
 
 

@@ -17,7 +17,7 @@ from atari_dqn.evaluation.episodes import Episode
 from atari_dqn.monitoring.tensorboard import TensorBoard
 from atari_dqn.monitoring.terminal import Terminal
 from atari_dqn.monitoring.views import Film, Page, Row, View
-from atari_dqn.runs.records import Journal, cut_back, line
+from atari_dqn.runs.records import Journal, discard_after, line
 
 
 class JsonLines:
@@ -49,7 +49,7 @@ class Monitor:
         """Cuts the run's records back to `env_steps`, where it resumes. Raises `OSError` if they cannot be written."""
         metrics, evaluations, episodes = (run_dir / f"{name}.jsonl" for name in ("metrics", "evaluations", "episodes"))
         for file in (metrics, evaluations, episodes):
-            cut_back(file, env_steps)
+            discard_after(file, env_steps)
         self._console = console
         self._tensorboard = TensorBoard(run_dir, env_steps, self.say)
         self._views: list[View] = [JsonLines(Journal(metrics, self.say)), self._tensorboard]

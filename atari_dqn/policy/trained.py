@@ -24,6 +24,7 @@ from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.envs.single import interface
 from atari_dqn.policy.files import Exported
 from atari_dqn.policy.header import Header
+from atari_dqn.runs.checkpoint_files import LEARNER
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
 
 
@@ -78,14 +79,14 @@ def load_policy(run_dir: Path, which: str = "latest", device: str | torch.device
     config = load_config(run_dir / "config.json")
     store = CheckpointStore(run_dir)
     try:
-        newest, corrupt = store.newest_whole() if which == "latest" else (None, {})
+        newest, corrupt = store.newest_valid() if which == "latest" else (None, {})
     except OSError as error:
         raise ConfigError(f"{store.directory}: {error.strerror}") from None
     path = newest or store.find(which)
     skipped = [f"checkpoint {name} skipped: {reason}" for name, reason in corrupt.items()]
     spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
     network = make_network(spec, config.network).to(device)
-    take_weights(network, load_weights(path / "learner.pt", device), path)
+    take_weights(network, load_weights(path / LEARNER), path)
     network.eval()
     step = int(re.sub(r"\D", "", path.name))
     return TrainedNetwork(config=config, spec=spec, network=network, env_step=step, skipped=skipped)

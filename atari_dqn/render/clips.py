@@ -26,8 +26,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.evaluation.references import with_human
 from atari_dqn.policy.trained import TrainedNetwork
-from atari_dqn.runs.archive import load_tensors
-from atari_dqn.runs.checkpoint_files import MOST_TENSORS
+from atari_dqn.runs.checkpoint_files import load_tensors
 from atari_dqn.system.processes import end_with_parent
 
 if TYPE_CHECKING:  # the training itself draws nothing
@@ -107,7 +106,7 @@ def make_clip(order: Order) -> Clip:
 
     config, spec, protocol = order.config, order.spec, PROTOCOLS[order.config.env.protocol]
     network = make_network(spec, config.network)
-    take_weights(network, load_tensors(order.weights, "cpu", MOST_TENSORS), order.weights)
+    take_weights(network, load_tensors(order.weights), order.weights)
     policy = TrainedNetwork(config, spec, network.eval(), order.env_step, [])
     gif: list[Picture] = []
 

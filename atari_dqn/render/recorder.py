@@ -7,7 +7,6 @@ stays in the process that films.
 from __future__ import annotations
 
 import contextlib
-import io
 import multiprocessing
 import time
 from multiprocessing.connection import Connection
@@ -19,6 +18,7 @@ import torch
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.render.clips import Clip, Order, one_line, serve
+from atari_dqn.runs.checkpoint_files import tensor_bytes
 from atari_dqn.system.processes import quiet_spawn
 
 SECONDS = 12
@@ -55,9 +55,7 @@ class Recorder:
         weights = self._directory / f".{env_step}-clip.weights"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            saved = io.BytesIO()  # on a full disk torch.save does not say that it is full
-            torch.save({name: tensor.cpu() for name, tensor in network.state_dict().items()}, saved)
-            weights.write_bytes(saved.getbuffer())
+            weights.write_bytes(tensor_bytes(network.state_dict()))
             file = self._directory / f"{env_step}-clip.mp4"
             order = Order(file, weights, self._config, self._spec, env_step, SECONDS, self._seed)
             self._answer, theirs = multiprocessing.Pipe(duplex=False)

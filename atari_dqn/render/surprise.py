@@ -30,7 +30,6 @@ from atari_dqn.replay.base import Replay
 from atari_dqn.replay.make import make_replay
 from atari_dqn.replay.ring import FrameRing
 from atari_dqn.runs import checkpoint_files as files
-from atari_dqn.runs.archive import Unsound
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.system.files import replace
 
@@ -89,9 +88,9 @@ def load_replay(policy: TrainedNetwork, path: Path) -> tuple[Replay, torch.nn.Mo
         device=cpu,
     )
     try:
-        snapshot = files.read(path, cpu, replay.frames)
+        snapshot = files.read(path, replay.frames)
         replay.load(snapshot.replay | {"frames": snapshot.frames})
-    except (Unsound, ValueError, LookupError) as error:
+    except (files.CorruptError, ValueError, LookupError) as error:
         raise ConfigError(f"cannot read the replay of checkpoint {path}: {error}") from None
     target = make_network(spec, config.network)
     take_weights(target, snapshot.learner["target"], path)

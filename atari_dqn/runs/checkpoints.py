@@ -1,7 +1,7 @@
-"""The checkpoints of a run: snapshots flow in, and the newest whole one flows out, or a policy made of one.
+"""Checkpoints of a run: saving them, finding the newest valid one, removing old ones.
 
-A checkpoint is written under a temporary name, flushed to disk, and renamed last: whatever moment a save is killed at,
-the newest complete one stays. The files `latest` and `best` name a checkpoint to people; nothing here believes them.
+A checkpoint is written under a temporary name, flushed to the disk and renamed last: whenever a save is killed, the
+newest complete checkpoint stays. The files `latest` and `best` name checkpoints for people; the code ignores them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import torch
 
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.runs import checkpoint_files as files
-from atari_dqn.runs.archive import Unsound, load_tensors
-from atari_dqn.runs.checkpoint_files import Snapshot, fsync
+from atari_dqn.runs.checkpoint_files import LEARNER, CorruptError, Snapshot, load_tensors
+from atari_dqn.system.files import fsync, replace
 
 NAME = re.compile(r"(?P<step>0|[1-9][0-9]*)|\.(?P<former>0|[1-9][0-9]*)\.former")
-"""A checkpoint's directory; the second while another of the same env step takes its place."""
+"""Names of a checkpoint's directory; the second one while another checkpoint of the same env step replaces it."""
+ONLINE = "online/"
+"""Prefix of the online network's weights in a learner's file."""
+EXPECTED = f"give a checkpoint's directory or its {LEARNER}"
 
 
 class CheckpointStore:
@@ -31,18 +34,18 @@ class CheckpointStore:
         self.keep = keep
 
     def steps(self) -> list[int]:
-        """Env steps of the stored checkpoints, oldest first, whole or not."""
+        """Env steps of the stored checkpoints, oldest first, valid or not."""
         return sorted(self._stored())
 
     def save(self, env_step: int, snapshot: Snapshot, score: float | None) -> Path:
-        """Write the checkpoint of `env_step`, then drop old ones: the newest `keep` stay, and the best `score`.
+        """Write the checkpoint of `env_step`, then remove old ones: the newest `keep` and the best `score` stay.
 
-        Raises `OSError`; what was half written is gone then, and what was stored before is still there.
+        Raises `OSError`; then the incomplete checkpoint is removed and earlier ones are unchanged.
         """
         if not self.directory.is_dir():
             self.directory.mkdir(parents=True, exist_ok=True)
             fsync(self.directory.parent)
-        self._clean_up()
+        self._remove_leftovers()
         temporary, final = self.directory / f".{env_step}.partial", self.directory / str(env_step)
         temporary.mkdir()
         try:
@@ -54,56 +57,59 @@ class CheckpointStore:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        # The checkpoint is whole. What follows is for room and for people, and no part of it may keep another from it.
+        # The checkpoint is complete. The rest frees space and helps people; a failure there must not fail the save.
         best = self._best()
         for step in self.steps()[: -self.keep]:
             if step not in (best, env_step):
-                with contextlib.suppress(OSError):
-                    shutil.rmtree(self.directory / str(step))
+                shutil.rmtree(self.directory / str(step), ignore_errors=True)
         with contextlib.suppress(OSError):
-            self._clean_up()
+            self._remove_leftovers()
         for pointer, named in (("latest", env_step), ("best", best)):
             with contextlib.suppress(OSError):
-                if named is not None:
-                    self._point(pointer, named)
-        with contextlib.suppress(OSError):
-            fsync(self.directory)
+                replace(self.directory / pointer, str(named).encode())
         return final
 
-    def newest_whole(self) -> tuple[Path | None, dict[Path, str]]:
-        """The newest whole checkpoint, and of each newer one why it is none. Raises `OtherFormat`."""
-        faults: dict[Path, str] = {}
+    def newest_valid(self) -> tuple[Path | None, dict[Path, str]]:
+        """The newest valid checkpoint, and why each newer one was skipped. Raises `FormatError`."""
+        skipped: dict[Path, str] = {}
         for _, path in sorted(self._stored().items(), reverse=True):
             try:
                 files.check(path)
-                return path, faults
-            except Unsound as fault:
-                faults[path] = str(fault)
-        return None, faults
+                return path, skipped
+            except CorruptError as error:
+                skipped[path] = str(error)
+        return None, skipped
 
-    def load_newest(self, device: torch.device, frames: torch.Tensor) -> tuple[Snapshot | None, list[str]]:
-        """The newest whole checkpoint (None: there is none) and a line about each newer one that was skipped.
+    def load_newest(self, frames: torch.Tensor) -> tuple[Snapshot | None, list[str]]:
+        """Load the newest valid checkpoint and rename the corrupt ones that were skipped.
 
-        The frames are read straight into the first rows of `frames`, the ring's own tensor. Skipped checkpoints are
-        renamed, so that they neither stand before newer ones nor crowd them out. Raises `ConfigError` when there are
-        checkpoints and none is whole: to start over silently would bury what might still be rescued; when one does not
-        fit; and when it cannot be read.
+        Renamed ones no longer stand before newer checkpoints, nor count among those that are kept.
+
+        Args:
+            frames: The ring's own tensor, [rows, num_envs, *frame_shape]; the frames are read into its first rows.
+
+        Returns:
+            The snapshot, None without any checkpoint; and a line about each that was skipped.
+
+        Raises:
+            ConfigError: all checkpoints are corrupt (starting over would bury what can perhaps be repaired), or the
+                newest valid one does not fit this run or cannot be read.
         """
         try:
-            self._clean_up()
-            newest, faults = self.newest_whole()
+            self._remove_leftovers()
+            newest, skipped = self.newest_valid()
             if newest is not None:
-                snapshot = files.read(newest, device, frames)
-                return snapshot, [_set_aside(path, reason) for path, reason in faults.items()]
-        except Unsound as fault:
-            raise ConfigError(f"checkpoint {newest} has its checksums, and yet is none: {fault}") from None
+                snapshot = files.read(newest, frames)
+                return snapshot, [_set_aside(path, reason) for path, reason in skipped.items()]
+        except CorruptError as error:
+            raise ConfigError(f"checkpoint {newest} passes its checksums but cannot be read: {error}") from None
         except OSError as error:
             raise ConfigError(f"{error.filename or self.directory}: {error.strerror or error}") from None
-        if faults:
-            first, reason = next(iter(faults.items()))
+        if skipped:
+            first, reason = next(iter(skipped.items()))
             raise ConfigError(
-                f"no whole checkpoint is left in {self.directory} (the newest, {first.name}: {reason});"
-                " name another --run-dir to start over"
+                f"no valid checkpoint in {self.directory} (the newest, {first.name}: {reason});"
+                " choose another --run-dir to start over"
             )
         return None, []
 
@@ -114,25 +120,25 @@ class CheckpointStore:
         except OSError as error:
             raise ConfigError(f"{self.directory}: {error.strerror}") from None
         if not stored:
-            raise ConfigError(f"{self.directory} holds no checkpoint; train writes one every --checkpoint-interval")
+            raise ConfigError(f"no checkpoint in {self.directory}; train writes one every --checkpoint-interval")
         named = {"latest": max(stored), "best": self._best()}
         step = int(which) if which.isascii() and which.isdigit() else named.get(which)
         if step not in stored:
             known = ", ".join(map(str, sorted(stored)))
-            raise ConfigError(f"no checkpoint {which!r} in {self.directory}; it must be latest, best or one of {known}")
+            raise ConfigError(f"no checkpoint {which!r} in {self.directory}; choose latest, best or one of {known}")
         try:
             files.check(stored[step])
-        except Unsound as fault:
-            raise ConfigError(f"checkpoint {stored[step]} is damaged: {fault}") from None
+        except CorruptError as error:
+            raise ConfigError(f"checkpoint {stored[step]} is corrupt: {error}") from None
         return stored[step]
 
     def _stored(self) -> dict[int, Path]:
-        """By env step. One that was just being replaced counts where what replaces it is not there."""
+        """Directories by env step. One that was being replaced counts unless its replacement is there."""
         try:
             found = [(match, path) for path in self.directory.iterdir() if (match := NAME.fullmatch(path.name))]
         except FileNotFoundError:
             if os.path.lexists(self.directory):
-                raise  # a link to a disk that is not there: what it holds must not be taken for nothing
+                raise  # a link to a disk that is not mounted: there may well be checkpoints
             return {}
         formers = {int(match["former"]): path for match, path in found if match["former"]}
         return formers | {int(match["step"]): path for match, path in found if match["step"] and path.is_dir()}
@@ -142,46 +148,40 @@ class CheckpointStore:
         scores = {step: score for step, path in self._stored().items() if (score := files.score(path)) is not None}
         return max(scores, key=lambda step: (scores[step], step), default=None)
 
-    def _clean_up(self) -> None:
-        """Do away with what a killed save left. Only for who holds the run: another's save may be under way."""
+    def _remove_leftovers(self) -> None:
+        """Remove leftovers of interrupted saves. The caller must hold the run's lock."""
         for step, path in self._stored().items():
             if path.name != str(step):
                 path.rename(self.directory / str(step))
-        for litter in (*self.directory.glob(".*.partial"), *self.directory.glob(".*.former")):
-            shutil.rmtree(litter) if litter.is_dir() and not litter.is_symlink() else litter.unlink()
-
-    def _point(self, pointer: str, env_step: int) -> None:
-        temporary = self.directory / f".{pointer}.partial"
-        temporary.write_text(str(env_step))
-        fsync(temporary)
-        temporary.rename(self.directory / pointer)
+        for leftover in (*self.directory.glob(".*.partial"), *self.directory.glob(".*.former")):
+            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
 
-def _set_aside(damaged: Path, reason: str) -> str:
-    """Rename a checkpoint that is none. Returns a line about it."""
-    names = (f"{damaged.name}.damaged{suffix}" for suffix in ("", *(f".{number}" for number in range(2, 1000))))
-    free = next(name for name in names if not damaged.with_name(name).exists())
-    damaged.rename(damaged.with_name(free))
-    return f"checkpoint {damaged} skipped and renamed to {free}: {reason}"
+def _set_aside(corrupt: Path, reason: str) -> str:
+    """Rename a corrupt checkpoint. Returns a line about it."""
+    names = (f"{corrupt.name}.corrupt{suffix}" for suffix in ("", *(f".{number}" for number in range(2, 1000))))
+    free = next(name for name in names if not corrupt.with_name(name).exists())
+    corrupt.rename(corrupt.with_name(free))
+    return f"checkpoint {corrupt} skipped and renamed to {free}: {reason}"
 
 
-def load_weights(file: Path, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
-    """The online network's weights from a checkpoint directory or its `learner.pt`. Raises `ConfigError`.
+def load_weights(source: Path) -> dict[str, torch.Tensor]:
+    """Weights of the online network, on the CPU.
 
-    The file may be anybody's: no more is read of it than tensors, nor more bytes than a network could have.
+    Args:
+        source: A checkpoint's directory, which is checked, or its `learner.safetensors`, which may be anybody's.
+
+    Raises:
+        ConfigError: there are no such weights, or the checkpoint is not valid.
     """
-    if file.is_dir():
-        try:
-            files.check(file)
-        except Unsound as fault:
-            raise ConfigError(f"{file} is no whole checkpoint: {fault}") from None
-        file = file / "learner.pt"
     try:
-        weights = load_tensors(file, device, files.MOST_TENSORS).get("online")
-    except Unsound as fault:
-        raise ConfigError(f"no weights at {file}: {fault}; a checkpoint's learner.pt has them") from None
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(weight, torch.Tensor) for name, weight in weights.items()
-    ):
-        raise ConfigError(f"no weights at {file}; a checkpoint's learner.pt has them")
+        if source.is_dir():
+            files.check(source)
+            source = source / LEARNER
+        tensors = load_tensors(source)
+    except CorruptError as error:
+        raise ConfigError(f"no weights in {source}: {error}; {EXPECTED}") from None
+    weights = {name.removeprefix(ONLINE): tensor for name, tensor in tensors.items() if name.startswith(ONLINE)}
+    if not weights:
+        raise ConfigError(f"no weights in {source}; {EXPECTED}")
     return weights

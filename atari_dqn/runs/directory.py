@@ -1,4 +1,4 @@
-"""A run directory as far as torch is not needed: whether a run may live there, who holds it, its settings and rows."""
+"""A run directory: its name, its checks before a start, its settings, and what it ran on. Needs no torch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from atari_dqn.runs.lock import LOCK
 from atari_dqn.system.files import replace
 from atari_dqn.system.machine import describe_system
 
+PARTIAL = "config.partial"
+"""Name of the settings' file while it is being written, at the start of a run."""
+
 
 def new_run_dir(config: TrainConfig, seeds: int = 1) -> Path:
     """`runs/<env>-<seed>-<time>`, or `runs/<env>-<first>to<last>-<time>` for several seeds."""
@@ -27,38 +30,43 @@ def new_run_dir(config: TrainConfig, seeds: int = 1) -> Path:
 
 
 def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
-    """Raise `ConfigError` unless a run with `config` can begin or go on in `run_dir`; creates nothing.
+    """Check that a run with `config` can start or resume in `run_dir`, without creating anything.
 
-    A run may go on with other rates and intervals, but not as another run. Returns a line for each setting that is to
-    be another from now on, such as `--learning-rate 0.0001 -> 0.0005`.
+    A run may resume with other rates and intervals, but not as another run.
+
+    Returns:
+        A line for each setting that changes, such as `--learning-rate 0.0001 -> 0.0005`.
+
+    Raises:
+        ConfigError: it cannot.
     """
     try:
         place = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
         if not place.is_dir() or not os.access(place, os.W_OK):
             what = "not writable" if place.is_dir() else "a file"
-            raise ConfigError(f"--run-dir {run_dir}: {place} is {what}; name a directory that can be written")
-        begun = has_begun(run_dir)
+            raise ConfigError(f"--run-dir {run_dir}: {place} is {what}; choose a writable directory")
+        started = has_begun(run_dir)
         checkpoints = run_dir / "checkpoints"
         if checkpoints.exists() and not os.access(checkpoints, os.W_OK):
-            raise ConfigError(f"--run-dir {run_dir}: {checkpoints} is not writable, and training saves there")
-        if not begun and (several := seeds_in(run_dir)):
+            raise ConfigError(f"--run-dir {run_dir}: {checkpoints} is not writable, but training saves there")
+        if not started and (several := seeds_in(run_dir)):
             raise ConfigError(
-                f"--run-dir {run_dir} holds several seeds; give --seeds too, or one of them: {several[0]}"
+                f"--run-dir {run_dir} has runs of several seeds; add --seeds, or choose one of them: {several[0]}"
             )
-        if not begun and run_dir.exists() and {path.name for path in run_dir.iterdir()} - {LOCK, PARTIAL}:
-            raise ConfigError(f"--run-dir {run_dir} holds something else than a run; name an empty or a new one")
+        if not started and run_dir.exists() and {path.name for path in run_dir.iterdir()} - {LOCK, PARTIAL}:
+            raise ConfigError(f"--run-dir {run_dir} is not a run directory, nor empty; choose an empty or a new one")
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: {error.strerror}") from None
-    return _changes(config, run_dir) if begun else []
+    return _changes(config, run_dir) if started else []
 
 
 def has_begun(run_dir: Path) -> bool:
-    """Whether there is a run in `run_dir`, to be continued. Never raises, whatever the path."""
+    """Whether there is a run in `run_dir` that can be resumed. Never raises, whatever the path."""
     return os.path.isfile(run_dir / "config.json")
 
 
 def seeds_in(run_dir: Path) -> list[Path]:
-    """The runs that `train --seeds` made in `run_dir`, by their seeds. Never raises, whatever the path."""
+    """The runs that `train --seeds` made in `run_dir`, in order of their seeds. Never raises, whatever the path."""
     try:
         places = [place for place in run_dir.glob("seed-*") if place.name[5:].isdecimal() and has_begun(place)]
     except OSError:
@@ -75,29 +83,26 @@ def _changes(config: TrainConfig, run_dir: Path) -> list[str]:
             continue
         if setting.structural and not (setting.structural == COLUMNS and config.num_envs == former.num_envs):
             raise ConfigError(
-                f"{run_dir} was begun with {flag(name)} {_shown(stored[name])} and cannot go on with"
-                f" {_shown(asked[name])}: {setting.structural}; give the former value, or another --run-dir"
+                f"{run_dir} was started with {flag(name)} {_shown(stored[name])} and cannot resume with"
+                f" {_shown(asked[name])}: {setting.structural}; restore that value, or choose another --run-dir"
             )
         changed.append(f"{flag(name)} {_shown(stored[name])} -> {_shown(asked[name])}")
     return changed
 
 
 def _shown(value: Any) -> str:
-    """As it is written on the command line."""
+    """A value as it is written on the command line."""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-PARTIAL = "config.partial"
-
-
 def threads_before(run_dir: Path) -> int | None:
-    """Torch threads of the run in `run_dir` so far; None when it did not say."""
+    """Number of torch threads that the run in `run_dir` used so far; None if it is not recorded."""
     threads = read_system(run_dir).get("torch_threads")
     return threads if isinstance(threads, int) else None
 
 
 def read_system(run_dir: Path) -> dict[str, Any]:
-    """What a run ran on, as it said last; empty when it did not. Never raises."""
+    """The machine and versions a run last ran on; empty if they are not recorded. Never raises."""
     try:
         facts = json.loads((run_dir / "system.json").read_text())
     except (OSError, ValueError, RecursionError):
@@ -106,10 +111,7 @@ def read_system(run_dir: Path) -> dict[str, Any]:
 
 
 def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:
-    """Write what was asked, how, and on what: config.json, command.txt, and system.json with further `facts`.
-
-    Raises `OSError`.
-    """
+    """Write config.json, command.txt, and system.json with further `facts`. Raises `OSError`."""
     for name, content in (("config.json", config.to_dict()), ("system.json", describe_system() | facts)):
         replace(run_dir / name, (json.dumps(content, indent=2) + "\n").encode())
     with (run_dir / "command.txt").open("a") as file:
@@ -117,7 +119,7 @@ def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:
 
 
 def read_config(run_dir: Path) -> TrainConfig:
-    """The settings of a run. Raises `ConfigError` when `run_dir` is none."""
+    """The settings of a run. Raises `ConfigError` when `run_dir` is not a run directory."""
     if not has_begun(run_dir):
         raise ConfigError(f"{run_dir} is not a run directory: it has no config.json")
     return load_config(run_dir / "config.json")

@@ -1,7 +1,7 @@
-"""Where live edits come from and are remembered.
+"""Live edits of a run: `tune`'s inbox, edits repeated from another run, and the record of all of them.
 
-Flow in: requests from `tune`'s inbox in the run's directory, and a former run's edits to repeat. Flow out:
-`hparam_edits.jsonl`, a line for each edit asked for, taken or refused; and, read from it, what holds, and what to undo.
+The record, `hparam_edits.jsonl`, has a line for each edit asked for, taken or refused. The present values and the edit
+to undo are read from it.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from pathlib import Path
 from atari_dqn.config.live import Edit, LiveValues, Request, Value, live_settings
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, shown
-from atari_dqn.runs.records import line, read_rows
-from atari_dqn.system.files import append, rewrite
+from atari_dqn.runs.records import keep_lines, line, read_rows
+from atari_dqn.system.files import append
 
 RECORD, INBOX = "hparam_edits.jsonl", "edits_asked"
-LAST_TIME = 2**33
-"""Seconds since 1970: the year 2242."""
+MAX_TIME = 2**33
+"""Latest valid time of an edit, in seconds since 1970: the year 2242."""
 POLL_SECONDS = 0.1
-"""Seconds between looks into the inbox: a directory is read in microseconds, yet a tick may last no longer."""
-MOST_BYTES = 2**16
-"""Of a request's file; tune writes a few hundred."""
+"""Seconds between looks into the inbox: reading a directory takes microseconds, but so may a tick."""
+MAX_BYTES = 2**16
+"""Largest request that is read; tune writes a few hundred bytes."""
 
 
 class Inbox:
-    """A directory of requests, one file each, that `tune` fills and the run empties."""
+    """Directory of requests, one file each, that `tune` fills and the run empties."""
 
     def __init__(self, run_dir: Path) -> None:
         self._directory = run_dir / INBOX
         self._due = 0.0
 
     def put(self, request: Request) -> Path:
-        """Leave a request. Returns its file, which is gone as soon as the run has seen it."""
+        """Leave a request. Returns its file, which the run removes when it has seen it."""
         self._directory.mkdir(exist_ok=True)
         file = self._directory / f"{time.time_ns():020}-{request.id}.json"
         partial = file.with_suffix(".partial")
@@ -45,9 +45,9 @@ class Inbox:
         return partial.rename(file)
 
     def clear(self, before: int) -> None:
-        """Forget what was asked of a former process, before that time in ns since 1970. Never raises.
+        """Discard requests to an earlier process, made before that time in ns since 1970. Never raises.
 
-        Whoever asked was told that it had ended.
+        Whoever made them was told that the process had ended.
         """
         for file in self._files():
             if file.name < f"{before:020}":
@@ -55,7 +55,7 @@ class Inbox:
                     file.unlink()
 
     def take(self) -> list[Request]:
-        """What was asked for since the last call, oldest first; looks only every `POLL_SECONDS`. Never raises."""
+        """New requests, oldest first; looks only every `POLL_SECONDS`. Never raises."""
         now = time.monotonic()
         if now < self._due:
             return []
@@ -63,9 +63,9 @@ class Inbox:
         taken = []
         for file in self._files():
             with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-                # What does not fit was not written by tune: nobody waits for an answer, and none is tried twice.
+                # A file that does not fit was not written by tune: nobody waits for an answer. It is tried once.
                 with file.open("rb") as opened:
-                    content = opened.read(MOST_BYTES)
+                    content = opened.read(MAX_BYTES)
                 file.unlink()
                 asked = json.loads(content)
                 taken.append(Request(asked["name"], asked["value"], "tune", str(asked["id"]), asked["undo"] is True))
@@ -73,27 +73,27 @@ class Inbox:
 
     def _files(self) -> list[Path]:
         try:
-            # Only files: a directory cannot be read, and a pipe would be waited for.
+            # Only files: a directory cannot be read, and a pipe would block.
             return sorted(file for file in self._directory.glob("*.json") if file.is_file())
         except OSError:
             return []
 
 
 class EditDesk:
-    """Where a run's edits come from and are remembered: its inbox, a former run's edits to repeat, and its record."""
+    """Edits of a run under way: its inbox, another run's edits to repeat, and its record."""
 
     def __init__(self, run_dir: Path, repeated: Sequence[Edit] = (), env_step: int = 0, update: int = 0) -> None:
-        """`repeated` are another run's edits; those up to these counts, where this run begins or goes on, are past."""
+        """Repeat those of another run's edits (`repeated`) that come after the counts at which this run starts."""
         self._inbox, self._record = Inbox(run_dir), run_dir / RECORD
         self.lines = len(read_rows(self._record))
-        """of the record; a checkpoint remembers how many there were"""
+        """Number of lines in the record, which checkpoints store."""
         ahead = (edit for edit in repeated if (edit.env_step, edit.update) > (env_step, update))
         self._repeated = collections.deque(sorted(ahead, key=lambda edit: (edit.env_step, edit.update)))
 
     def asked(self, env_step: int, update: int) -> list[Request]:
-        """Edits asked for by now, and those to be repeated that were made by these counts.
+        """New requests, and repeated edits that are due at these counts.
 
-        Both count: where every env is reset at once, an iteration makes updates and no env step.
+        Both counts matter: while every env is being reset, an iteration makes updates but no env step.
         """
         due = []
         while self._repeated and (self._repeated[0].env_step, self._repeated[0].update) <= (env_step, update):
@@ -102,7 +102,7 @@ class EditDesk:
         return due + self._inbox.take()
 
     def record(self, edit: Edit) -> None:
-        """Append a line to `hparam_edits.jsonl`; whoever asked finds it there by the request's id.
+        """Append a line to the record, where `tune` finds it by the request's id.
 
         Raises `OSError`; then nothing is appended.
         """
@@ -111,29 +111,27 @@ class EditDesk:
 
 
 def read_edits(run_dir: Path) -> list[Edit]:
-    """The record of a run, oldest first; empty when nothing was ever asked. Raises `ConfigError` for a torn one."""
+    """The record of a run, oldest first; an absent one is empty. Raises `ConfigError` for an invalid line."""
     return _parsed(run_dir / RECORD)
 
 
-def forget_edits(run_dir: Path, lines: int) -> list[Edit]:
-    """Cut the record of a run back to its first `lines`. Returns the taken edits that are gone.
+def discard_edits(run_dir: Path, lines: int) -> list[Edit]:
+    """Discard all but the first `lines` of a run's record. Returns the discarded edits that had been taken.
 
-    Raises `ConfigError` for a torn record, and `OSError`; then nothing is cut.
+    Raises `ConfigError` for an invalid line, and `OSError`; then nothing is discarded.
     """
     try:
-        forgotten = [edit for edit in read_edits(run_dir)[lines:] if edit.taken]
+        discarded = [edit for edit in read_edits(run_dir)[lines:] if edit.taken]
     except ConfigError as error:
-        raise ConfigError(f"{error}; mend or remove that line") from None
-    if (run_dir / RECORD).is_file():
-        stored = (run_dir / RECORD).read_bytes().splitlines(keepends=True)
-        rewrite(run_dir / RECORD, stored, [text for text in stored[:lines] if text.endswith(b"\n")])
-    return forgotten
+        raise ConfigError(f"{error}; fix or delete that line") from None
+    keep_lines(run_dir / RECORD, lambda index, _: index < lines)
+    return discarded
 
 
 def recorded_edits(file: Path) -> list[Edit]:
-    """The taken edits of another run's record, to be repeated. Raises `ConfigError` when it is none or is unsound."""
+    """The taken edits of another run's record, to be repeated. Raises `ConfigError` when it is absent or invalid."""
     if not file.is_file():
-        raise ConfigError(f"--replay-edits {file} is no file; a run's {RECORD} is wanted")
+        raise ConfigError(f"--replay-edits {file} is not a file; give the {RECORD} of a run")
     try:
         return [edit for edit in _parsed(file) if edit.taken]
     except ConfigError as error:
@@ -141,7 +139,7 @@ def recorded_edits(file: Path) -> list[Edit]:
 
 
 def present_values(config: TrainConfig, edits: Sequence[Edit]) -> dict[str, Value]:
-    """What the edits have made of the config's values."""
+    """Values of the live settings after the edits."""
     values = LiveValues(config).values
     for edit in edits:
         if edit.taken:
@@ -150,7 +148,7 @@ def present_values(config: TrainConfig, edits: Sequence[Edit]) -> dict[str, Valu
 
 
 def to_undo(edits: Sequence[Edit]) -> Edit | None:
-    """The newest taken edit that was not undone yet; None when there is none."""
+    """The newest taken edit that is not undone yet; None without one."""
     standing: list[Edit] = []
     for edit in edits:
         if edit.taken and edit.undo and standing:
@@ -163,7 +161,7 @@ def to_undo(edits: Sequence[Edit]) -> Edit | None:
 def _parsed(file: Path) -> list[Edit]:
     fields, known, edits = dataclasses.fields(Edit), live_settings(), []
     for number, row in enumerate(read_rows(file), start=1):
-        place = f"{file}, line {number}, is no edit"
+        place = f"{file}, line {number}, is not an edit"
         missing = [field.name for field in fields if field.default is dataclasses.MISSING and field.name not in row]
         if missing:
             raise ConfigError(f"{place}: {', '.join(sorted(missing))} missing")
@@ -171,7 +169,7 @@ def _parsed(file: Path) -> list[Edit]:
         for name, kind in (("env_step", int), ("update", int), ("name", str), ("taken", bool), ("source", str)):
             if type(getattr(edit, name)) is not kind:
                 raise ConfigError(f"{place}: its {name} is {shown(getattr(edit, name))}")
-        if isinstance(edit.time, bool) or not isinstance(edit.time, (int, float)) or not 0 <= edit.time < LAST_TIME:
+        if isinstance(edit.time, bool) or not isinstance(edit.time, (int, float)) or not 0 <= edit.time < MAX_TIME:
             raise ConfigError(f"{place}: its time is {shown(edit.time)}")
         if edit.taken:
             if edit.name not in known:

@@ -1,6 +1,6 @@
-"""Files of records that only grow: records flow in, and stand on the disk whole or not at all.
+"""Records of a run, one JSON row a line: appending, discarding and reading them.
 
-Where the disk is full or fails, records wait in memory and are written, in their order, as soon as that works again.
+While the disk is full or fails, rows wait in memory; they are written in order as soon as that works again.
 """
 
 from __future__ import annotations
@@ -12,62 +12,72 @@ from pathlib import Path
 from typing import Any
 
 from atari_dqn.config.setting import ConfigError, shown
-from atari_dqn.system.files import append, rewrite
+from atari_dqn.system.files import append, replace
 
-MOST_WAITING = 10_000
-"""Records kept while they cannot be written, some megabytes; then the oldest are lost."""
+MAX_WAITING = 10_000
+"""Number of rows kept in memory while they cannot be written, some megabytes; older ones are lost."""
 
 
 def line(row: Mapping[str, Any]) -> bytes:
-    """A row of one of a run's `.jsonl` files."""
+    """A row as a line of a record."""
     return (json.dumps(row) + "\n").encode()
 
 
-def cut_back(file: Path, env_step: int) -> None:
-    """Drop the rows of a record past `env_step` (a resume repeats them), and a last line torn by a kill.
+def discard_after(file: Path, env_step: int) -> None:
+    """Discard the rows past `env_step`, which a resume repeats, and a last line that a kill left incomplete.
 
-    Raises `OSError`; then nothing is dropped.
+    Raises `OSError`; then nothing is discarded.
+    """
+    keep_lines(file, lambda _, text: _env_step(text) <= env_step)
+
+
+def keep_lines(file: Path, wanted: Callable[[int, bytes], bool]) -> None:
+    """Discard the lines of `file` that are incomplete or not `wanted`, which is given a line's index and its text.
+
+    Raises `OSError`; then nothing is discarded.
     """
     try:
         lines = file.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return
-    rewrite(file, lines, [text for text in lines if _step_of(text) <= env_step])
+    kept = [text for index, text in enumerate(lines) if text.endswith(b"\n") and wanted(index, text)]
+    if kept != lines:
+        replace(file, b"".join(kept))
 
 
-def _step_of(text: bytes) -> float:
+def _env_step(text: bytes) -> float:
     try:
-        return float(json.loads(text)["env_step"]) if text.endswith(b"\n") else float("inf")
+        return float(json.loads(text)["env_step"])
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return float("inf")
 
 
 class Journal:
-    """Appends to `file` what can be appended, and keeps the rest; tells the user when that begins and when it ends."""
+    """Appends rows to `file` and keeps those that cannot be written; tells the user when that begins and ends."""
 
     def __init__(self, file: Path, say: Callable[[str], None]) -> None:
         self._file, self._say = file, say
-        self._waiting: collections.deque[bytes] = collections.deque(maxlen=MOST_WAITING)
+        self._waiting: collections.deque[bytes] = collections.deque(maxlen=MAX_WAITING)
         self._lost = 0
-        self._trouble = ""
+        """Number of rows that were lost because too many waited."""
+        self._error = ""
+        """Why rows wait; empty while none does."""
 
-    def write(self, record: bytes) -> None:
-        """Never raises for the disk's sake."""
-        self._lost += len(self._waiting) == MOST_WAITING
-        self._waiting.append(record)
+    def write(self, row: bytes) -> None:
+        """Append a row, now or later. Never raises `OSError`."""
+        self._lost += len(self._waiting) == MAX_WAITING
+        self._waiting.append(row)
         late = len(self._waiting) - 1
         self._catch_up()
-        if not self._waiting and self._trouble:
-            self._say(f"{self._file} is written again: {late:,} records came late{self._losses()}")
-            self._lost, self._trouble = 0, ""
+        if not self._waiting and self._error:
+            self._say(f"{self._file} is written again: {late:,} rows were late{self._losses()}")
+            self._lost, self._error = 0, ""
 
     def close(self) -> None:
-        """Try once more; what cannot be written now never will be."""
+        """Try once more to write what waits, and tell the user what is lost."""
         self._catch_up()
         if self._waiting:
-            self._say(
-                f"{self._file}: {len(self._waiting):,} records were never written: {self._trouble}{self._losses()}"
-            )
+            self._say(f"{self._file}: {len(self._waiting):,} rows were never written: {self._error}{self._losses()}")
 
     def _catch_up(self) -> None:
         try:
@@ -75,25 +85,24 @@ class Journal:
                 append(self._file, self._waiting[0])
                 self._waiting.popleft()
         except OSError as error:
-            if not self._trouble:
-                self._say(f"{self._file} cannot be written: {error.strerror}; its records wait in memory until it can")
-            self._trouble = error.strerror or str(error)
+            if not self._error:
+                self._say(f"cannot write {self._file}: {error.strerror}; its rows wait in memory")
+            self._error = error.strerror or str(error)
 
     def _losses(self) -> str:
-        return f", and {self._lost:,} older ones are lost" if self._lost else ""
+        return f"; {self._lost:,} older ones are lost" if self._lost else ""
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, int | float)
 
 
-def is_interval(value: Any) -> bool:
+def is_interval(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
 
 
-Fields = Mapping[str, Callable[[Any], bool]]
-"""What a row must have: a name, and whether a value is of its kind."""
-
+Fields = Mapping[str, Callable[[object], bool]]
+"""Fields that a row must have, each with a test of its value."""
 
 EVALUATION: Fields = {
     "protocol": lambda value: isinstance(value, str),
@@ -101,13 +110,22 @@ EVALUATION: Fields = {
     "mean": is_number,
     "ci95": is_interval,
 }
+"""Fields of `evaluations.jsonl`."""
 
 
 def read_rows(file: Path, fields: Fields | None = None, having: str = "env_step") -> list[dict[str, Any]]:
-    """The rows of one of a run's `.jsonl` files, those `having` something; none when the file is absent. A torn last
-    row is left out.
+    """Read a record, as far as it is complete.
 
-    Raises `ConfigError` for a row that is none: without an env step or one of the `fields`, as a hand may leave it.
+    Args:
+        file: The record; an absent one has no rows.
+        fields: Fields that each row must have, beside its `env_step`.
+        having: A field; rows without it are left out.
+
+    Returns:
+        The rows, oldest first, without an incomplete last one.
+
+    Raises:
+        ConfigError: the file cannot be read, or a row is invalid, perhaps edited by hand.
     """
     if not file.is_file():
         return []
@@ -118,24 +136,24 @@ def read_rows(file: Path, fields: Fields | None = None, having: str = "env_step"
     except UnicodeDecodeError:
         raise ConfigError(f"{file} is not text") from None
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, text in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = json.loads(text)
         except (ValueError, RecursionError):
             if number < len(lines):
                 raise ConfigError(f"{file}, line {number}, is not JSON") from None
             break
         if not isinstance(row, dict) or "env_step" not in row:
-            raise ConfigError(f"{file}, line {number}, is no row: it has no env_step")
+            raise ConfigError(f"{file}, line {number}, is not a row: it has no env_step")
         if having not in row:
             continue
-        for name, fits in ({"env_step": _is_count} | dict(fields or {})).items():
+        for name, fits in {"env_step": _is_count, **(fields or {})}.items():
             if name not in row or not fits(row[name]):
-                there = f"its {name} is {shown(row[name])}" if name in row else f"it has no {name}"
-                raise ConfigError(f"{file}, line {number}, is no row: {there}")
+                fault = f"its {name} is {shown(row[name])}" if name in row else f"it has no {name}"
+                raise ConfigError(f"{file}, line {number}, is not a row: {fault}")
         rows.append(row)
     return rows
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and 0 <= value < 2**63

@@ -1,13 +1,16 @@
-"""Writes to files that are complete or absent."""
+"""File operations that either succeed as a whole or change nothing, and locks."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
 def append(file: Path, record: bytes) -> None:
-    """Raises `OSError`; then nothing is appended, not even the start of the record, which would spoil the next."""
+    """Append `record`. Raises `OSError`; then nothing is appended, as a partial record would spoil the next one."""
     with file.open("ab", buffering=0) as opened:
         end = opened.tell()
         try:
@@ -18,15 +21,8 @@ def append(file: Path, record: bytes) -> None:
             raise
 
 
-def rewrite(file: Path, lines: list[bytes], kept: list[bytes]) -> None:
-    """Put `kept` in the place of all the `lines` of `file`, if they differ; at no moment is there less."""
-    if kept == lines:
-        return
-    replace(file, b"".join(kept))
-
-
 def replace(file: Path, content: bytes) -> None:
-    """Give `file` another content; whatever comes between, it has the former one or this. Raises `OSError`."""
+    """Replace the content of `file`, which has either the old or the new one at any moment. Raises `OSError`."""
     partial = file.with_suffix(".partial")
     try:
         with partial.open("wb") as opened:
@@ -37,3 +33,33 @@ def replace(file: Path, content: bytes) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def fsync(path: Path) -> None:
+    """Flush a file or a directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive(file: Path, seconds: float = 0.0) -> Iterator[None]:
+    """Hold the lock on `file`, which is created if absent; the kernel releases it with the process, however that ends.
+
+    Raises:
+        BlockingIOError: another process holds it, and still did after `seconds`.
+        OSError: the file cannot be opened or locked.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(file, timeout=seconds, poll_interval=0.01, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(errno.EAGAIN, "another process holds the lock", str(file)) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,4 +1,4 @@
-"""The machine: what it is and what it has left flow out, for files that record a figure and for checks before a run."""
+"""The machine: its description for records, and the cores and memory that are available."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def installed_version(name: str) -> str | None:
 
 
 def processor() -> str:
-    """The processor's name, as the kernel tells it."""
+    """The processor's name, as the kernel reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -52,7 +52,7 @@ def processor() -> str:
 
 
 def git_revision() -> str | None:
-    """`git describe` of this code, `-dirty` when it was changed since; None where it lies in no repository."""
+    """`git describe` of this code, with `-dirty` after changes; None outside a repository."""
     root = Path(__file__).resolve().parents[2]
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
@@ -62,7 +62,7 @@ def git_revision() -> str | None:
 
 
 def available_memory() -> int:
-    """Bytes this process may still take: of the machine's, its containers' and its own address space (`ulimit -v`)."""
+    """Bytes this process may still take, limited by the machine, its containers and its address space (`ulimit -v`)."""
     import psutil
 
     available: int = psutil.virtual_memory().available
@@ -73,10 +73,16 @@ def available_memory() -> int:
 
 
 def cgroup_memory(proc: Path = Path("/proc"), mounts: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Bytes left in each control group with a limit that this process is in, from its own up to the root.
+    """Memory left in the control groups of this process.
 
-    `proc` is where the kernel tells of processes; `mounts` holds the one tree of cgroup v2, or version 1's `memory`
-    tree, or that beside `unified`. Pages of files that the kernel gives back when asked do not count as taken.
+    Pages of files that the kernel can reclaim count as free.
+
+    Args:
+        proc: Directory where the kernel describes processes.
+        mounts: Directory with the tree of cgroup v2, or with version 1's `memory` tree, alone or beside `unified`.
+
+    Returns:
+        Bytes left in each group that has a limit, from the process's own group up to the root.
     """
     left = []
     for group, second in _groups("memory", proc, mounts):
@@ -86,20 +92,20 @@ def cgroup_memory(proc: Path = Path("/proc"), mounts: Path = Path("/sys/fs/cgrou
 
 
 def cgroup_cores(proc: Path = Path("/proc"), mounts: Path = Path("/sys/fs/cgroup")) -> list[float]:
-    """Cores' worth of time that each control group with such a limit leaves this process; as `cgroup_memory` looks."""
+    """Number of cores' worth of time allowed by each control group that limits it; see `cgroup_memory`."""
     allowed = []
     for group, second in _groups("cpu", proc, mounts):
         files = ("cpu.max",) if second else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         try:
             quota, period = " ".join((group / name).read_text() for name in files).split()
             allowed.append(int(quota) / int(period))
-        except (OSError, ValueError):  # no such group here, or no limit: "max"
+        except (OSError, ValueError):  # the group is absent, or has no limit ("max")
             continue
-    return [cores for cores in allowed if cores > 0]  # version 1 says -1 for none
+    return [cores for cores in allowed if cores > 0]  # version 1 writes -1 for no limit
 
 
 def _groups(controller: str, proc: Path, mounts: Path) -> Iterator[tuple[Path, bool]]:
-    """Where the limits of a `controller` may be found, and whether they are those of cgroup v2."""
+    """Directories that may hold the limits of a `controller`, and whether they are those of cgroup v2."""
     try:
         lines = (proc / "self/cgroup").read_text().splitlines()
     except OSError:
@@ -108,7 +114,7 @@ def _groups(controller: str, proc: Path, mounts: Path) -> Iterator[tuple[Path, b
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        # In a container the path may be the host's, and the container's own group lie at the root: look at all above.
+        # In a container the path may be the host's while the container's own group is at the root: try all parents.
         for tree in (mounts / controller,) if controllers else (mounts, mounts / "unified"):
             group = tree / path.lstrip("/")
             yield from ((place, not controllers) for place in (group, *group.parents) if place.is_relative_to(tree))
@@ -118,18 +124,18 @@ def _left(group: Path, limit: str, usage: str, inactive: str) -> int | None:
     try:
         allowed, taken = int((group / limit).read_text()), int((group / usage).read_text())
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no such group here, or no limit: "max"
+    except (OSError, ValueError):  # the group is absent, or has no limit ("max")
         return None
     return allowed - taken + int(stat.get(inactive, 0))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error`, or one it came of, says that no memory is left, on a GPU or here: each library has its words."""
+    """Whether `error`, or the one before it, means that memory ran out, here or on a GPU; each library words it so."""
     words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
     return (
         isinstance(error, MemoryError)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
-        # a CUDA graph that ran out while it was recorded raises something else at its end
+        # a CUDA graph that runs out of memory while it is recorded raises another error at its end
         or (error.__context__ is not None and is_out_of_memory(error.__context__))
     )

@@ -1,6 +1,6 @@
-"""How helper processes (env workers, the labml reporter) start and end: deaf to signals, and never without parent.
+"""Start and end of helper processes (env workers, the labml reporter): shielded from signals, never orphaned.
 
-Nothing here imports more than the standard library, for every helper process imports it.
+This module imports the standard library alone, because every helper process imports it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ PR_SET_PDEATHSIG = 1
 
 @contextlib.contextmanager
 def quiet_spawn() -> Iterator[None]:
-    """Let processes start without running the parent's script again, and deaf to SIGINT, SIGTERM and SIGHUP from birth.
+    """Start processes that do not import the parent's script, with SIGINT, SIGTERM and SIGHUP blocked.
 
-    Spawn would import `__main__` in every helper: torch with it, and endless recursion where a user's script has no
-    `if __name__ == "__main__"`. A helper's entry point is importable, so it needs none of it. It inherits the signal
-    mask and keeps it; a signal that came meanwhile reaches this process right after.
+    Spawn would import `__main__` in every helper: torch with it, and an endless recursion where a user's script lacks
+    `if __name__ == "__main__"`. A helper's entry point is importable without it. Helpers inherit the signal mask; a
+    signal to this process arrives when the block ends.
     """
-    resource_tracker.ensure_running()  # spawn would start it now, and unblock the signals
+    resource_tracker.ensure_running()  # otherwise spawn starts it now, which unblocks the signals
     script = sys.modules["__main__"]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -39,8 +39,8 @@ def quiet_spawn() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Let this process end when its parent is gone, or the thread of it that began this one: however busy or hung it
-    is then, by a thread; and on Linux, even if it is stopped, by the kernel.
+    """End this process when its parent dies, however busy it is; on Linux, when the thread that started it ends, too,
+    and even if this process is stopped.
     """
     threading.Thread(target=_exit_after_parent, daemon=True).start()
     if sys.platform == "linux":
@@ -48,15 +48,16 @@ def end_with_parent() -> None:
 
 
 def hang_up_after_parent() -> Callable[[], None]:
-    """What, called in a new process of a session of its own, lets the kernel send it SIGHUP when the thread that began
-    it is gone, however that ended. To be made before the fork, after which little may be done (`preexec_fn`).
+    """A `preexec_fn` that makes the kernel send SIGHUP to the new process when the thread that started it ends.
 
-    SIGHUP and no other, for it comes once for each thread of a parent that is killed. Linux alone; elsewhere nothing.
+    It is made before the fork, after which little is safe. The signal is SIGHUP because a killed parent sends one for
+    each of its threads, and a second SIGINT or SIGTERM would end a training at once. Only Linux supports it; elsewhere
+    the function does nothing.
     """
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda option, number: None
 
     def before_exec() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the parent is under nohup
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored if the parent runs under nohup
         prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
 
     return before_exec

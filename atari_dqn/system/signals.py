@@ -1,7 +1,6 @@
-"""What SIGINT, SIGTERM and SIGHUP mean to a training: signals flow in, a request to stop at the next quiet point flows
-out.
+"""SIGINT, SIGTERM and SIGHUP as a request to stop at the next quiet point of the training.
 
-The second one ends the process at once; whatever it interrupts can be interrupted by a power cut as well.
+A second signal ends the process at once, which is as safe as a power cut at that moment.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from typing import Any
 
 
 class StopRequest:
-    """`with StopRequest() as stop:` the first signal is remembered, the second ends the process.
+    """Context in which the first signal is remembered and the second one ends the process.
 
-    SIGHUP, of a terminal that is gone, is one of them unless it is ignored, as under nohup.
+    SIGHUP, sent when the terminal closes, counts unless it is ignored, as under nohup.
     """
 
     def __init__(self) -> None:
@@ -29,13 +28,13 @@ class StopRequest:
         return self._asked
 
     def check(self) -> None:
-        """Raise `KeyboardInterrupt` if a stop was asked for: between two parts of the start, with nothing to save."""
+        """Raise `KeyboardInterrupt` if a stop was requested; for the start of a run, when there is nothing to save."""
         if self._asked:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def breaking(self) -> Iterator[None]:
-        """Around a wait in which nothing can be torn: a signal, now or before, ends it as `check` does."""
+        """Context of a wait that is safe to interrupt: a signal, even an earlier one, raises `KeyboardInterrupt`."""
         self._breaks = True
         try:
             self.check()
@@ -45,13 +44,13 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
-            signal.signal(number, signal.SIG_IGN)  # a shell that ends and its terminal send one each
-            for stream in (sys.stdout, sys.stderr):  # which nobody reads, and which would raise when written to
+            signal.signal(number, signal.SIG_IGN)  # a closing shell and its terminal both send one
+            for stream in (sys.stdout, sys.stderr):  # writing to a closed terminal would raise
                 if stream is not None and stream.isatty():
                     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         elif self._asked:
             if sys.stdout is not None and sys.stdout.isatty():
-                os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the panel had hidden the cursor
+                os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the live panel hides the cursor
             os._exit(128 + number)
         self._asked = True
         if self._breaks:
@@ -64,6 +63,6 @@ class StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._asked:  # else the process is ending, and a second one may yet come
+        if not self._asked:  # otherwise the process is ending, and a second signal may follow
             for number, handler in self._former.items():
                 signal.signal(number, handler)

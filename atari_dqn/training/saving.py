@@ -73,7 +73,7 @@ class Saver:
         """The problem in one line, and the short alarm."""
         left = None
         with contextlib.suppress(OSError):
-            left, _ = self._store.newest_whole()
+            left, _ = self._store.newest_valid()
         problem = (
             f"NOT SAVED at env step {self._trainer.env_steps:,}: {error.strerror or error};"
             f" {f'the last valid checkpoint is {left}' if left else 'there is no valid checkpoint'};"

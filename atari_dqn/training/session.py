@@ -21,7 +21,7 @@ from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.render.clips import Clip
 from atari_dqn.render.recorder import LAST_DEADLINE, Recorder
 from atari_dqn.runs.checkpoints import CheckpointStore
-from atari_dqn.runs.edits import RECORD, EditDesk, forget_edits
+from atari_dqn.runs.edits import RECORD, EditDesk, discard_edits
 from atari_dqn.system.machine import is_out_of_memory
 from atari_dqn.training.clock import Every
 from atari_dqn.training.parts import seeds_of
@@ -70,7 +70,7 @@ class Session:
         """
         resumed = resumed or Resumed()
         self.trainer, self.run_dir, self.monitor, self.should_stop = trainer, run_dir, monitor, should_stop
-        for edit in forget_edits(run_dir, resumed.edit_lines):
+        for edit in discard_edits(run_dir, resumed.edit_lines):
             monitor.say(f"discarded (made after the checkpoint): {edit}")
         self._overruled = resumed.overruled
         self._desk = EditDesk(run_dir, repeated, trainer.env_steps, trainer.learner.updates)

@@ -11,7 +11,7 @@ import torch
 from atari_dqn.agent.finite import refuse_not_finite, where_not_finite
 from atari_dqn.config.live import Request
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.runs.checkpoint_files import Snapshot
+from atari_dqn.runs.checkpoint_files import Counters, Snapshot
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
 from atari_dqn.training.parts import branch_of
 from atari_dqn.training.trainer import Trainer
@@ -47,7 +47,7 @@ def save(trainer: Trainer, store: CheckpointStore, edit_lines: int = 0) -> Path:
     learner, replay = trainer.learner.state(), trainer.replay.state()
     refuse_not_finite({**learner, "priorities": replay["leaves"], "largest_priority": replay["largest"]})
     frames = replay.pop("frames")[: trainer.replay.newest + 1]
-    counters = {
+    counters: Counters = {
         "env_steps": trainer.env_steps,
         "episodes": trainer.episodes.state(),
         "evaluated": trainer.evaluated,
@@ -71,7 +71,7 @@ def resume(trainer: Trainer, store: CheckpointStore) -> Resumed:
     Otherwise the environments start new ones and the unfinished games are cut as truncations: no transition joins the
     two. Raises `ConfigError` when there are checkpoints and none is valid, or when one does not fit.
     """
-    snapshot, notes = store.load_newest(trainer.device, trainer.replay.ring.frames)
+    snapshot, notes = store.load_newest(trainer.replay.ring.frames)
     if snapshot is None:
         return Resumed(notes)
     counters, deterministic = snapshot.counters, trainer.config.run.deterministic
@@ -101,7 +101,7 @@ def resume(trainer: Trainer, store: CheckpointStore) -> Resumed:
 
 def init_from(trainer: Trainer, file: Path) -> None:
     """Start from the weights of another run's checkpoint. Raises `ConfigError` when they do not fit or are NaN."""
-    trainer.learner.load_weights(load_weights(file, trainer.device), file)
+    trainer.learner.load_weights(load_weights(file), file)
     if where := where_not_finite(trainer.learner.online.state_dict()):
         raise ConfigError(f"--init-from {file}: {where}")
 

@@ -261,13 +261,13 @@ def test_undo_takes_back_edit_after_edit() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"env_step": 8}\n{}\n', "no row"),
-        ('{"env_step": 8, "name": "beta"}\n', "is no edit: new, old, source, taken, time, update missing"),
+        ('{"env_step": 8}\n{}\n', "not a row"),
+        ('{"env_step": 8, "name": "beta"}\n', "is not an edit: new, old, source, taken, time, update missing"),
         (json.dumps(dataclasses.asdict(edit("beta", 0, 7))), "beta is 7; it must be from 0 to 1"),
         (json.dumps(dataclasses.asdict(edit("beta", [], 1))), "must be a number, or schedule"),
         (json.dumps(dataclasses.asdict(edit("seed", 0, 7))), "seed cannot be changed"),
         *(
-            (json.dumps(dataclasses.asdict(edit("beta", 0, 1)) | {name: wrong}), f"is no {what}: its {name} is ")
+            (json.dumps(dataclasses.asdict(edit("beta", 0, 1)) | {name: wrong}), f"is not an? {what}: its {name} is ")
             for what, name, wrong in (
                 ("row", "env_step", "8"),
                 ("row", "env_step", 8.5),
@@ -292,5 +292,5 @@ def test_a_record_that_cannot_be_repeated_is_refused(tmp_path: Path, content: st
     file.rename(tmp_path / RECORD)
     with pytest.raises(ConfigError, match=words):
         read_edits(tmp_path)
-    with pytest.raises(ConfigError, match=r"is no file; a run's hparam_edits\.jsonl is wanted"):
+    with pytest.raises(ConfigError, match=r"is not a file; give the hparam_edits\.jsonl of a run"):
         recorded_edits(tmp_path)

@@ -1,6 +1,6 @@
-"""A process that saves checkpoints in a loop, to be killed while it does; and what it saves, to compare with.
+"""A process that saves checkpoints in a loop until it is killed, and the snapshots that it saves.
 
-The fork server imports this module once, so that a hundred such processes cost little.
+The fork server imports this module once, so a hundred such processes cost little.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from atari_dqn.runs.checkpoints import CheckpointStore
 
 ROWS = 100
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
-"""Of which Python tells an audit hook."""
+"""File operations that Python reports to an audit hook."""
 torch.set_num_threads(1)
 
 
@@ -28,7 +28,7 @@ def empty_frames() -> torch.Tensor:
 
 
 def snapshot(step: int, score: float = 0.0) -> Snapshot:
-    """Of some megabytes, all of it decided by `step`."""
+    """A snapshot of some megabytes that depends on `step` alone."""
     generator = torch.Generator().manual_seed(step)
     return Snapshot(
         counters={"env_steps": step},
@@ -49,25 +49,25 @@ def same(loaded: Snapshot, saved: Snapshot) -> bool:
     )
 
 
-def litter(run_dir: Path) -> list[str]:
-    """What has no business in a directory of checkpoints when no save is under way."""
+def leftovers(run_dir: Path) -> list[str]:
+    """Names that should not be in a directory of checkpoints while nothing is being saved."""
     names = [path.name for path in (run_dir / "checkpoints").iterdir()]
     return [name for name in names if not name.isdigit() and name not in ("latest", "best")]
 
 
-def save_on(run_dir: Path, first: int, told: Connection) -> None:
-    """Save env steps `first`, `first` again, `first + 1`, twice again, and so on; tell each before and after."""
+def save_repeatedly(run_dir: Path, first: int, reports: Connection) -> None:
+    """Save env steps `first`, `first + 1` and so on, each twice; report each save before and after it."""
     store = CheckpointStore(run_dir)
     for step in range(first, sys.maxsize):
         saved = snapshot(step)
         for _ in range(2):
-            told.send(("begun", step))
+            reports.send(("started", step))
             store.save(step, saved, score=None)
-            told.send(("saved", step))
+            reports.send(("saved", step))
 
 
-def save_and_die(run_dir: Path, step: int, after: int, told: Connection) -> None:
-    """Save `step`, and die by SIGKILL before file operation number `after`; tell of all of them if alive."""
+def save_and_die(run_dir: Path, step: int, after: int, reports: Connection) -> None:
+    """Save `step` and die by SIGKILL before file operation number `after`; report all operations if alive."""
     store, saved = CheckpointStore(run_dir), snapshot(step)
     operations: list[str] = []
 
@@ -79,4 +79,4 @@ def save_and_die(run_dir: Path, step: int, after: int, told: Connection) -> None
 
     sys.addaudithook(count)
     store.save(step, saved, score=float(step))
-    told.send(operations)
+    reports.send(operations)

@@ -1,4 +1,4 @@
-"""Full, failing and read-only disks: training goes on, one line tells, and nothing that was whole is lost.
+"""Full, failing and read-only disks: training continues, one line says so, and nothing complete is lost.
 
 The faults are real: a file system of 1 MB (where the tests may mount one), the kernel's limit on the size of files,
 and /dev/full.
@@ -30,7 +30,7 @@ from atari_dqn.monitoring.tensorboard import TensorBoard
 from atari_dqn.runs.checkpoint_files import Snapshot
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.directory import check_run_dir
-from atari_dqn.runs.records import MOST_WAITING, Journal, cut_back, line
+from atari_dqn.runs.records import MAX_WAITING, Journal, discard_after, line
 from atari_dqn.system.files import append
 from atari_dqn.training.session import NotSaved, Session
 from tests.faults import saver
@@ -131,7 +131,7 @@ def train(disk: Any, is_full: Callable[[int], bool], total: int = 2_400) -> str:
 
 def test_a_training_outlives_a_full_disk_and_loses_no_row(disk: Any) -> None:
     told = train(disk, lambda env_steps: 600 <= env_steps < 1_700)
-    alarms = [text for text in told.splitlines() if text.startswith("NOT SAVED")]
+    alarms = [text for text in told.splitlines() if text.startswith("NOT SAVED at")]
     assert len(alarms) == 3
     left = f"the last valid checkpoint is {disk.directory}/checkpoints/4..;"
     assert re.match(f"NOT SAVED at env step 8..: {disk.message}; {left}", alarms[0])
@@ -150,7 +150,7 @@ def test_a_training_outlives_a_full_disk_and_loses_no_row(disk: Any) -> None:
     events = EventAccumulator(str(disk.directory)).Reload().Scalars("charts/SPS")
     assert [event.step for event in events] == steps
     store = CheckpointStore(disk.directory)
-    assert saver.litter(disk.directory) == []
+    assert saver.leftovers(disk.directory) == []
     assert store.find("latest").name == str(steps[-1])
 
 
@@ -159,7 +159,7 @@ def test_the_state_that_could_not_be_saved_at_the_end_is_said_with_what_is_left(
         train(disk, lambda env_steps: env_steps >= 600, total=1_000)
     disk.free()
     assert "\n" not in str(caught.value)
-    assert saver.litter(disk.directory) == []
+    assert saver.leftovers(disk.directory) == []
     assert CheckpointStore(disk.directory).find("latest").name.startswith("4")
 
 
@@ -204,9 +204,9 @@ def test_whatever_a_save_stumbles_on_is_told_as_the_disks_fault_and_leaves_nothi
     for most_bytes in (0, *(size - 1 for size in sizes), sizes[-1] // 2):
         with largest_file(most_bytes), pytest.raises(OSError, match="File too large"):
             store.save(2, saver.snapshot(2), score=None)
-        assert saver.litter(tmp_path) == []
+        assert saver.leftovers(tmp_path) == []
         assert store.steps() == [1]
-    loaded, _ = store.load_newest(torch.device("cpu"), saver.empty_frames())
+    loaded, _ = store.load_newest(saver.empty_frames())
     assert loaded is not None
     assert saver.same(loaded, saver.snapshot(1))
 
@@ -242,17 +242,17 @@ def test_what_waits_is_written_in_order_and_has_an_end(tmp_path: Path) -> None:
     journal = Journal(file, told.append)
     journal.write(line({"row": 0}))
     with largest_file(15):
-        for row in range(1, MOST_WAITING + 3):
+        for row in range(1, MAX_WAITING + 3):
             journal.write(line({"row": row}))
-        assert [text.split()[1:4] for text in told] == [["cannot", "be", "written:"]]
-    journal.write(line({"row": MOST_WAITING + 3}))
+        assert [text.split()[:2] for text in told] == [["cannot", "write"]]
+    journal.write(line({"row": MAX_WAITING + 3}))
     kept = [json.loads(text)["row"] for text in file.read_text().splitlines()]
-    assert kept == [0, *range(4, MOST_WAITING + 4)]
-    assert told[1:] == [f"{file} is written again: {MOST_WAITING - 1:,} records came late, and 3 older ones are lost"]
+    assert kept == [0, *range(4, MAX_WAITING + 4)]
+    assert told[1:] == [f"{file} is written again: {MAX_WAITING - 1:,} rows were late; 3 older ones are lost"]
     with largest_file(15):
         journal.write(line({"row": -1}))
         journal.close()
-    assert told[-1] == f"{file}: 1 records were never written: File too large"
+    assert told[-1] == f"{file}: 1 rows were never written: File too large"
 
 
 def test_an_event_that_came_late_is_shown_like_the_others(tmp_path: Path) -> None:
@@ -266,15 +266,15 @@ def test_an_event_that_came_late_is_shown_like_the_others(tmp_path: Path) -> Non
     )
 
 
-def test_a_record_that_cannot_be_cut_back_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_record_whose_rows_cannot_be_discarded_is_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     for step in range(10):
         append(file, line({"env_step": step}))
     before = file.read_bytes()
     with largest_file(20):
-        cut_back(file, 9)  # nothing to do
+        discard_after(file, 9)  # nothing to do
         with pytest.raises(OSError, match="File too large"):
-            cut_back(file, 5)
+            discard_after(file, 5)
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 

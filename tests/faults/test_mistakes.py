@@ -85,7 +85,7 @@ def test_a_second_run_in_one_directory_is_refused_before_anything_slow_is_loaded
     )
     with locked(tmp_path / "run"):
         result = run([sys.executable, "-c", probe], tmp_path)
-    words = f"process {os.getpid()} is training in run; name another --run-dir"
+    words = f"process {os.getpid()} is training in run; choose another --run-dir"
     assert result.stdout == f"False False {words}\n"
 
 
@@ -120,7 +120,7 @@ def test_a_run_does_not_go_on_as_another(name: str, value: str | None, begun: Pa
     given = ["--no-dueling"] if value is None else [flag(name), value]
     told = refusal(["--run-dir", str(begun), *given], begun)
     reason = settings(TrainConfig)[name].structural
-    assert re.search(rf"was begun with {flag(name)} .+ and cannot go on with .+: {reason}; give the former value", told)
+    assert re.search(rf"was started with {flag(name)} .+ and cannot resume with .+: {reason}; restore that value", told)
 
 
 def test_every_structural_setting_is_tried() -> None:

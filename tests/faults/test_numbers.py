@@ -24,6 +24,7 @@ from atari_dqn.agent.finite import NotFiniteError, not_finite, write_dump
 from atari_dqn.agent.learner import Learner
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.replay.base import Replay
+from atari_dqn.runs.checkpoint_files import load_tensors
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.training.session import SKIPPED_LIMIT, Session
 from atari_dqn.training.snapshot import resume, save
@@ -287,8 +288,8 @@ def test_the_command_stops_in_one_line_and_its_run_goes_on_when_cured(tmp_path: 
     stopped_at = int(rows(run_dir)[-1]["env_step"])
     checkpoint = CheckpointStore(run_dir).find("latest")
     assert checkpoint.name == str(stopped_at)
-    for file in ("learner.pt", "replay.pt"):
-        assert not not_finite(torch.load(checkpoint / file, weights_only=True))
+    for file in ("learner.safetensors", "replay.safetensors"):
+        assert not not_finite(load_tensors(checkpoint / file))
 
     command = subprocess.run(
         [*PAYS_TOO_MUCH, "--clip-rewards"], cwd=tmp_path, capture_output=True, text=True, timeout=120

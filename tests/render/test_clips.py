@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -30,6 +29,7 @@ from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.render import recorder as recording
 from atari_dqn.render.clips import Clip, Order, make_clip
 from atari_dqn.render.recorder import Recorder
+from atari_dqn.runs.checkpoint_files import tensor_bytes
 from atari_dqn.runs.records import read_rows
 from atari_dqn.training.session import Session
 from atari_dqn.training.trainer import Trainer
@@ -132,7 +132,7 @@ def ordered(run_dir: Path, env_id: str) -> Order:
     """An order for a clip of an untrained network."""
     of, network = recorder(run_dir, env_id)
     weights = run_dir / "weights"
-    torch.save(network.state_dict(), weights)
+    weights.write_bytes(tensor_bytes(network.state_dict()))
     return Order(run_dir / "clip.mp4", weights, of._config, of._spec, 7, 1, of._seed)
 
 
@@ -154,12 +154,12 @@ def test_an_atari_clip_has_natural_speed_and_size(tmp_path: Path) -> None:
 
 def test_a_clip_shows_the_network_of_its_moment_and_one_clip_is_made_at_a_time(tmp_path: Path) -> None:
     of, network = recorder(tmp_path, "CartPole-v1")
-    torch.save(network.state_dict(), tmp_path / "weights")
+    (tmp_path / "weights").write_bytes(tensor_bytes(network.state_dict()))
     there = make_clip(Order(tmp_path / "x.mp4", tmp_path / "weights", of._config, of._spec, 300, 1, of._seed))
     assert of.begin(300, network) == ""
     for parameter in network.parameters():
         parameter.data.neg_()  # as further training changes it
-    torch.save(network.state_dict(), tmp_path / "weights")
+    (tmp_path / "weights").write_bytes(tensor_bytes(network.state_dict()))
     later = make_clip(Order(tmp_path / "x.mp4", tmp_path / "weights", of._config, of._spec, 300, 1, of._seed))
     if of.env_step is not None:
         assert of.begin(400, network) == "the clip of 300 is not finished"
