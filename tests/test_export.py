@@ -1,4 +1,4 @@
-"""`atari-dqn export` as a user meets it, on a real short run and on an untrained Breakout."""
+"""The export command on a real short run, on an untrained Breakout, and with every network."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_files_hold_the_newest_checkpoint(trained: Path, exported: Path) -> 
     np.testing.assert_allclose(Policy.load(exported / ONNX).q_values(observations), q, atol=1e-4)
 
 
-def test_the_card_has_the_scores_of_this_very_network(trained: Path, exported: Path) -> None:
+def test_the_card_has_the_scores_of_this_network_only(trained: Path, exported: Path) -> None:
     card = (exported / export.CARD).read_text()
     rows = read_rows(trained / "evaluations.jsonl")
     assert len(rows) > 1
@@ -106,7 +106,7 @@ def test_the_card_has_the_scores_of_this_very_network(trained: Path, exported: P
     system = json.loads((trained / "system.json").read_text())
     assert f"| torch | {system['packages']['torch']} |" in card
     assert f"| atari_dqn, training | {system['git_revision']} |" in card
-    assert "Protocol" not in card, "CartPole knows none"
+    assert "Protocol" not in card, "CartPole has none"
 
 
 def test_the_cards_examples_run_as_they_stand(exported: Path, tmp_path: Path) -> None:
@@ -140,13 +140,13 @@ def test_breakout_is_checked_on_frames_of_real_play(tmp_path: Path, capsys: pyte
     assert "the same in 256 of them" in card
     seen = real_play(Policy.load(out, seed=0), 60)
     assert (seen.shape, seen.dtype) == ((60, 4, 84, 84), np.uint8)
-    assert len(np.unique(seen[:, 3], axis=0)) > 30, "the game goes on"
+    assert len(np.unique(seen[:, 3], axis=0)) > 30, "the game continues"
     before = (out / ONNX).stat().st_mtime_ns
     assert export.main([str(run_dir), "--out", str(out)]) == 0, "over a former export"
     assert (out / ONNX).stat().st_mtime_ns > before
 
 
-def test_the_card_tells_under_what_conditions_a_score_was_made() -> None:
+def test_the_card_says_under_what_conditions_a_score_was_made() -> None:
     _, header = make("nature")
     row = {"epsilon": 0.05, "episodes": 30, "mean": 39.1, "ci95": [33.3, 45.3], "median": 36.5}
     rows = [
@@ -163,7 +163,7 @@ def test_the_card_tells_under_what_conditions_a_score_was_made() -> None:
     ]
 
 
-def test_a_file_that_computes_something_else_is_not_handed_over(trained: Path) -> None:
+def test_a_file_with_other_q_values_is_not_exported(trained: Path) -> None:
     right = Policy.load(trained, seed=0)
 
     def shifted(by: float) -> Policy:
@@ -180,7 +180,7 @@ def test_a_file_that_computes_something_else_is_not_handed_over(trained: Path) -
 # ---------------------------------------------------------------------- played and evaluated
 
 
-def test_evaluate_takes_either_file_and_plays_the_same_games(exported: Path, trained: Path, tmp_path: Path) -> None:
+def test_evaluate_plays_the_same_games_from_either_file(exported: Path, trained: Path, tmp_path: Path) -> None:
     flags = ["--episodes", "2", "--num-workers", "1", "--epsilon", "0.3", "--seed", "3"]
     assert evaluate.main([str(trained), *flags]) == 0
     (*_, expected) = read_rows(trained / "evaluations.jsonl")
@@ -206,17 +206,17 @@ def test_play_films_either_file(name: str, exported: Path, tmp_path: Path) -> No
 def test_a_mistake_is_one_line_before_torch_is_imported(trained: Path, exported: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "README.md").write_text("mine")
-    (tmp_path / "torn.onnx").write_bytes((exported / ONNX).read_bytes()[:5000])
+    (tmp_path / "truncated.onnx").write_bytes((exported / ONNX).read_bytes()[:5000])
     elsewhere = make_run(tmp_path / "elsewhere", "tests.stubs:Catch-v0")
     assert export.main([str(elsewhere), "--out", str(tmp_path / "catch")]) == 0
     mistakes = [
         ["export", str(tmp_path)],
         ["export", str(trained), "--episodes", "-1"],
         ["export", str(trained), "--out", str(tmp_path / "full")],
-        ["export", str(trained), "--out", str(tmp_path / "torn.onnx")],
+        ["export", str(trained), "--out", str(tmp_path / "truncated.onnx")],
         ["export", str(trained), "--out", "/proc/nope"],
-        ["evaluate", str(tmp_path / "torn.onnx")],
-        ["play", str(tmp_path / "torn.onnx")],
+        ["evaluate", str(tmp_path / "truncated.onnx")],
+        ["play", str(tmp_path / "truncated.onnx")],
         ["evaluate", str(exported), "--checkpoint", "best"],
         ["play", str(exported), "--surprise"],
         ["evaluate", str(tmp_path / "catch")],
@@ -226,10 +226,10 @@ def test_a_mistake_is_one_line_before_torch_is_imported(trained: Path, exported:
         " is not a run directory: it has no config.json",
         "--episodes is -1; it must be from 0 to 100000",
         "--out /full is not empty and not an export; try a new directory",
-        "--out /torn.onnx is not empty and not an export; try a new directory",
+        "--out /truncated.onnx is not empty and not an export; try a new directory",
         "--out /proc/nope: No such file or directory",
-        "/torn.onnx is not a valid exported policy: not an ONNX file of atari_dqn (DecodeError)",
-        "/torn.onnx is not a valid exported policy: not an ONNX file of atari_dqn (DecodeError)",
+        "/truncated.onnx is not a valid exported policy: not an ONNX file of atari_dqn (DecodeError)",
+        "/truncated.onnx is not a valid exported policy: not an ONNX file of atari_dqn (DecodeError)",
         "--checkpoint best: /policy.safetensors holds one network; only a run has several",
         "--surprise needs the replay of a run; /policy.safetensors is an exported policy",
         "/catch/policy.safetensors: trained in tests.stubs:Catch-v0, and a file is not trusted to name a module; try"

@@ -1,4 +1,4 @@
-"""Epsilon-greedy play: independent draws, a stream that nothing shifts, and greedy means argmax."""
+"""Epsilon-greedy actions: independent draws, a stream that does not depend on epsilon, greedy is argmax."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_stream_does_not_depend_on_epsilon() -> None:
     assert all(np.array_equal(one.act(obs, 0.5), other.act(obs, 0.5)) for _ in range(50))
 
 
-def test_network_rests_while_every_env_explores() -> None:
+def test_the_network_is_not_called_if_every_env_explores() -> None:
     network = Preset()
     actor = Actor(network, 6, seed=1)
     actor.act(greedy_zero(4, 6), 1.0)
@@ -103,7 +103,7 @@ def test_seed_decides_and_state_continues() -> None:
     assert [other.act(obs, 0.5).tolist() for _ in range(20)] == then
 
 
-def test_global_generators_are_left_alone() -> None:
+def test_global_generators_do_not_change() -> None:
     torch_before, numpy_before = torch.get_rng_state(), repr(np.random.get_state())
     Actor(Preset(), 18, seed=1).act(greedy_zero(4, 18), 0.5)
     assert torch.equal(torch_before, torch.get_rng_state())

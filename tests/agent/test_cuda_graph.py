@@ -81,7 +81,7 @@ def make_learner(
 
 
 def bits(learner: Learner) -> list[bytes]:
-    """Of all that an update changes."""
+    """Clones of all that an update changes."""
     assert isinstance(learner.replay, Replay)
     networks = (learner.online, learner.target, learner.policy)
     tensors: list[Tensor] = [param for network in networks for param in network.parameters()]
@@ -113,7 +113,7 @@ class Call:
 def _described(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.stride(), leaf.dtype
-    # torch wraps a generator anew each time, so that its address says nothing
+    # torch wraps a generator in a new object each time, so its address means nothing
     return "a generator" if isinstance(leaf, torch.Generator) else str(leaf)
 
 
@@ -148,7 +148,7 @@ class Recording(TorchDispatchMode):
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past the one value that the CPU looks at and a GPU does not: whether the priorities written are sound."""
+    """Skip the one value that a CPU reads and a GPU does not: whether the written priorities are valid."""
     monkeypatch.setattr(Tensor, "__bool__", lambda tensor: True)
 
 
@@ -169,8 +169,8 @@ CASES = [
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("kind", "precision", "settings"), CASES)
-def test_a_recorded_update_is_every_later_update(kind: str, precision: Precision, settings: dict[str, Any]) -> None:
-    """Through appends, live edits and target syncs: nothing an update reads is frozen in the record."""
+def test_a_captured_update_equals_every_later_one(kind: str, precision: Precision, settings: dict[str, Any]) -> None:
+    """Through appends, live edits and target syncs: no value that an update reads is frozen in the graph."""
     feeder, replays = Feeder(), [make_replay(kind=kind) for _ in range(2)]
     feeder.feed(*replays, ticks=40)
     captured, eager = (make_learner(replay, precision=precision, **settings) for replay in replays)
@@ -201,8 +201,10 @@ def broken_target(learner: Learner) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("kind", "precision", "settings"), CASES)
-def test_a_record_skips_what_the_eager_update_skips(kind: str, precision: Precision, settings: dict[str, Any]) -> None:
-    """It was recorded of a sound update, and one that is not is skipped, counted, and left behind all the same."""
+def test_a_captured_update_skips_what_the_eager_one_skips(
+    kind: str, precision: Precision, settings: dict[str, Any]
+) -> None:
+    """The capture saw a finite update; later ones that are not finite are still skipped and counted."""
     feeder, replays = Feeder(), [make_replay(kind=kind) for _ in range(2)]
     feeder.feed(*replays, ticks=40)
     captured, eager = (make_learner(replay, precision=precision, **settings) for replay in replays)

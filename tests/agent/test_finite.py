@@ -1,4 +1,4 @@
-"""Where NaN and infinity are found, and what is told of them; the runs they end are in tests/faults/test_numbers.py."""
+"""Finding and reporting NaN and infinity; tests/faults/test_numbers.py has the runs that they end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from atari_dqn.agent.finite import not_finite, where_not_finite, write_dump
 
 
-def test_places_are_named_a_few_and_the_rest_counted() -> None:
+def test_a_few_tensors_are_named_and_the_rest_counted() -> None:
     good, bad = torch.zeros(3), torch.tensor([0.0, math.nan, 0.0])
     tensors = {"a": good, "b": {"c": bad, "d": {"e": -math.inf * torch.ones(())}}, "f": 7, "g": torch.arange(3)}
     assert not_finite(tensors) == ["b.c", "b.d.e"]
@@ -19,6 +19,6 @@ def test_places_are_named_a_few_and_the_rest_counted() -> None:
     assert where_not_finite({"a": good}) == ""
 
 
-def test_a_dump_that_cannot_be_written_hides_nothing(tmp_path: Path) -> None:
+def test_a_failed_dump_returns_the_reason(tmp_path: Path) -> None:
     (tmp_path / "dumps").write_text("a file where the directory should be")
     assert write_dump(file := tmp_path / "dumps" / "3.pt", {}, {}) == f"cannot write {file}: File exists"

@@ -1,4 +1,4 @@
-"""What only a GPU can show: captured updates are the eager ones, nobody waits, and it computes what a CPU does.
+"""Tests that need a GPU: captured updates equal eager ones, nothing waits, and results are those of a CPU.
 
 The shapes, the order of operations and what an update reads are proven without one, in test_cuda_graph.py.
 """
@@ -110,7 +110,7 @@ def test_captured_updates_equal_eager_ones_to_the_bit(
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_a_captured_update_that_is_not_finite_is_skipped_and_counted(optimizer: str) -> None:
-    """As the eager one, without waiting; weights, moments, steps and priorities stay, and the next update goes on."""
+    """As the eager one, without waiting; weights, moments, steps and priorities stay, and later updates work."""
     feeder, replays = Feeder(), [make_replay("cuda") for _ in range(2)]
     feeder.feed(*replays, ticks=40)
     captured, eager = (
@@ -133,7 +133,7 @@ def test_a_captured_update_that_is_not_finite_is_skipped_and_counted(optimizer: 
     assert captured.pop_metrics() == eager.pop_metrics()
 
 
-def test_the_next_captured_update_obeys_a_live_rate() -> None:
+def test_the_next_captured_update_uses_a_live_learning_rate() -> None:
     learner = updated(on_gpu(CapturedLearner, Feeder()), 10)
     before = [param.clone() for param in learner.online.parameters()]
     learner.learning_rate.fill_(0)
@@ -173,7 +173,7 @@ def test_updates_appends_and_syncs_never_wait_for_the_gpu() -> None:
 
 
 @pytest.mark.usefixtures("exact")
-def test_a_continued_run_records_anew_and_goes_on_bit_for_bit() -> None:
+def test_a_resumed_run_captures_again_and_keeps_its_bits() -> None:
     feeder = Feeder()
     learner = updated(on_gpu(CapturedLearner, feeder), 10)
     other = updated(on_gpu(CapturedLearner, Feeder(), ticks=55), 8)  # which has a record of its own by now
@@ -197,7 +197,7 @@ def test_a_continued_run_records_anew_and_goes_on_bit_for_bit() -> None:
     assert other.captured.recorded
 
 
-def test_other_settings_are_recorded_anew() -> None:
+def test_changed_settings_are_captured_again() -> None:
     learner = updated(on_gpu(CapturedLearner, Feeder()), 10)
     assert isinstance(learner, CapturedLearner)
     learner.config = dataclasses.replace(learner.config, batch_size=2 * BATCH)
@@ -207,7 +207,7 @@ def test_other_settings_are_recorded_anew() -> None:
     assert learner.captured.recorded
 
 
-def test_a_replay_that_has_run_empty_is_refused_by_a_record_too() -> None:
+def test_an_empty_replay_is_refused_by_a_captured_update_too() -> None:
     learner = updated(on_gpu(CapturedLearner, Feeder()), 10)
     assert isinstance(learner.replay, Replay)
     for _ in range(learner.replay.num_rows + 8):  # final frames only
@@ -252,7 +252,7 @@ def test_a_gpu_draws_what_a_cpu_draws_given_the_same_random_numbers(monkeypatch:
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
 def test_a_whole_training_runs_on_a_gpu(cuda_graph: bool, tmp_path: Path) -> None:
-    """Pixels in bf16, on, over a checkpoint, and on; with the actor's network captured too."""
+    """Pixels in bf16, resumed from a checkpoint, with the actor's network captured too."""
     settings = CATCH | {"device": "cuda", "precision": "bf16", "cuda_graph": cuda_graph, "learning_starts": 200}
     config = TrainConfig().replace(**settings).validate()
     spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)

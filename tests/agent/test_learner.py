@@ -1,4 +1,4 @@
-"""The learner: against its plain twin and hand-made tables; live rates, syncs counted in updates, exact repetition."""
+"""The learner against a plain one and tables made by hand; live settings, target syncs, exact repetition."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_target_gets_no_gradient_and_moves_only_at_a_sync() -> None:
 
 
 @pytest.mark.parametrize("interval", [1, 3])
-def test_target_follows_every_so_many_updates(interval: int) -> None:
+def test_target_syncs_at_its_interval(interval: int) -> None:
     learner = make_learner(target_update_interval=interval)
     synced = []
     for update in range(1, 11):
@@ -251,7 +251,7 @@ def test_each_update_uses_the_live_learning_rate(optimizer: str) -> None:
         assert table[entry].item() - before == pytest.approx(rate, rel=0.03, abs=1e-6)
 
 
-def test_the_rate_stays_live_and_the_configs_after_load() -> None:
+def test_after_a_load_the_learning_rate_is_live_and_the_configs() -> None:
     learner, stored = make_learner(learning_rate=0.125), run(make_learner(learning_rate=0.5), 2).state()
     learner.load(stored)
     assert learner.optimizer.param_groups[0]["lr"] is learner.learning_rate
@@ -285,7 +285,7 @@ def test_gradient_values_are_clipped_after_the_norm() -> None:
     torch.testing.assert_close(gradient(learner), scaled.clamp(-0.1, 0.1))
 
 
-def test_the_loss_is_the_one_that_was_asked_for() -> None:
+def test_the_loss_is_that_of_the_setting() -> None:
     learner, replay = table_learner(loss="mse")
     learner.update()
     errors, weights = replay.td_errors[0], TRANSITIONS.weights
@@ -445,7 +445,7 @@ def test_bf16_steps_in_the_direction_of_fp32() -> None:
 
 
 def test_convolutions_stay_channels_last_in_the_one_vector() -> None:
-    """Another layout gives the same numbers, later."""
+    """Another layout gives the same numbers, more slowly."""
     learner = make_learner(BREAKOUT, precision="bf16")
     for network in (learner.online, learner.target, learner.policy, learner.target_policy):
         assert isinstance(network.trunk, Blocked)
@@ -454,7 +454,7 @@ def test_convolutions_stay_channels_last_in_the_one_vector() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"target_tau": 0.1}])
-def test_what_computes_has_the_weights_of_what_is_kept(settings: dict[str, Any]) -> None:
+def test_the_policies_have_the_weights_of_the_float32_networks(settings: dict[str, Any]) -> None:
     obs = batches(BREAKOUT).batches[0].obs
 
     def check(learner: Learner) -> None:
@@ -477,7 +477,7 @@ def test_what_computes_has_the_weights_of_what_is_kept(settings: dict[str, Any])
 # ---------------------------------------------------------------------- device and precision
 
 
-def test_auto_precision_is_exact_when_asked_to_repeat_itself() -> None:
+def test_auto_precision_is_fp32_for_a_deterministic_run() -> None:
     assert resolve_precision("auto", CPU, deterministic=True) == "fp32"
     assert resolve_precision("bf16", CPU, deterministic=True) == "bf16"
     assert resolve_precision("fp32", CPU, deterministic=False) == "fp32"

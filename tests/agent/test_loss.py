@@ -1,4 +1,4 @@
-"""The learning signal against numbers worked out by hand, a plain loop, and finite differences."""
+"""Targets, errors and losses against numbers worked out by hand, a plain loop, and finite differences."""
 
 from __future__ import annotations
 

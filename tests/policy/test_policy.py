@@ -1,4 +1,4 @@
-"""`Policy` in other programs: gymnasium's own envs, plain loops, and the very actions of our own evaluation."""
+"""`Policy` in other programs: gymnasium's envs, plain loops, and the same actions as in an evaluation."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def play(policy: Policy, env: gym.Env[Any, Any], **reset: Any) -> float:
 
 
 @pytest.mark.parametrize("file", ["", f"export/{SAFETENSORS}", f"export/{ONNX}"])
-def test_its_scores_are_those_of_our_evaluation(file: str, cartpole: Path) -> None:
+def test_its_scores_equal_those_of_an_evaluation(file: str, cartpole: Path) -> None:
     trained = load_policy(cartpole)
     device, seed, games = torch.device("cpu"), 7, 4
     result = evaluate(
@@ -170,7 +170,7 @@ def test_ten_lines_play_cartpole_and_breakout(file: str, cartpole: Path, breakou
     assert play(policy, env, seed=1) >= 0
 
 
-def test_what_is_preprocessed_already_is_left_alone(breakout: Path) -> None:
+def test_an_env_that_is_preprocessed_already_is_not_wrapped(breakout: Path) -> None:
     policy = Policy.load(breakout)
     frames = AtariPreprocessing(gym.make("ALE/Breakout-v5", **RAW), noop_max=0)
     stacks = FrameStackObservation(frames, 4)
@@ -212,7 +212,7 @@ def test_an_env_of_another_kind_is_refused(breakout: Path, cartpole: Path) -> No
 
 
 @pytest.mark.parametrize("file", [SAFETENSORS, ONNX])
-def test_a_batch_is_as_its_parts(file: str, cartpole: Path, breakout: Path) -> None:
+def test_a_batch_gives_the_same_as_its_parts(file: str, cartpole: Path, breakout: Path) -> None:
     rng = np.random.default_rng(0)
     vectors, pixels = rng.normal(size=(5, 4)), rng.integers(256, size=(5, 4, 84, 84), dtype=np.uint8)
     for run_dir, batch in ((cartpole, vectors), (breakout, pixels)):
@@ -228,7 +228,7 @@ def test_a_batch_is_as_its_parts(file: str, cartpole: Path, breakout: Path) -> N
         assert policy.act(batch[:0]).shape == (0,)
 
 
-def test_gymnasiums_vector_envs_take_it(cartpole: Path) -> None:
+def test_it_plays_vector_envs_of_gymnasium(cartpole: Path) -> None:
     policy = Policy.load(cartpole / "export")
     envs = gym.vector.SyncVectorEnv([policy.make_env] * 3)
     observations, _ = envs.reset(seed=1)
@@ -370,7 +370,7 @@ def test_a_file_does_not_choose_what_is_imported(tmp_path: Path) -> None:
     assert play(Policy.load(directory), Policy.load(directory).make_env()) in (-1, 1)
 
 
-def test_what_is_no_policy_is_refused_in_one_line(tmp_path: Path, cartpole: Path) -> None:
+def test_other_paths_are_refused_in_one_line(tmp_path: Path, cartpole: Path) -> None:
     for path, words in (
         (tmp_path, "is not a run directory"),
         (tmp_path / "nowhere", "is not a run directory"),
