@@ -160,12 +160,12 @@ def _out_of_memory_explained(run_dir: Path) -> Iterator[None]:
 
 def _labml_url(command: TrainCommand) -> str | None:
     """The labml server to report to, if any. Raises `ConfigError` for a malformed URL."""
-    from atari_dqn.labml.http import check_url
+    from atari_dqn.labml.http import API, check_url
 
     if command.dashboard:
         if command.labml_url is not None:
             raise ConfigError("--dashboard and --labml-url both say where to report; give one of them")
-        return f"http://127.0.0.1:{launch.PORT}{launch.API}"
+        return f"http://127.0.0.1:{launch.PORT}{API}"
     return None if command.labml_url is None else check_url(command.labml_url)
 
 

@@ -15,7 +15,6 @@ from atari_dqn import evaluate
 from atari_dqn.cli import output as status
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.protocol import PROTOCOLS, protocol_for
-from atari_dqn.evaluation import scorecard
 from atari_dqn.evaluation.evaluation import Progress
 from atari_dqn.evaluation.intervals import interval, iqm, mean
 from atari_dqn.evaluation.scorecard import CardProgress
@@ -82,7 +81,7 @@ def test_an_env_other_than_atari_has_a_row_for_each_epsilon(tmp_path: Path) -> N
 
 def test_the_eta_is_that_of_the_whole_card(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(scorecard.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("atari_dqn.evaluation.scorecard.time.monotonic", lambda: now[0])
     card = CardProgress(3)
     at = Progress(games=1, episodes=2, ticks=40, mean=7.0, ticks_left=60.0)
     assert card.ticks_left(at) == 60 + 2 * 100

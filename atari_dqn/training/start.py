@@ -17,7 +17,7 @@ from atari_dqn.config.live import Edit, for_page
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.protocol import EnvSpec
-from atari_dqn.labml.launch import API
+from atari_dqn.labml.http import API
 from atari_dqn.labml.link import LabmlLink
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoints import CheckpointStore
