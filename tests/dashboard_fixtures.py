@@ -91,7 +91,8 @@ class LabmlRun:
     def __init__(self, api_url: str, directory: Path) -> None:
         directory.mkdir()
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("labml_run.py")), api_url, str(directory)],
+            # -P: or `labml` would be the folder beside the script
+            [sys.executable, "-P", str(Path(__file__).with_name("labml_run.py")), api_url, str(directory)],
             env=os.environ | {"HOME": str(directory)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

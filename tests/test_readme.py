@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/recipes.md, executed; what else the pages name is there."""
+"""Runs the commands of README.md and docs/recipes.md, and checks that what the pages name exists."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ README, RECIPES = ROOT / "README.md", ROOT / "docs" / "recipes.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 NO_COMMANDS = ("actions = actor.act", "atari_dqn/\n")
-"""How blocks without a language begin that are none."""
+"""How blocks without commands begin."""
 
 LEFT_OUT = {
     "make": "it makes an environment, and .ci/run calls it",
@@ -38,13 +38,14 @@ LEFT_OUT = {
     "tensorboard": "it serves until it is stopped; test_trainer.py reads what it would show",
     "import gymnasium as gym\n\nfrom atari_dqn import Policy": "test_export.py runs it",
     "python -m experiments.claims": "it takes an hour; test_claims.py runs it, shortened",
+    "python -m experiments.breakout_cpu": "it takes an hour; test_experiments.py runs it, shortened",
     "python -m atari_dqn.doctor": "test_doctor.py runs it as it is",
     "python -m atari_dqn.train --run-dir runs/breakout --dashboard": "it fetches from npm; test_dashboard_training.py",
 }
-"""Commands and programs that are not run here, by how they begin, and why."""
+"""Commands and programs that are not run here, by their beginning, and why."""
 
 STEPS = 400
-"""Env steps of a training; one that goes on goes on for as many more."""
+"""Environment steps of a training, and of each time it is resumed."""
 SHORT = (
     "--num-workers 2 --envs-per-worker 1 --replay-capacity 1024 --learning-starts 100 --batch-size 8"
     " --torch-threads 1 --log-interval 50 --checkpoint-interval 200 --precision fp32"
@@ -61,7 +62,7 @@ OVERRIDES = {
     "atari_dqn.tune": "",
     "atari_dqn.bench": TINY,
 }
-"""What makes a command short, by its module."""
+"""Flags that make a command short, by its module."""
 
 PROMISED = {
     README: [
@@ -73,7 +74,7 @@ PROMISED = {
         *("filmed/videos/*.mp4", "filmed/plots/*.png", "filmed/export/*/policy.safetensors"),
     ],
 }
-"""What is to lie in runs/ when all of a page's commands have been run."""
+"""Files in runs/ after all of a page's commands."""
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -82,7 +83,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def commands(page: Path) -> list[str]:
-    """The lines of the blocks that have commands; `# file.py` blocks come as such a line, too."""
+    """The lines of the blocks with commands, and each block of Python as a whole."""
     found = []
     for language, text in blocks(page):
         if language == "python":
@@ -98,14 +99,12 @@ def is_left_out(command: str) -> bool:
 
 def module_of(command: str) -> str:
     python, option, module, *_ = [*command.split(), "", ""]
-    assert (python, option) == ("python", "-m"), (
-        f"{command!r} is no command that is known here: run it, or leave it out"
-    )
+    assert (python, option) == ("python", "-m"), f"unknown command {command!r}: run it, or leave it out"
     return module
 
 
 def check(flags: str) -> None:
-    """That they are flags of a training, and what they say together is a valid setting."""
+    """Check that they are flags of `train` and together a valid configuration."""
     command = train._parse(shlex.split(flags), TrainConfig(), "train")
     TrainConfig(**{section: getattr(command, section) for section in vars(TrainConfig())}).validate()
 
@@ -120,7 +119,7 @@ def test_every_command_is_run_or_left_out_for_a_reason(page: Path) -> None:
 
 
 @pytest.mark.parametrize("start", LEFT_OUT)
-def test_what_is_left_out_is_still_named(start: str) -> None:
+def test_every_command_left_out_is_in_a_page(start: str) -> None:
     assert any(command.startswith(start) for command in [*commands(README), *commands(RECIPES)])
 
 
@@ -128,21 +127,21 @@ def run_as_main(module: str, arguments: list[str]) -> int:
     """The exit code of `python -m module arguments`, in this process: what it imports is imported already."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", [module, *arguments])
-        warnings.simplefilter("ignore", RuntimeWarning)  # runpy says that the module is
+        warnings.simplefilter("ignore", RuntimeWarning)  # runpy warns about a module that is imported already
         with pytest.raises(SystemExit) as ended:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
     return int(ended.value.code or 0)
 
 
 def expanded(command: str) -> list[str]:
-    """The words of a command as a shell hands them over."""
+    """The words of a command as a shell expands them."""
     printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True)
     return printed.stdout.split("\0")[:-1]
 
 
 @contextlib.contextmanager
 def under_way(run_dir: Path) -> Iterator[None]:
-    """The training in `run_dir` goes on meanwhile, in a process of its own."""
+    """Train in `run_dir` meanwhile, in a process of its own."""
     command = [sys.executable, "-m", "atari_dqn.train", "--run-dir", str(run_dir), "--total-env-steps", "100000000"]
     before = len((run_dir / "metrics.jsonl").read_text().splitlines())
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
@@ -159,7 +158,7 @@ def under_way(run_dir: Path) -> Iterator[None]:
 
 
 def run_all(listed: list[str], game: str) -> None:
-    """In the working directory, one after the other; in `game` where an Atari game is named."""
+    """Run the commands in the working directory, in turn, with `game` in place of an Atari game."""
     trained: Counter[str] = Counter()
     with contextlib.ExitStack() as tuned:
         for command in listed:
@@ -167,9 +166,7 @@ def run_all(listed: list[str], game: str) -> None:
                 continue
             if "\n" in command:
                 file = command.split()[1]
-                assert file.endswith(".py"), (
-                    f"a program that is neither named by its first line nor left out: {command}"
-                )
+                assert file.endswith(".py"), f"a program whose first line does not name its file: {command}"
                 Path(file).write_text(command)
                 continue
             module, words = module_of(command), expanded(command)[3:]
@@ -195,7 +192,7 @@ def check_promises(page: Path, folder: str = "") -> None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working directory for commands that think they are alone in the process."""
+    """A working directory for commands that change the state of the process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
@@ -203,27 +200,27 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     torch.use_deterministic_algorithms(False)
 
 
-def test_the_readmes_first_minutes_are_as_it_says(place: Path) -> None:
+def test_the_readmes_first_ten_minutes(place: Path) -> None:
     run_all([command for command in commands(README) if "cartpole" in command and "breakout" not in command], "")
     check_promises(README, "cartpole")
 
 
 @pytest.mark.slow
-def test_the_readmes_commands_do_what_they_are_said_to(place: Path) -> None:
-    """In a game that is soon lost by whoever has learned nothing."""
+def test_all_commands_of_the_readme(place: Path) -> None:
+    """In a game that an untrained network loses soon."""
     run_all(commands(README), "pong")
     check_promises(README)
 
 
 @pytest.mark.slow
-def test_the_recipes_do_what_they_are_said_to(place: Path) -> None:
+def test_all_commands_of_the_recipes(place: Path) -> None:
     """In a game whose episodes are short."""
     run_all(commands(RECIPES), "CartPole-v1")
     check_promises(RECIPES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_a_page_names_is_there(page: Path) -> None:
+def test_what_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
     for module in set(re.findall(r"python -m ([\w.]+)", text)) - {"pip", "venv", "pytest"}:
         if "NAME" not in module:
@@ -235,8 +232,8 @@ def test_what_a_page_names_is_there(page: Path) -> None:
         assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
 
 
-def test_flags_that_the_deviations_name_are_flags() -> None:
-    """Each by itself a valid setting, but those of `evaluate`."""
+def test_flags_in_the_deviations_are_valid() -> None:
+    """Each is valid by itself, except those of `evaluate`."""
     text = (ROOT / "docs" / "deviations.md").read_text()
     for flags in set(re.findall(r"`(--[^`]*)`(?! of `evaluate`)", text)):
         check(flags)
