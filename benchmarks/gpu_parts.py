@@ -210,7 +210,8 @@ def compiled(plan: Plan, device: torch.device, backend: str = "inductor") -> lis
             precision=resolve_precision("auto", device, deterministic=False),
         )
         parts: list[tuple[Any, str]] = [
-            (replay.tree, "find"), (replay.tree, "write"), (replay.ring, "fold"), (replay.ring, "observations"),
+            (replay.tree, "find"), (replay.tree, "write"),
+            (replay.ring, "n_step_returns"), (replay.ring, "observations"),
             (learner.policy, "q_values"), (learner.target_policy, "q_values"),
         ]  # fmt: skip
         for owner, method in parts:

@@ -1,6 +1,6 @@
 """CUDA graphs of the learner's gradient step and the actor's network: one launch instead of a few hundred.
 
-Nothing is written twice for them. The same Python code first runs eagerly a few times, then once while CUDA captures
+There is no second implementation. The same Python code first runs eagerly a few times, then once while CUDA captures
 what it launches; afterwards the graph is replayed. A graph holds addresses, not values, so each replay reads the
 present learning rate, gradient norm, beta, head of the replay, and weights loaded in place. Python does not run in a
 replay, so decisions in Python, such as when to sync the target, stay outside.
@@ -83,8 +83,8 @@ class Captured(Generic[T]):
             graph.register_generator_state(self._generator)
         gc.collect()  # a graph or event freed during the capture would invalidate it
         try:
-            # Not in the actor's inference mode: the learner's later capture must be able to use what torch before 2.11
-            # sets up at the first one.
+            # torch before 2.11 sets up state at the first capture, the actor's. Made in inference mode, it would be
+            # useless to the learner's.
             with torch.inference_mode(False), torch.cuda.graph(graph, stream=self._stream):
                 self._result = self._work()
         except RuntimeError as error:

@@ -29,6 +29,8 @@ from atari_dqn.config.setting import ConfigError
 from atari_dqn.replay.base import NO_ID, Batch
 
 METRICS = ("losses/td_loss", "losses/q_values", "losses/grad_norm", "losses/abs_td_error")
+"""Means over updates, in the order of `figures` in `gradient_step`. Their sums are saved in checkpoints: with another
+number of them, raise `checkpoint_files.FORMAT`."""
 
 
 class Replay(Protocol):
@@ -200,7 +202,7 @@ class Learner:
         return Skipped(*self._skipped.tolist())
 
     def evidence(self) -> dict[str, Any]:
-        """Inputs and results of the last update, causes before effects, as views.
+        """What the last update read and computed, inputs before results: views, not copies.
 
         Before the first update there is no `batch`, `td_errors` [B] or `targets` [B].
         """

@@ -1,7 +1,7 @@
 """The Q network that plays and trains: a trunk, a hidden layer, Q values.
 
-`reference.py` shows the architectures plainly; here they are arranged for speed. Pixels are scaled to [0, 1] by the
-trunk and nowhere else. A network computes in the precision of its weights. `weights.in_precision` makes one whose trunk
+`reference.py` shows the architectures plainly, and is where to add one; here they are arranged for speed. Pixels are
+scaled to [0, 1] by the trunk and nowhere else. A network computes in the precision of its weights. `weights.in_precision` makes one whose trunk
 and hidden layers are bfloat16; the last layers and the sum of value and advantages stay float32, so that Q values with
 small differences stay distinct.
 """
@@ -107,7 +107,7 @@ class QNetwork(nn.Module):
         return result
 
     def from_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of `to_reference`, which only moves entries: the same moves on their numbers show where to."""
+        """The inverse of `to_reference`. That only moves entries, so moving their indices shows where each one goes."""
         own = self.state_dict()
         numbers = torch.arange(sum(value.numel() for value in own.values())).split([v.numel() for v in own.values()])
         moved = self.to_reference({name: n.view(own[name].shape) for name, n in zip(own, numbers, strict=True)})

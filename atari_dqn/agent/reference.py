@@ -47,7 +47,7 @@ class Trunk(nn.Module):
     hidden: int
     """Width of the hidden layer that follows."""
     low_precision: ClassVar[bool] = True
-    """Whether bf16 pays."""
+    """Whether bfloat16 makes it faster."""
 
     def prepare(self, obs: Tensor) -> Tensor:
         """The input of `forward`: `obs` [B, stack, *frame_shape], checked, scaled and laid out. Uses no weights."""

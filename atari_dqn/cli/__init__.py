@@ -1,1 +1,1 @@
-"""How a command begins, talks to the user and ends."""
+"""What commands share: flags, exit codes, console output, number formats."""

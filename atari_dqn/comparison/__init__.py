@@ -1,1 +1,1 @@
-"""Runs beside each other: grouping, scores, tables, learning curves."""
+"""Compares runs: grouping, scores, tables, learning curves."""

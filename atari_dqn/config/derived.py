@@ -1,4 +1,7 @@
-"""Numbers derived from the settings: rows, bytes, knots, and how many updates are due; computed nowhere else."""
+"""Numbers derived from the settings: rows, bytes, knots, and the updates that a number of environment steps calls for.
+
+How many updates are due now is for `Trainer.updates_due` to say.
+"""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ class LiveValues:
         """Take over a `state()`, except where a setting has changed since: a flag given later wins.
 
         Returns:
-            Requests that undo the overruled edits, to be decided and recorded before anything else.
+            Requests that set the overruled values, to be decided and recorded before any other edit.
         """
         overruled = []
         for name, stored in state.items():

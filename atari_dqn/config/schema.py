@@ -3,6 +3,7 @@
 A command line, a run's `config.json` or an experiment file becomes one frozen `TrainConfig`, whose sections go to the
 packages that need them. The same `Setting` metadata writes `--help`, checks values, guards a resume (`structural`) and
 says what may change while a run trains (`live`). What follows from the settings is computed in derived.py.
+A new setting is a field here; then `python -m docs.settings_reference > docs/settings.md` updates its page.
 This file must not import torch, gymnasium or ale_py: bad input is refused before any of them loads.
 """
 

@@ -34,7 +34,7 @@ class Setting:
     structural: str = ""
     """Why a checkpoint only fits the value it was saved under; a resume with another value is refused"""
     live: str = ""
-    """Name by which it may change while a run trains; for the values of a schedule, the name of what replaces it"""
+    """Name under which it may change while a run trains; for a schedule, the name of the number that replaces it"""
     suggested: tuple[float, float] = (0.0, 1.0)
     """Range of a live setting's slider, narrower than the bounds"""
 

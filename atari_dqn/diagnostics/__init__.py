@@ -1,1 +1,1 @@
-"""Measurements and checks behind `bench` and `doctor`."""
+"""Speed measurements and machine checks, for the commands `bench` and `doctor`."""

@@ -1,1 +1,1 @@
-"""Rows of metrics on their way to metrics.jsonl, TensorBoard and the terminal."""
+"""Rows of metrics (made in training/metrics.py) shown in metrics.jsonl, TensorBoard and the terminal."""

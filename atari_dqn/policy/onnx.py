@@ -25,7 +25,7 @@ OPERATORS = {
     *("Add", "Cast", "Conv", "Div", "Flatten", "Gemm", "MaxPool", "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid"),
     *("Sub", "Transpose"),
 }
-"""The operators of our networks. None has a loop or a branch, reads a file, or makes a large tensor of a small one."""
+"""The operators of our networks. None loops, branches, reads a file, or expands a small tensor into a large one."""
 
 
 def to_onnx(header: Header, network: ReferenceNetwork) -> bytes:

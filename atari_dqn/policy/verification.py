@@ -33,7 +33,7 @@ def read_back(contents: Mapping[str, bytes]) -> tuple[Policy, Policy]:
 
 
 def real_play(policy: Policy, steps: int) -> npt.NDArray[Any]:
-    """Observations of so many steps in the env of its training, [steps, *observation_shape]."""
+    """Observations of `steps` steps in the environment it was trained in, [steps, *observation_shape]."""
     seen = []
     with contextlib.closing(policy.make_env()) as env:
         over = True

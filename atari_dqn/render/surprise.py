@@ -112,7 +112,7 @@ def surprises(policy: TrainedNetwork, target: torch.nn.Module, replay: Replay, m
     parts = []
     for start in range(0, len(slots), BATCH):
         batch = torch.from_numpy(slots[start : start + BATCH])
-        returns, discounts, next_slots = ring.fold(batch, replay.gamma, replay.clip_rewards)
+        returns, discounts, next_slots = ring.n_step_returns(batch, replay.gamma, replay.clip_rewards)
         next_obs = ring.observations(next_slots)
         if policy.config.learner.double_q:
             targets = double_q_target(policy.network(next_obs), target(next_obs), returns, discounts)

@@ -155,7 +155,7 @@ class Replay(abc.ABC):
             raise RuntimeError(f"nothing to draw yet: {self.newest + 1} rows are stored, but no transition is complete")
         ring, tree, xp = self.ring, self.tree, self.tree.xp
         slots = self._draw(batch_size)
-        returns, discounts, next_slots = ring.fold(slots, self.gamma, self.clip_rewards)
+        returns, discounts, next_slots = ring.n_step_returns(slots, self.gamma, self.clip_rewards)
         if len(self._stacks) != 2 * batch_size:
             shape = (2 * batch_size, ring.stack, *ring.frames.shape[2:])
             self._stacks = torch.empty(shape, dtype=ring.frames.dtype, device=ring.device)

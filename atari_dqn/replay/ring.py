@@ -25,8 +25,8 @@ class Changes(NamedTuple):
     slots: NDArray[np.int64]
     """Slots, int64 [M], each once."""
     drawable: NDArray[np.bool_]
-    """Whether the slot became drawable, bool [M]. The others were overwritten, or their stacks would reach across the
-    write head."""
+    """Whether the slot became drawable, bool [M]. Where False it was overwritten, or its stack would reach
+    across the write head."""
 
 
 class _Field:
@@ -121,8 +121,9 @@ class FrameRing:
         """Absolute number of the newest row; -1 before the first append."""
         self.head = torch.full((), -1, dtype=torch.int64, device=device)
         """Largest id so far, int64 []; a tensor, so that a captured CUDA graph sees it move."""
-        # Rows around the newest one, r: its open windows r-n_step..r-1, itself, and the oldest rows r+1..r+stack-1 (mod
-        # rows), each with the age from which on its stack would reach the frame that was just overwritten.
+        # Offsets of the rows that an append at row r affects: r-n_step..r-1, whose n-step windows are still open; r;
+        # and the oldest rows, r+1..r+stack-1 (mod rows). Of these a row whose age is `_reaching_age` or more has a
+        # stack that includes the frame just overwritten.
         self._around = np.arange(-n_step, stack)
         self._reaching_age = np.where(self._around < 0, np.iinfo(np.int32).max, self._around)[:, None]
         self._envs = np.arange(num_envs)
@@ -248,7 +249,7 @@ class FrameRing:
         torch.index_select(self.frames.flatten(0, 1), 0, as_tensor(sources.reshape(-1)), out=stacks.flatten(0, 1))
         return stacks
 
-    def fold(self, slots: Tensor, gamma: float, clip: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def n_step_returns(self, slots: Tensor, gamma: float, clip: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Fold n-step windows into returns (Sutton & Barto 2018, eq. 7.1).
 
         Args:

@@ -1,4 +1,4 @@
-"""Copies from host memory to the replay's device that nobody waits for.
+"""Asynchronous copies from host memory to the replay's device.
 
 A copy to a GPU is asynchronous only from page-locked ("pinned") memory, which must not change before it has been read.
 On a CPU an array passes through without a copy.

@@ -1,6 +1,6 @@
 """Sum tree for proportional prioritized sampling.
 
-Every level is a flat float64 tensor whose nodes reduce many children each, the root by far the most, since a single
+Every level is a flat float64 tensor. A node is the sum of many children; the root has by far the most, since one
 bisection finds a draw among them. A write recomputes the nodes above it from their children, so rounding errors never
 accumulate; a search walks down from the root, level by level. All shapes are fixed by the sizes of the arguments, and
 nothing is read back from a GPU.

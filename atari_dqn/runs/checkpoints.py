@@ -83,7 +83,7 @@ class CheckpointStore:
     def load_newest(self, frames: torch.Tensor) -> tuple[Snapshot | None, list[str]]:
         """Load the newest valid checkpoint and rename the corrupt ones that were skipped.
 
-        Renamed ones no longer stand before newer checkpoints, nor count among those that are kept.
+        Renamed ones neither hide newer checkpoints nor count among those that are kept.
 
         Args:
             frames: The ring's own tensor, [rows, num_envs, *frame_shape]; the frames are read into its first rows.
@@ -133,7 +133,7 @@ class CheckpointStore:
         return stored[step]
 
     def _stored(self) -> dict[int, Path]:
-        """Directories by env step. One that was being replaced counts unless its replacement is there."""
+        """Directories by env step. A checkpoint that was being replaced counts only if its replacement is missing."""
         try:
             found = [(match, path) for path in self.directory.iterdir() if (match := NAME.fullmatch(path.name))]
         except FileNotFoundError:

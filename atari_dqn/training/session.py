@@ -24,8 +24,8 @@ from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.edits import RECORD, EditDesk, discard_edits
 from atari_dqn.system.machine import is_out_of_memory
 from atari_dqn.training.clock import Every
+from atari_dqn.training.metrics import human, row_of
 from atari_dqn.training.parts import seeds_of
-from atari_dqn.training.rows import human, row_of
 from atari_dqn.training.saving import NotSaved, Saver
 from atari_dqn.training.snapshot import Resumed
 from atari_dqn.training.trainer import Trainer

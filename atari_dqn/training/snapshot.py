@@ -82,7 +82,7 @@ def resume(trainer: Trainer, store: CheckpointStore) -> Resumed:
     trainer.actor.load(counters["actor"])
     trainer.learner.load(snapshot.learner)
     overruled = trainer.live.load(counters["live"])
-    trainer.obey()
+    trainer.apply_live_values()
     env_steps, updates = counters["rate_set_at"]
     same_rate = counters["rate"] == _rate(trainer)
     trainer.rate_set_at = (env_steps, updates) if same_rate else (trainer.env_steps, trainer.learner.updates)

@@ -170,10 +170,10 @@ class Trainer:
         if edit.taken:
             if edit.name == "replay_ratio":
                 self.rate_set_at = (self.env_steps, owed)
-            self.obey()
+            self.apply_live_values()
         return edit
 
-    def obey(self) -> None:
+    def apply_live_values(self) -> None:
         """Give the schedules and the learner the present live values."""
         values = self.live.values
         epsilon, beta = values["epsilon"], values["beta"]

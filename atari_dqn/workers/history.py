@@ -47,7 +47,7 @@ class History:
         return len(self._actions) // self._tick_bytes
 
     def draw(self, envs: npt.NDArray[np.bool_]) -> Ints:
-        """Next seeds of `envs` (bool [num_envs]), [num_envs]; `NO_SEED` for the others. They count once in `add`."""
+        """Next seeds of `envs` (bool [num_envs]), [num_envs]; `NO_SEED` for the others. `add` makes them count."""
         seeds = np.full(len(envs), NO_SEED)
         for env in np.flatnonzero(envs):
             entropy = (self._seed, int(env), int(self._drawn[env]))

@@ -168,8 +168,8 @@ class WorkerPool:
         self._check_idle()
         self._history = history = History(*self._history_args)
         history.load(state)
-        # A worker starts when the first of its environments does, not before: older actions belong to episodes that may
-        # have made its predecessor fail. Its other environments play any game until their own anchor.
+        # A worker joins the replay of ticks at the oldest anchor of its environments, not before: earlier actions may
+        # have made its predecessor fail. Its other environments play anything until their own anchors.
         everyone = np.array(self._everyone)
         started = history.anchors.reshape(len(everyone), -1).min(axis=1)
         self._reset(everyone[started < 0], history.seeds)

@@ -169,7 +169,7 @@ class FailureStreak:
         self._last_tick = tick
         if len(self._failures) <= self._restarts:
             return ""
-        count = f"failed {len(self._failures)} times in a row; at first it " if len(self._failures) > 1 else ""
+        count = f"failed {len(self._failures)} times in a row; the first time it " if len(self._failures) > 1 else ""
         return f"{count}{self._failures[0]}"
 
 

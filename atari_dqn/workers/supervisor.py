@@ -1,6 +1,7 @@
 """Supervision of a pool's worker processes: start, command, wait, replace, end.
 
-A worker that raises, dies or hangs is named and killed. The pool replaces it unless it has failed too often in a row.
+A worker that raises, dies or hangs is named and killed. It is replaced, and the trainer cuts
+its episodes (`Trainer.observe`); one failure too many in a row ends the run with its state saved (`Session.run`).
 """
 
 from __future__ import annotations

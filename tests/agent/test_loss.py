@@ -46,7 +46,7 @@ def test_huber_is_a_parabola_with_straight_arms(error: float, value: float, slop
     assert at.grad.item() == pytest.approx(slope)
 
 
-def test_weighted_loss_by_hand() -> None:
+def test_importance_weighted_loss_by_hand() -> None:
     loss = weighted_loss(torch.tensor([0.5, -2.0, 3.0]), torch.tensor([1.0, 0.5, 0.2]))
     assert loss.item() == pytest.approx((0.125 + 0.5 * 1.5 + 0.2 * 2.5) / 3)
 
@@ -56,7 +56,7 @@ def test_weighted_squared_loss_by_hand() -> None:
     assert loss.item() == pytest.approx((0.25 + 0.5 * 4 + 0.2 * 9) / 3)
 
 
-def test_doubling_a_weight_doubles_that_samples_share_of_the_gradient_and_no_other() -> None:
+def test_doubling_an_importance_weight_doubles_that_samples_share_of_the_gradient_and_no_other() -> None:
     actions, target = torch.tensor([1, 0, 3]), torch.tensor([9.5, 0.0, 6.3])
 
     def gradient(weights: Tensor) -> Tensor:

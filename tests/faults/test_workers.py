@@ -62,7 +62,7 @@ def check_that_lives_are_apart(trainer: Trainer) -> int:
     slots = np.flatnonzero(replay.ring.drawable)
     assert slots.size
     frames = replay.ring.frames.flatten(0, 1).numpy()
-    returns, discounts, next_slots = replay.ring.fold(torch.from_numpy(slots), 1.0, clip=False)
+    returns, discounts, next_slots = replay.ring.n_step_returns(torch.from_numpy(slots), 1.0, clip=False)
     before, after = frames[slots], frames[next_slots.numpy()]
     np.testing.assert_array_equal(before[:, :2], after[:, :2], "the same process and episode")
     steps = (after[:, 2] - before[:, 2]).astype(int)

@@ -145,7 +145,7 @@ def play(ring: FrameRing, frame: int, event: int = ONGOING, reward: float = 0.0,
 def folded(ring: FrameRing, gamma: float = 0.5, clip: bool = False) -> list[tuple[int, float, float, int]]:
     """(frame, return, discount, next frame) of every drawable row, oldest first."""
     slots = torch.from_numpy(np.flatnonzero(ring.drawable))
-    returns, discounts, next_slots = ring.fold(slots, gamma, clip)
+    returns, discounts, next_slots = ring.n_step_returns(slots, gamma, clip)
     frames, after = ring.observations(slots)[:, -1, 0], ring.observations(next_slots)[:, -1, 0]
     return list(zip(frames.tolist(), returns.tolist(), discounts.tolist(), after.tolist(), strict=True))
 
@@ -273,6 +273,8 @@ def test_a_gpu_holds_what_a_cpu_holds() -> None:
         for ring in rings:
             ring.append(frames, last, *step)
     slots = torch.from_numpy(np.flatnonzero(rings[0].drawable))
-    for ours, theirs in zip(rings[0].fold(slots, 0.9, True), rings[1].fold(slots.cuda(), 0.9, True), strict=True):
+    for ours, theirs in zip(
+        rings[0].n_step_returns(slots, 0.9, True), rings[1].n_step_returns(slots.cuda(), 0.9, True), strict=True
+    ):
         torch.testing.assert_close(ours, theirs.cpu())
     assert torch.equal(rings[0].observations(slots), rings[1].observations(slots.cuda()).cpu())
