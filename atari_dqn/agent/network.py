@@ -1,9 +1,9 @@
 """The Q network that plays and trains: a trunk, a hidden layer, Q values.
 
 `reference.py` shows the architectures plainly, and is where to add one; here they are arranged for speed. Pixels are
-scaled to [0, 1] by the trunk and nowhere else. A network computes in the precision of its weights. `weights.in_precision` makes one whose trunk
-and hidden layers are bfloat16; the last layers and the sum of value and advantages stay float32, so that Q values with
-small differences stay distinct.
+scaled to [0, 1] by the trunk and nowhere else. A network computes in the precision of its weights.
+`weights.in_precision` makes one whose trunk and hidden layers are bfloat16; the last layers and the sum of value and
+advantages stay float32, so that Q values with small differences keep them.
 """
 
 from __future__ import annotations

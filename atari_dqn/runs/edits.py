@@ -83,7 +83,7 @@ class EditDesk:
     """Edits of a run under way: its inbox, another run's edits to repeat, and its record."""
 
     def __init__(self, run_dir: Path, repeated: Sequence[Edit] = (), env_step: int = 0, update: int = 0) -> None:
-        """`repeated`: another run's edits, made again here if they came after `env_step` and `update`, where this starts."""
+        """`repeated`: another run's edits, made again here unless they came before `env_step` and `update`."""
         self._inbox, self._record = Inbox(run_dir), run_dir / RECORD
         self.lines = len(read_rows(self._record))
         """Number of lines in the record, which checkpoints store."""
