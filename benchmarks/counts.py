@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from atari_dqn.agent.schedules import Piecewise
 from atari_dqn.agent.weights import Precision
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.diagnostics.profiler import CALLS, UPDATE_PARTS, account_of
+from atari_dqn.diagnostics.profiler import UPDATE_PARTS, account_of
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.replay.make import make_replay
@@ -126,7 +126,7 @@ def _of_tick(trainer: Trainer) -> dict[str, int]:
         trainer.iterate()
     updates = trainer.learner.updates - updates
     result = {}
-    for part in CALLS:
+    for part in calls:
         times = updates if part in UPDATE_PARTS else 1
         result[f"{part}: calls"] = math.ceil(calls[part] / times)
         result[f"{part}: bytes allocated"] = math.ceil(allocated[part] / times)

@@ -134,8 +134,9 @@ class Learner:
             skip = self._count_if_not_finite(figures)
             with self.phase("learner/optimizer"):
                 self._apply_gradients()
+            ids, errors = batch.ids.masked_fill(skip, NO_ID), error.masked_fill(skip, 0.0)
             with self.phase("learner/priorities"):
-                self.replay.update_priorities(batch.ids.masked_fill(skip, NO_ID), error.masked_fill(skip, 0.0))
+                self.replay.update_priorities(ids, errors)
             self._metric_sums += figures.masked_fill(skip, 0.0)
         self._last = batch, error, target
 

@@ -1,7 +1,7 @@
-"""A started `Trainer` flows in; where each second of its loop goes, and each core's, flows out.
+"""Where the time of a trainer's loop goes, and what the CPU cores are busy with.
 
-The loop's calls are watched from outside, so that a training carries nothing of this. The wait for the workers is
-taken apart by what they computed meanwhile, which their CPU clocks tell to the nanosecond.
+The loop is observed from outside: its public calls are wrapped, and the learner reports its phases (`Learner.phase`).
+The wait for the workers is split further by the CPU time they use meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -20,70 +20,76 @@ if TYPE_CHECKING:
     from atari_dqn.training.trainer import Trainer
 
 PARTS = {
-    "env": "waiting while emulators compute",
-    "transport": "telling workers to step, hearing that they have: CPU time",
-    "idle": "waiting for no computing: wake-ups, cores that others have",
-    "inference": "newest stacks gathered, one forward pass, actions chosen",
-    "sampling": "a batch drawn from the tree and gathered from the ring",
+    "env": "waiting for emulators that compute",
+    "transport": "CPU time of sending actions and receiving results",
+    "idle": "waiting for nothing: wake-ups, cores in use by others",
+    "inference": "gathering stacks, one forward pass, choosing actions",
+    "sampling": "drawing a batch from the tree, gathering its frames",
     "forward": "target values, Q values, TD errors, loss",
     "backward": "gradients",
-    "optimizer": "clipping, Adam's step, weights cast for the next pass",
-    "priorities": "TD errors back into the tree",
-    "update": "the rest of an update; all of it in a captured CUDA graph",
-    "append": "frames into the ring, new rows into the tree",
-    "other": "counting, and whatever else the loop does",
+    "optimizer": "clipping, Adam's step, casting weights",
+    "priorities": "writing TD errors to the tree",
+    "update": "the rest of an update; all of it in a CUDA graph",
+    "append": "storing frames in the ring, new rows in the tree",
+    "other": "counting, and everything else in the loop",
 }
-"""Parts of the loop's wall time and what each is, as this process spends it: every second is one part's."""
+"""Parts of the loop's wall time in this process and their meanings; each second belongs to one part."""
 
 CALLS = {
     "waiting": (("workers", "send"), ("workers", "recv")),
     "inference": (("replay", "latest_observation"), ("actor", "act")),
-    "sampling": (("replay", "sample"),),
-    "forward": (("learner", "_loss"),),
-    "backward": (("learner", "_backward"),),
-    "optimizer": (("learner", "_clip_gradients"), ("learner", "_apply_gradients")),
-    "priorities": (("replay", "update_priorities"),),
     "update": (("learner", "update"),),
     "append": (("replay", "append"),),
     "other": (("", "iterate"),),
 }
-"""The calls (owner, method) of each part; what one spends in another is the other's. `waiting` is three parts."""
+"""Calls of each part, as (attribute of the trainer, method). `waiting` is env, transport and idle together."""
 
-UPDATE_PARTS = ("sampling", "forward", "backward", "optimizer", "priorities", "update")
-"""Those of which an update consists."""
+PHASES = {
+    "learner/sample": "sampling",
+    "learner/loss": "forward",
+    "learner/backward": "backward",
+    "learner/clip": "optimizer",
+    "learner/optimizer": "optimizer",
+    "learner/priorities": "priorities",
+    "learner/target_sync": "update",
+}
+"""Part of each phase of an update."""
+
+UPDATE_PARTS = tuple(dict.fromkeys([*PHASES.values(), "update"]))
+"""Parts of which an update consists."""
 
 Meter = Callable[[], float]
-"""A clock, or a counter that only grows."""
+"""A clock, or any other counter that never decreases."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """Of one turn of the loop."""
+    """Where one turn of the loop went."""
 
     shares: dict[str, float]
-    """of the wall time, by `PARTS`; they add up to 1"""
+    """Share of the wall time of each of `PARTS`; they add up to 1."""
     cores: dict[str, float]
-    """cores kept busy on average, by whom; with `idle` they add up to the cores there are"""
+    """Average number of cores busy with each activity; with `idle` they add up to the cores there are."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Wait:
-    """One call that hands over to the workers or waits for them."""
+    """One call that sends to the workers or receives from them."""
 
     wall: float
-    """seconds"""
+    """Duration in seconds."""
     own: float
-    """CPU seconds of the thread that waits"""
+    """CPU seconds of the calling thread."""
     workers: Sequence[float]
-    """CPU seconds of each worker meanwhile"""
+    """CPU seconds of each worker meanwhile."""
 
 
 def split_waits(waits: Sequence[Wait], cores: int) -> dict[str, float]:
-    """Seconds of `env`, `transport` and `idle`; they add up to the wall time of the waits.
+    """Split the wall time of waits into seconds of `env`, `transport` and `idle`.
 
-    `transport` is what the waiting thread computes itself. `env` is the least time that the workers' computing takes:
-    as long as the busiest of them computes, and as all of it dealt out evenly to `cores`. `idle` is the rest: workers
-    that have yet to wake, cores without work beside busy ones, and cores that other threads or programs have.
+    `transport` is the CPU time of the waiting thread itself. `env` is the least time in which the workers' computation
+    could be done: that of the busiest worker, or that of all of them divided by `cores` if it is longer. `idle` is the
+    rest: workers that have not woken up yet, cores without work, and cores in use by other threads or programs.
     """
     parts = {"env": 0.0, "transport": 0.0, "idle": 0.0}
     for wait in waits:
@@ -99,8 +105,16 @@ def split_waits(waits: Sequence[Wait], cores: int) -> dict[str, float]:
 def share_of_cores(
     cores: int, wall: float, envs: float, learning: float, family: float, others: float
 ) -> dict[str, float]:
-    """Who keeps `cores` cores busy for `wall` seconds: from CPU seconds of the workers, of the updates, of all our
-    processes, and of other programs."""
+    """Average number of cores busy with each activity.
+
+    Args:
+        cores: Number of cores.
+        wall: Duration in seconds.
+        envs: CPU seconds of the workers.
+        learning: CPU seconds of the updates.
+        family: CPU seconds of this process and its descendants.
+        others: CPU seconds of other programs.
+    """
     busy = {
         "envs": envs / wall,
         "learning": learning / wall,
@@ -111,13 +125,13 @@ def share_of_cores(
 
 
 def worker_pids() -> list[int]:
-    """The processes that multiprocessing started for this one, and that live."""
+    """Ids of the living processes that multiprocessing started for this one."""
     return [child.pid for child in multiprocessing.active_children() if child.pid is not None]
 
 
 def cpu_clock(pid: int) -> float:
-    """CPU seconds so far of all threads of a process, to the nanosecond on Linux, else to 10 ms; 0 when it is gone."""
-    per_process_scheduler_clock = 2  # what `clock_getcpuclockid` of Linux's C library returns, without calling it
+    """CPU seconds used so far by all threads of a process, to the nanosecond on Linux, else to 10 ms; 0 if it ended."""
+    per_process_scheduler_clock = 2  # what `clock_getcpuclockid` of Linux's C library computes
     try:
         return time.clock_gettime((~pid << 3) | per_process_scheduler_clock)
     except OSError:
@@ -133,82 +147,98 @@ def cpu_clock(pid: int) -> float:
 def account_of(
     trainer: Trainer, meter: Meter = time.perf_counter, settle: Callable[[], object] = lambda: None
 ) -> Iterator[dict[str, float]]:
-    """While it lasts, every call in `CALLS` adds to its part what `meter` moved by, less the calls within, in the dict.
+    """Measure the parts of the loop while the context lasts.
 
-    `settle` is called at the end of each: a GPU's work then falls to the call that asked for it.
+    Args:
+        trainer: A started trainer.
+        meter: What is measured, seconds by default.
+        settle: Called at the end of each call and phase, such as to wait for the GPU's work on it.
+
+    Yields:
+        What `meter` advanced by in each part of `CALLS` and `PHASES`, not counting the calls and phases within.
     """
-    spent = dict.fromkeys(CALLS, 0.0)
+    spent = dict.fromkeys((*CALLS, *UPDATE_PARTS), 0.0)
     within = [0.0]
 
-    def metered(call: Callable[..., Any], part: str) -> Callable[..., Any]:
-        @functools.wraps(call)
-        def wrapper(*arguments: Any, **named: Any) -> Any:
-            start = meter()
-            within.append(0.0)
-            try:
-                result = call(*arguments, **named)
-                settle()
-                return result
-            finally:
-                took = meter() - start
-                spent[part] += took - within.pop()
-                within[-1] += took
+    @contextmanager
+    def metered(part: str) -> Iterator[None]:
+        start = meter()
+        within.append(0.0)
+        try:
+            yield
+            settle()
+        finally:
+            took = meter() - start
+            spent[part] += took - within.pop()
+            within[-1] += took
 
-        return wrapper
+    phase = trainer.learner.phase
+
+    @contextmanager
+    def metered_phase(name: str) -> Iterator[None]:
+        with phase(name), metered(PHASES[name]):
+            yield
 
     with ExitStack() as watches:
         for part, calls in CALLS.items():
             for owner, method in calls:
-                watches.enter_context(_watch(trainer, owner, method, functools.partial(metered, part=part)))
-        yield spent
+                watches.enter_context(_around(trainer, owner, method, functools.partial(metered, part)))
+        trainer.learner.phase = metered_phase
+        try:
+            yield spent
+        finally:
+            trainer.learner.phase = phase
 
 
 @contextmanager
 def waits_of(trainer: Trainer, workers: Sequence[int]) -> Iterator[list[Wait]]:
-    """While it lasts, every call of `waiting` adds a `Wait` to the list. `workers` are the ids of their processes."""
+    """Collect a `Wait` for every call in `CALLS["waiting"]`; `workers` are the process ids of the workers."""
     waits: list[Wait] = []
 
     def clocks() -> list[float]:
         return [cpu_clock(pid) for pid in workers]
 
-    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(call)
-        def wrapper(*arguments: Any, **named: Any) -> Any:
-            before, own, start = clocks(), time.thread_time(), time.perf_counter()
-            result = call(*arguments, **named)
-            wall, own = time.perf_counter() - start, time.thread_time() - own
-            computed = [now - then for now, then in zip(clocks(), before, strict=True)]
-            waits.append(Wait(wall, own, computed))
-            return result
-
-        return wrapper
+    @contextmanager
+    def timed() -> Iterator[None]:
+        before, own, start = clocks(), time.thread_time(), time.perf_counter()
+        yield
+        wall, own = time.perf_counter() - start, time.thread_time() - own
+        waits.append(Wait(wall, own, [now - then for now, then in zip(clocks(), before, strict=True)]))
 
     with ExitStack() as watches:
         for owner, method in CALLS["waiting"]:
-            watches.enter_context(_watch(trainer, owner, method, timed))
+            watches.enter_context(_around(trainer, owner, method, timed))
         yield waits
 
 
 @contextmanager
-def _watch(trainer: Trainer, owner: str, method: str, wrap: Callable[..., Callable[..., Any]]) -> Iterator[None]:
-    """Let calls of `owner.method` go through `wrap` of it; afterwards all is as before, another watch too."""
-    watched: Any = getattr(trainer, owner) if owner else trainer
-    before = vars(watched).get(method)
-    setattr(watched, method, wrap(getattr(watched, method)))
+def _around(
+    trainer: Trainer, owner: str, method: str, context: Callable[[], AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Enter a `context` around every call of a method; restore the method, or an outer wrapper of it, at the end."""
+    target: Any = getattr(trainer, owner) if owner else trainer
+    outer, call = vars(target).get(method), getattr(target, method)
+
+    @functools.wraps(call)
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        with context():
+            return call(*arguments, **named)
+
+    setattr(target, method, wrapper)
     try:
         yield
     finally:
-        if before is None:
-            delattr(watched, method)
+        if outer is None:
+            delattr(target, method)
         else:
-            setattr(watched, method, before)
+            setattr(target, method, outer)
 
 
 def shares_of(spent: Mapping[str, float], waits: Sequence[Wait], cores: int) -> dict[str, float]:
-    """`Account.shares` from the seconds of `CALLS` and the waits among them."""
+    """`Account.shares`, from the seconds of `account_of` and the waits among them."""
     of_waits = split_waits(waits, cores)
     seconds = {**{part: spent.get(part, 0.0) for part in PARTS}, **of_waits}
-    # What reading the clocks cost, a few microseconds a tick, lies in `waiting` and in no `Wait`.
+    # Reading the CPU clocks takes a few microseconds per tick, which are in `waiting` but in no `Wait`.
     seconds["other"] += max(0.0, spent["waiting"] - sum(of_waits.values()))
     whole = sum(seconds.values())
     return {part: seconds[part] / whole for part in PARTS}
