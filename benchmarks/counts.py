@@ -20,8 +20,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics.profiler import UPDATE_PARTS, account_of
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
-from atari_dqn.replay.make import make_replay
-from atari_dqn.training.assembly import local_trainer
+from atari_dqn.training.assembly import local_parts, local_trainer
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.shared_memory import block_bytes
 
@@ -64,17 +63,9 @@ def _memory(tensor: torch.Tensor) -> int:
 
 def figures() -> dict[str, int]:
     """Every count by name; smaller is better."""
-    config = TrainConfig().replace(env_id=GAME)
+    config = TrainConfig().replace(env_id=GAME, device="cpu")
     spec = env_spec(GAME, PROTOCOLS[config.env.protocol], config.env.frame_stack)
-    replay = make_replay(
-        config.replay,
-        num_envs=config.num_envs,
-        frame_shape=spec.frame_shape,
-        frame_dtype=spec.frame_dtype,
-        stack=spec.stack,
-        seed=1,
-        device=torch.device("cpu"),
-    )
+    replay = local_parts(config, spec).replay
     per_env = block_bytes(config.num_envs, spec.frame_shape, spec.frame_dtype) / config.num_envs
     result = {
         "replay: bytes a transition": math.ceil(replay.nbytes / replay.capacity),
@@ -92,7 +83,6 @@ def _of_loop(config: TrainConfig, spec: EnvSpec, precision: Precision) -> dict[s
         replay_capacity=2**13,
         learning_starts=128,
         target_update_interval=10**6,
-        device="cpu",
         precision=precision,
     )
     trainer = local_trainer(config, spec)
