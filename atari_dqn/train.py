@@ -23,7 +23,7 @@ from atari_dqn.config.file import load_config
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, Setting
 from atari_dqn.labml import launch
-from atari_dqn.runs.directory import check_run_dir, has_begun, new_run_dir, read_config, seeds_in
+from atari_dqn.runs.directory import check_run_dir, is_run_dir, new_run_dir, read_config, seeds_in
 from atari_dqn.runs.edits import Inbox, recorded_edits
 from atari_dqn.runs.lock import check_not_training, locked
 from atari_dqn.system.machine import is_out_of_memory
@@ -198,7 +198,7 @@ def _parse(argv: Sequence[str] | None, default: TrainConfig, prog: str) -> Train
     if given.config is not None:
         # The other run keeps its directory: only its settings are wanted.
         default = load_config(given.config).replace(run_dir=None)
-    elif given.run_dir is not None and has_begun(_expanded(given.run_dir)):
+    elif given.run_dir is not None and is_run_dir(_expanded(given.run_dir)):
         default = read_config(_expanded(given.run_dir)).replace(run_dir=given.run_dir)
     elif given.run_dir is not None and (begun := seeds_in(_expanded(given.run_dir))):
         default = read_config(begun[0]).replace(run_dir=given.run_dir)

@@ -14,7 +14,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.policy.files import ONNX, SAFETENSORS, SUFFIXES, Exported, read_exported
 from atari_dqn.policy.header import Header
-from atari_dqn.runs.directory import has_begun, read_config
+from atari_dqn.runs.directory import is_run_dir, read_config
 
 if TYPE_CHECKING:  # imported when the input is known to be right: it takes seconds
     import torch
@@ -65,7 +65,7 @@ def read_source(path: Path, checkpoint: str = "latest") -> Source:
     Raises:
         ConfigError: the path is none of these, or the file is corrupt.
     """
-    if not has_begun(path) and path.is_dir():
+    if not is_run_dir(path) and path.is_dir():
         path = next((path / name for name in (SAFETENSORS, ONNX) if (path / name).exists()), path)
     if path.is_dir() or path.suffix not in SUFFIXES:
         read_config(path)

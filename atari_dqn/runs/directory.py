@@ -45,7 +45,7 @@ def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
         if not place.is_dir() or not os.access(place, os.W_OK):
             what = "not writable" if place.is_dir() else "a file"
             raise ConfigError(f"--run-dir {run_dir}: {place} is {what}; choose a writable directory")
-        started = has_begun(run_dir)
+        started = is_run_dir(run_dir)
         checkpoints = run_dir / "checkpoints"
         if checkpoints.exists() and not os.access(checkpoints, os.W_OK):
             raise ConfigError(f"--run-dir {run_dir}: {checkpoints} is not writable, but training saves there")
@@ -60,7 +60,7 @@ def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
     return _changes(config, run_dir) if started else []
 
 
-def has_begun(run_dir: Path) -> bool:
+def is_run_dir(run_dir: Path) -> bool:
     """Whether there is a run in `run_dir` that can be resumed. Never raises, whatever the path."""
     return os.path.isfile(run_dir / "config.json")
 
@@ -68,20 +68,20 @@ def has_begun(run_dir: Path) -> bool:
 def seeds_in(run_dir: Path) -> list[Path]:
     """The runs that `train --seeds` made in `run_dir`, in order of their seeds. Never raises, whatever the path."""
     try:
-        places = [place for place in run_dir.glob("seed-*") if place.name[5:].isdecimal() and has_begun(place)]
+        places = [place for place in run_dir.glob("seed-*") if place.name[5:].isdecimal() and is_run_dir(place)]
     except OSError:
         return []
     return sorted(places, key=lambda place: int(place.name[5:]))
 
 
 def _changes(config: TrainConfig, run_dir: Path) -> list[str]:
-    former = read_config(run_dir)
-    stored, asked = former.to_dict(), config.to_dict()
+    before = read_config(run_dir)
+    stored, asked = before.to_dict(), config.to_dict()
     changed = []
     for name, setting in settings(TrainConfig).items():
         if stored[name] == asked[name] or name == "run_dir":
             continue
-        if setting.structural and not (setting.structural == COLUMNS and config.num_envs == former.num_envs):
+        if setting.structural and not (setting.structural == COLUMNS and config.num_envs == before.num_envs):
             raise ConfigError(
                 f"{run_dir} was started with {flag(name)} {_shown(stored[name])} and cannot resume with"
                 f" {_shown(asked[name])}: {setting.structural}; restore that value, or choose another --run-dir"
@@ -120,6 +120,6 @@ def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:
 
 def read_config(run_dir: Path) -> TrainConfig:
     """The settings of a run. Raises `ConfigError` when `run_dir` is not a run directory."""
-    if not has_begun(run_dir):
+    if not is_run_dir(run_dir):
         raise ConfigError(f"{run_dir} is not a run directory: it has no config.json")
     return load_config(run_dir / "config.json")

@@ -24,7 +24,7 @@ from atari_dqn.cli.output import StatusLine, open_console, say
 from atari_dqn.config.derived import Derived
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, flag, settings
-from atari_dqn.runs.directory import check_run_dir, has_begun, read_config
+from atari_dqn.runs.directory import check_run_dir, is_run_dir, read_config
 from atari_dqn.runs.lock import check_not_training, locked
 from atari_dqn.system.machine import available_memory, cores
 from atari_dqn.system.processes import hang_up_after_parent
@@ -125,7 +125,7 @@ def train_seeds(
     fault = settings(TrainConfig)["seed"].fault(last)
     if fault:
         raise ConfigError(f"--seeds {seeds}: the last seed {fault}")
-    if has_begun(run_dir):
+    if is_run_dir(run_dir):
         raise ConfigError(f"--run-dir {run_dir} is a single run; name an empty or new directory for several seeds")
     own = {seed: run_dir / f"seed-{seed}" for seed in range(first, last + 1)}
     for seed, place in own.items():
@@ -178,7 +178,7 @@ def _beside(config: TrainConfig, derived: Derived, seeds: int) -> int:
 
 def _command(config: TrainConfig, seed: int, run_dir: Path, flags: Mapping[str, str]) -> list[str]:
     """The command of one seed; its flags are what differs from that run's own settings, or from the defaults."""
-    default = read_config(run_dir) if has_begun(run_dir) else TrainConfig()
+    default = read_config(run_dir) if is_run_dir(run_dir) else TrainConfig()
     asked = config.replace(seed=seed, run_dir=run_dir).to_dict()
     given = {name: value for name, value in asked.items() if value != default.to_dict()[name]}
     given |= {"seed": seed, "run_dir": str(run_dir), **flags}
@@ -249,7 +249,7 @@ def _end(runs: list[Run], run_dir: Path, console: Console) -> int:
     failed = [str(run.seed) for run in runs if run.state == "failed"]
     if any(run.state in ("stopped", "waiting") for run in runs):
         # A resume takes its settings from a run that has started.
-        begun = any(has_begun(run.run_dir) for run in runs)
+        begun = any(is_run_dir(run.run_dir) for run in runs)
         how = f"--run-dir {shlex.quote(str(run_dir))} --seed {runs[0].seed} --seeds {len(runs)}"
         say(
             console,

@@ -24,7 +24,7 @@ from atari_dqn.cli.output import open_console
 from atari_dqn.config.derived import updates_at
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, Setting, flag, help_from_settings, settings
-from atari_dqn.runs.directory import has_begun, read_config
+from atari_dqn.runs.directory import is_run_dir, read_config
 from atari_dqn.runs.records import read_rows
 from atari_dqn.system.machine import cores
 from atari_dqn.system.processes import hang_up_after_parent
@@ -70,7 +70,7 @@ class Job:
 
     def check(self, overridden: Sequence[str]) -> None:
         """Raise `ConfigError` if its directory holds a run whose settings differ from the experiment's."""
-        if not has_begun(self.run_dir):
+        if not is_run_dir(self.run_dir):
             return
         stored = read_config(self.run_dir).to_dict()
         for name, value in self.config.to_dict().items():

@@ -72,7 +72,7 @@ def reason(directory: Path) -> str:
 
 @pytest.mark.parametrize("flips", [50, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_every_flipped_bit_is_refused(valid: Path, flips: int) -> None:
-    """50 in each of six files, the manifest among them, are 300."""
+    """50 in each of six files, including the manifest, are 300."""
     chance = random.Random(5)
     assert reason(valid) == ""
     for path in sorted(valid.iterdir()):
@@ -110,7 +110,7 @@ def test_truncation_at_100_places_is_refused(valid: Path) -> None:
 
 
 def rewrite_manifest(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change what the manifest says and seal it again: anybody can."""
+    """Change the manifest and seal it again, as anybody can."""
     content = json.loads((directory / MANIFEST).read_text())
     del content["sha256"]
     change(content)
@@ -258,7 +258,7 @@ def test_a_hostile_file_of_tensors_is_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     file = tmp_path / LEARNER
     file.write_bytes(safetensors_file(tensor([4], [0, 16]), bytes(16)))
-    assert load_tensors(file)["online/weight"].shape == (4,), "the forger knows the trade"
+    assert load_tensors(file)["online/weight"].shape == (4,), "the forgery works where it should"
     file.write_bytes(HOSTILE[which])
     with pytest.raises(CorruptError, match=rf"^{LEARNER} cannot be read: ") as caught:
         load_tensors(file)
@@ -269,7 +269,7 @@ def test_a_hostile_file_of_tensors_is_refused_in_one_line(
 
 @pytest.mark.usefixtures("little_memory")
 def test_a_flipped_header_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
-    """Without the manifest, which would see any flip."""
+    """Without the manifest, which would reveal any flip."""
     tensors = {
         "a": torch.rand(3, 5),
         "b": torch.arange(7),

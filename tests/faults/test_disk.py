@@ -41,7 +41,7 @@ from tests.training.test_trainer import make_trainer
 
 @contextlib.contextmanager
 def largest_file(most_bytes: int) -> Iterator[None]:
-    """Beyond that many bytes a write to a file fails, in part or whole, as on a full disk (EFBIG)."""
+    """Writes to files beyond that many bytes fail with EFBIG, as on a full disk, perhaps after a part."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
     try:
@@ -114,7 +114,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 
 
 def train(disk: Any, is_full: Callable[[int], bool], total: int = 2_400) -> str:
-    """Train in the disk's directory, full at the env steps named. Returns what the user was told."""
+    """Train in the disk's directory, which is full at the env steps named. Returns the output."""
     told = io.StringIO()
     trainer = make_trainer(total_env_steps=total, checkpoint_interval=400, log_interval=40)
     monitor = Monitor(disk.directory, Console(file=told, width=400), "test", total, 0)
@@ -198,7 +198,7 @@ def test_a_read_only_directory_is_said_up_front(tmp_path: Path, which: str) -> N
         disk.close()
 
 
-def test_whatever_a_save_stumbles_on_is_told_as_the_disks_fault_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_save_that_fails_anywhere_raises_the_disks_error_and_leaves_nothing(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     store.save(1, saver.snapshot(1), score=None)
     sizes = sorted(path.stat().st_size for path in (store.directory / "1").iterdir())
@@ -225,7 +225,7 @@ def _peak_bytes() -> int:
     return 1024 * int(peak.split()[1])
 
 
-def test_a_record_is_appended_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_row_is_appended_completely_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     append(file, line({"env_step": 1}))
     before = file.read_bytes()
@@ -287,7 +287,7 @@ def run_limited(most_bytes: int, command: list[str], cwd: Path, **options: Any) 
     # Of the limit git would die, and leave this repository locked: a run asks it for the revision.
     # Buffered, as a user's output is: Python tries to write what is left at the very end.
     changed = {"GIT_DIR": os.devnull, "PYTHONUNBUFFERED": ""}
-    # A pipe is no file: what is told comes through.
+    # The limit does not apply to pipes, so the output arrives.
     return subprocess.run(
         command,
         cwd=cwd,

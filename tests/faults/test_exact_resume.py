@@ -1,4 +1,4 @@
-"""Train 2N = train N, be killed, resume, train N: the same bits in everything that the future depends on."""
+"""Exact resume: training 2N steps gives the same bits as training N, being killed, resuming and training N."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def running(store: CheckpointStore | None = None, **settings: Any) -> Iterator[T
 
 
 def digest(trainer: Trainer) -> str:
-    """SHA-256 over weights, optimizer, replay, tree, counters and generators, and the envs' newest frames."""
+    """SHA-256 of weights, optimizer, replay, tree, counters, generators and the envs' histories."""
     assert trainer.workers is not None
     sha = hashlib.sha256()
 
@@ -121,7 +121,7 @@ def iterate(trainer: Trainer, ticks: int) -> None:
 def test_a_run_cut_in_two_anywhere_is_the_run_in_one(
     protocol: str, anchor_every: int, cuts: set[int], ticks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut also at the tick after a game's end, when nothing but the flag says that it is over."""
+    """One cut is at the tick after a game's end, when only a flag says that the game is over."""
     monkeypatch.setattr(pools, "ANCHOR_EVERY", anchor_every)
     stores: dict[int, CheckpointStore] = {}
     ended_at = -1
@@ -183,7 +183,7 @@ def test_a_run_whose_worker_was_replaced_is_cut_in_two_alike(tmp_path: Path, mon
 def test_a_run_that_was_exact_only_from_some_time_on_is_cut_in_two_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its envs' seeds are derived from where the flag was given first; so they must be after the next resume."""
+    """Its envs' seeds depend on the step at which the flag was first given, also after the next resume."""
     monkeypatch.setattr(pools, "ANCHOR_EVERY", 30)
     first, second = CheckpointStore(tmp_path / "inexact"), CheckpointStore(tmp_path / "exact")
     with running(deterministic=False, precision="fp32") as inexact:
@@ -207,12 +207,12 @@ def test_a_run_that_was_exact_only_from_some_time_on_is_cut_in_two_alike(
 
 
 class Hurry(Exception):
-    """What a stop raises where a worker keeps it waiting."""
+    """Raised by a stop that waits for a worker."""
 
 
 @pytest.mark.long
 def test_a_run_stopped_in_mid_tick_is_cut_in_two_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker is silent, the tick under way is given up, and the same one is made after the resume."""
+    """A worker does not answer, its tick is abandoned, and the same tick is made after the resume."""
     monkeypatch.setattr(pools, "ANCHOR_EVERY", 20)
     store = CheckpointStore(tmp_path)
     with running() as whole:
@@ -228,7 +228,7 @@ def test_a_run_stopped_in_mid_tick_is_cut_in_two_alike(tmp_path: Path, monkeypat
         stopped.start(hurry)
         while cuts < 4 and stopped.replay.newest < 300:
             assert stopped.workers is not None
-            # In the middle of games, and at a tick in which an env is to be seeded anew.
+            # In the middle of games, and at a tick in which an env is to be seeded again.
             if cuts < 3 or (stopped.replay.ring.ended.any() and stopped.replay.newest > 150):
                 os.kill(pids(stopped)[1], signal.SIGSTOP)
                 with monkeypatch.context() as patch:
@@ -250,7 +250,7 @@ def test_a_run_stopped_in_mid_tick_is_cut_in_two_alike(tmp_path: Path, monkeypat
 
 
 def test_what_an_action_did_to_a_former_worker_is_not_done_again() -> None:
-    """The tick that it failed at is before its successor's time."""
+    """The new worker starts after the tick at which the old one failed."""
     spec = env_spec("tests.stubs:Fragile-v0", PROTOCOLS["nature"], 4)
     settings: dict[str, Any] = {"num_workers": 2, "envs_per_worker": 2, "seed": 3, "exact": True}
     with WorkerPool(spec, PROTOCOLS["nature"], restarts=1, **settings) as pool:
@@ -291,7 +291,7 @@ def test_a_stop_while_games_are_brought_back_leaves_the_checkpoint_as_it_was(tmp
 
 
 def test_the_rows_of_a_run_that_was_stopped_are_those_of_one_that_was_not_and_one_more(tmp_path: Path) -> None:
-    """The row at the stop; the means of the next one go on from the row before it."""
+    """One row more, at the stop; the means in the next row continue from the row before it."""
     settings: dict[str, Any] = {
         "env_id": "CartPole-v1",
         "mlp_hidden": (16,),
@@ -334,7 +334,7 @@ def test_without_the_flag_the_learner_is_exact_and_the_games_are_cut(tmp_path: P
 
 
 def test_an_env_that_is_no_function_of_its_seed_and_actions_is_not_passed_off_as_exact(tmp_path: Path) -> None:
-    """`Lives` observes its process's id, which nothing brings back."""
+    """`Lives` observes its process's id, which differs after a resume."""
     store = CheckpointStore(tmp_path)
     stub: dict[str, Any] = {"env_id": "tests.stubs:Lives-v0", "mlp_hidden": (8,)}
     with running(**stub) as whole:
@@ -356,7 +356,7 @@ MORE_GAMES = ["Tetris", "Freeway", "BeamRider", "PrivateEye", "Pong", "SpaceInva
 def test_a_pool_comes_back_in_a_new_process_after_anchors_in_mid_game(
     game: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sticky actions; games cut short, so that there are autoresets and anchors; clones fail for some of these."""
+    """Sticky actions, and short games for autoresets and anchors. Cloned emulator states fail for some of these."""
     monkeypatch.setattr(pools, "ANCHOR_EVERY", 100)
     protocol = dataclasses.replace(PROTOCOLS["machado"], noop_max=30, max_episode_frames=280)
     spec = env_spec(f"ALE/{game}-v5", protocol, 4)
@@ -390,11 +390,11 @@ def test_an_inexact_run_pays_nothing_for_it() -> None:
 
 
 def rows(directory: Path, run_dir: str = "run") -> list[dict[str, float]]:
-    """Of `metrics.jsonl`, without what the machine decides; a line under way is left out."""
+    """Complete rows of `metrics.jsonl`, without the values that depend on the machine."""
     file = directory / run_dir / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    whole = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{name: value for name, value in row.items() if name not in ("time", "charts/SPS")} for row in whole]
+    complete = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [{name: value for name, value in row.items() if name not in ("time", "charts/SPS")} for row in complete]
 
 
 TRAIN = [sys.executable, "-m", "atari_dqn.train", "--run-dir", "run", "--deterministic", "--torch-threads", "1"]
@@ -402,7 +402,7 @@ TRAIN = [sys.executable, "-m", "atari_dqn.train", "--run-dir", "run", "--determi
 
 @pytest.mark.parametrize("steps", [600, pytest.param(6_000, marks=pytest.mark.slow)])
 def test_a_training_killed_and_resumed_equals_one_that_was_left_alone(tmp_path: Path, steps: int) -> None:
-    """The command itself, `kill -9` at a moment of the machine's choosing, and the checkpoint's own checksums."""
+    """The command itself, killed at an arbitrary moment; the files of both last checkpoints are equal."""
     flags = ["--env-id", "breakout", "--protocol", "machado", "--num-workers", "2", "--learning-starts", "200"]
     flags += ["--replay-capacity", "2048", "--batch-size", "8", "--replay-ratio", "1", "--log-interval", "100"]
     flags += ["--total-env-steps", str(2 * steps), "--checkpoint-interval", str(steps // 3)]
@@ -429,7 +429,7 @@ def test_a_training_killed_and_resumed_equals_one_that_was_left_alone(tmp_path: 
     assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
 
 
-def test_other_torch_threads_are_told_for_they_change_the_bits(tmp_path: Path) -> None:
+def test_another_number_of_torch_threads_is_reported_because_it_changes_the_bits(tmp_path: Path) -> None:
     flags = ["--deterministic", "--run-dir", "run"]
     for total, threads, told in (("210", "1", False), ("220", "2", True), ("230", "2", False)):
         result = run([*SHORT, *flags, "--total-env-steps", total, "--torch-threads", threads], tmp_path)
