@@ -107,6 +107,8 @@ STRUCTURAL = {
     "replay_capacity": "8192",
     "n_step": "3",
     "alpha": "0.5",
+    "network": "small",
+    "impala_width": "2",
     "dueling": None,
     "head": "two_stream",
     "mlp_hidden": "64",
