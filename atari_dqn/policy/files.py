@@ -1,9 +1,9 @@
 """Files of an exported policy: `policy.safetensors`, `policy.onnx` and `SHA256SUMS`.
 
 Both policy files hold the same header and the reference network (`agent/reference.py`): one its state_dict, the other
-its graph. A file may come from anybody. Reading one runs no code of its author and takes at most a few times its size
-in memory, and what is corrupt is refused. The checksums reveal damage, not forgery. Reading imports neither torch nor
-gymnasium.
+its graph. A file may come from anybody: reading one runs no code of its author. Running a foreign ONNX graph may take
+memory, though, since its operators broadcast. The checksums, where they lie beside the file, reveal damage, not
+forgery. Reading imports neither torch nor gymnasium.
 """
 
 from __future__ import annotations

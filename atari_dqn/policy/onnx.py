@@ -25,7 +25,7 @@ OPERATORS = {
     *("Add", "Cast", "Conv", "Div", "Flatten", "Gemm", "MaxPool", "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid"),
     *("Sub", "Transpose"),
 }
-"""The operators of our networks. None loops, branches, reads a file, or expands a small tensor into a large one."""
+"""The operators of our networks. None loops, branches or reads a file."""
 
 
 def to_onnx(header: Header, network: ReferenceNetwork) -> bytes:
@@ -103,10 +103,10 @@ def _signature(value: onnx.ValueInfoProto) -> tuple[str, int, list[int]]:
     return value.name, tensor.elem_type, [size.dim_value for size in tensor.shape.dim[1:]]
 
 
-def onnx_q(graph: bytes) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]:
+def onnx_q(graph: bytes, num_actions: int) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]:
     """A function from observations [B, *observation_shape] to Q values, float32 [B, A], by onnxruntime on the CPU.
 
-    Raises `ConfigError` for a graph that onnxruntime cannot run.
+    Raises `ConfigError` for a graph that onnxruntime cannot run, or, when called, one that gives no Q value per action.
     """
     runtime = extra("onnxruntime")
     options = runtime.SessionOptions()
@@ -118,7 +118,13 @@ def onnx_q(graph: bytes) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]
         raise ConfigError(f"onnxruntime cannot run it: {str(error).splitlines()[0]}") from None
 
     def q(observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        (values,) = session.run(["q"], {"observation": observations})
+        try:
+            (values,) = session.run(["q"], {"observation": observations})
+        except Exception as error:  # onnxruntime's errors have no common class
+            raise ConfigError(f"onnxruntime cannot run the policy: {str(error).splitlines()[0]}") from None
+        if values.shape != (len(observations), num_actions):
+            expected = [len(observations), num_actions]
+            raise ConfigError(f"the policy's graph returns Q values {list(values.shape)} instead of {expected}")
         return np.asarray(values)
 
     return q

@@ -59,7 +59,7 @@ class Policy:
         if source.exported is not None and source.exported.graph is not None:
             from atari_dqn.policy.onnx import onnx_q
 
-            return cls(source.exported.header, onnx_q(source.exported.graph), seed)
+            return cls(source.exported.header, onnx_q(source.exported.graph, source.exported.header.num_actions), seed)
         from atari_dqn.agent.device import resolve_device
 
         trained = source.load(resolve_device(device))

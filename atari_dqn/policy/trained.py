@@ -118,7 +118,7 @@ class OnnxNetwork(nn.Module):
         from atari_dqn.policy.onnx import onnx_q
 
         super().__init__()
-        self._q: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]] = onnx_q(graph)
+        self._q: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]] = onnx_q(graph, header.num_actions)
         self._shape = header.observation_shape
         # Callers look at a network's parameters to see on which device its observations must be.
         self.device_of_observations = nn.Parameter(torch.empty(0, device=device), requires_grad=False)

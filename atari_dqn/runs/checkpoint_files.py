@@ -229,7 +229,7 @@ def _manifest(directory: Path) -> dict[str, Any]:
         age = "an older" if isinstance(number, int) and number < FORMAT else "another"
         raise FormatError(
             f"{directory} was written by {age} version of atari_dqn (format {shown(number)}); this version reads format"
-            f" {FORMAT}; use the version that wrote it, or another --run-dir to start over"
+            f" {FORMAT}; use the version that wrote it, or start a new run"
         )
     if not isinstance(content.get("files"), dict):
         raise CorruptError(f"{MANIFEST} names no files")

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from safetensors.numpy import save
 
 from atari_dqn.agent.network import QNetwork, make_network
@@ -27,6 +27,7 @@ from atari_dqn.policy import files
 from atari_dqn.policy.files import CHECKSUMS, ONNX, SAFETENSORS, checksums, read_exported, to_safetensors
 from atari_dqn.policy.header import FORMAT, KEY, Header
 from atari_dqn.policy.onnx import OPSET, onnx_q, to_onnx
+from atari_dqn.policy.policy import Policy
 from atari_dqn.policy.source import read_source
 
 NETWORKS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
@@ -121,7 +122,7 @@ def test_the_graph_is_valid_onnx_with_a_free_batch_for_old_runtimes(name: str) -
     element = onnx.TensorProto.UINT8 if header.kind == "pixels" else onnx.TensorProto.FLOAT
     assert inputs.type.tensor_type.elem_type == element
     for count in (1, 3):
-        q = onnx_q(content(name, ONNX))(observations(header, count))
+        q = onnx_q(content(name, ONNX), header.num_actions)(observations(header, count))
         assert q.shape == (count, header.num_actions)
 
 
@@ -324,3 +325,17 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
         assert "at most 1,073,741,824 are read" in reason(path)
         path.unlink()
         assert "No such file" in reason(path)
+
+
+def test_a_graph_that_returns_another_number_of_actions_is_refused(tmp_path: Path) -> None:
+    """Its declared output is right: only a run shows it."""
+    name = next(iter(NETWORKS))
+    _, header = make(name)
+    model = onnx.ModelProto.FromString(content(name, ONNX))
+    last = model.graph.node[-1]
+    (q,), last.output[:] = list(last.output), ["inner"]
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 1], np.int64), "one_column"))
+    model.graph.node.append(helper.make_node("Reshape", ["inner", "one_column"], [q]))
+    (tmp_path / ONNX).write_bytes(model.SerializeToString())
+    with pytest.raises(ConfigError, match=r"Q values \[.*\] instead of \[2, \d+\]|onnxruntime cannot run"):
+        Policy.load(tmp_path / ONNX).q_values(observations(header, 2))
