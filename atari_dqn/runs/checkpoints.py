@@ -178,8 +178,6 @@ def load_weights(source: Path) -> dict[str, torch.Tensor]:
         if source.is_dir():
             files.check(source)
             source = source / LEARNER
-        elif source.suffix == ".pt":
-            raise CorruptError("it was written by an older version of atari_dqn")
         tensors = load_tensors(source)
     except CorruptError as error:
         raise ConfigError(f"no weights in {source}: {error}; {EXPECTED}") from None
