@@ -96,7 +96,7 @@ def write(directory: Path, snapshot: Snapshot, score: float | None) -> None:
     state: dict[str, Any] = {"counters": snapshot.counters, "frame_rows": len(snapshot.frames)}
     for part in PARTS:
         state[part], tensors = _split(getattr(snapshot, part))
-        (directory / f"{part}.safetensors").write_bytes(tensor_bytes(tensors))
+        _write_tensors(directory / f"{part}.safetensors", tensors)
     (directory / STATE).write_text(json.dumps(state))
     _write_frames(directory / FRAMES, snapshot.frames)
     files = {name: _entry(directory / name) for name in FILES}
@@ -153,6 +153,24 @@ def score(directory: Path) -> float | None:
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Tensors of any device as the content of a safetensors file."""
     return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file tensor by tensor: the library's writers copy all of them, and memory may be short."""
+    # The library lays them out by falling alignment, so that each is aligned; the header is that of empty twins.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header, end = {}, 0
+    for name, tensor in ordered:
+        empty = safetensors.torch.save({name: tensor.new_zeros(0, device="cpu")})
+        dtype = json.loads(empty[8 : 8 + int.from_bytes(empty[:8], "little")])[name]["dtype"]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [end, end + tensor.nbytes]}
+        end += tensor.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            opened.write(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
