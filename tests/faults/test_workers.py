@@ -196,7 +196,7 @@ def test_a_fault_that_comes_always_ends_the_pool_with_its_first_cause(env_id: st
                 pool.recv()
                 ticks += 1
 
-        with pytest.raises(WorkerError, match=rf"(?s)worker \d .* failed 3 times in a row; at first it .*{cause}"):
+        with pytest.raises(WorkerError, match=rf"(?s)worker \d .* failed 3 times in a row; the first time .*{cause}"):
             play()
         assert 60 <= ticks < 70
         assert len(pool.failures) in (4, 5), "both workers were replaced twice before"
@@ -213,7 +213,7 @@ def test_a_worker_whose_successors_cannot_start_ends_the_pool_with_the_first_cau
         pool.reset()
         os.kill(pool.pids[0], signal.SIGKILL)
         pool.send(np.zeros(2, np.int64))
-        with pytest.raises(WorkerError, match=r"worker 0 .* 3 times in a row; at first it was killed by SIGKILL"):
+        with pytest.raises(WorkerError, match=r"worker 0 .* 3 times in a row; the first time it was killed"):
             pool.recv()
         assert ["killed by SIGKILL" in line or "FileExistsError" in line for line in pool.failures] == [True, True]
 
@@ -229,7 +229,7 @@ def test_a_worker_that_cannot_be_started_again_ends_the_pool_without_a_traceback
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
         try:
-            with pytest.raises(WorkerError, match=r"worker 0 .* 3 times in a row; at first it was killed by SIGKILL"):
+            with pytest.raises(WorkerError, match=r"worker 0 .* 3 times in a row; the first time it was killed"):
                 pool.recv()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
