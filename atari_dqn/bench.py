@@ -57,11 +57,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
     if command.out is not None and command.out.is_dir():
         raise ConfigError(f"--out {command.out} is a directory; name a file")
 
-    from atari_dqn.envs.make import env_spec, resolve_env_id
-    from atari_dqn.envs.protocol import PROTOCOLS
+    from atari_dqn.envs.make import resolve_env_id, spec_of
 
     config = config.replace(env_id=resolve_env_id(config.env.env_id))
-    spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
+    spec = spec_of(config.env)
 
     from atari_dqn.cli.output import StatusLine, open_console
 

@@ -112,13 +112,12 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
 
 
 def resolve_env(config: TrainConfig) -> tuple[TrainConfig, EnvSpec]:
-    """The settings with the environment's full id, and what it looks like. Raises `ConfigError` as `env_spec`."""
+    """The settings with the environment's full id, and what it looks like. Raises `ConfigError` as `spec_of`."""
     from atari_dqn.envs.film import check_drawable
-    from atari_dqn.envs.make import env_spec, resolve_env_id
-    from atari_dqn.envs.protocol import PROTOCOLS
+    from atari_dqn.envs.make import resolve_env_id, spec_of
 
     config = config.replace(env_id=resolve_env_id(config.env.env_id))
-    spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
+    spec = spec_of(config.env)
     if config.run.record_interval:
         check_drawable(spec)
     return config, spec

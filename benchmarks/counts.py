@@ -18,8 +18,8 @@ from atari_dqn.agent.schedules import Piecewise
 from atari_dqn.agent.weights import Precision
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics.profiler import UPDATE_PARTS, account_of
-from atari_dqn.envs.make import env_spec
-from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
+from atari_dqn.envs.make import spec_of
+from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.training.assembly import local_parts, local_trainer
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.shared_memory import block_bytes
@@ -64,7 +64,7 @@ def _memory(tensor: torch.Tensor) -> int:
 def figures() -> dict[str, int]:
     """Every count by name; smaller is better."""
     config = TrainConfig().replace(env_id=GAME, device="cpu")
-    spec = env_spec(GAME, PROTOCOLS[config.env.protocol], config.env.frame_stack)
+    spec = spec_of(config.env)
     replay = local_parts(config, spec).replay
     per_env = block_bytes(config.num_envs, spec.frame_shape, spec.frame_dtype) / config.num_envs
     result = {

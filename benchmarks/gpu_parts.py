@@ -23,8 +23,7 @@ from atari_dqn.agent.network import make_network
 from atari_dqn.config.schema import LearnerConfig, NetworkConfig, TrainConfig
 from atari_dqn.diagnostics.measure import Bench, Rates
 from atari_dqn.diagnostics.profiler import UPDATE_PARTS
-from atari_dqn.envs.make import env_spec
-from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.make import spec_of
 from atari_dqn.replay import sum_tree
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.replay.sum_tree import SumTree
@@ -288,7 +287,7 @@ def loops(plan: Plan, device: torch.device, tell: Callable[[str], None]) -> list
 
 
 def one_loop(plan: Plan, config: TrainConfig) -> dict[str, Any]:
-    trainer = local_trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    trainer = local_trainer(config, spec_of(config.env))
     bench = Bench(trainer)
     try:
         bench.prepare()

@@ -207,12 +207,11 @@ def started() -> Iterator[Loop]:
     """The training loop, warmed up and past `learning_starts`."""
     from atari_dqn.agent.device import set_up_torch
     from atari_dqn.diagnostics.measure import Bench
-    from atari_dqn.envs.make import env_spec
-    from atari_dqn.envs.protocol import PROTOCOLS
+    from atari_dqn.envs.make import spec_of
     from atari_dqn.training.assembly import local_trainer
 
     set_up_torch(CONFIG)
-    trainer = local_trainer(CONFIG, env_spec(CONFIG.env.env_id, PROTOCOLS[CONFIG.env.protocol], CONFIG.env.frame_stack))
+    trainer = local_trainer(CONFIG, spec_of(CONFIG.env))
     try:
         Bench(trainer).prepare()
         yield Loop(trainer)

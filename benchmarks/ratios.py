@@ -41,12 +41,12 @@ WHOLE = ((CONFIG.env.num_workers, CONFIG.env.envs_per_worker), (8, 1), (2, 4))
 def worker_pool(num_workers: int) -> Iterator[Kinds]:
     """Our workers, without learner and replay."""
     from atari_dqn.diagnostics.measure import RandomPlay, measure
-    from atari_dqn.envs.make import env_spec
+    from atari_dqn.envs.make import spec_of
     from atari_dqn.envs.protocol import PROTOCOLS
     from atari_dqn.workers.pool import WorkerPool
 
     protocol = PROTOCOLS[CONFIG.env.protocol]
-    spec = env_spec(GAME, protocol, CONFIG.env.frame_stack)
+    spec = spec_of(CONFIG.env)
     share = NUM_ENVS // num_workers
     with WorkerPool(spec, protocol, num_workers=num_workers, envs_per_worker=share, seed=SEED) as workers:
         workers.reset()
@@ -148,8 +148,7 @@ def whole(
     import torch
 
     from atari_dqn.diagnostics.measure import Bench
-    from atari_dqn.envs.make import env_spec
-    from atari_dqn.envs.protocol import PROTOCOLS
+    from atari_dqn.envs.make import spec_of
     from atari_dqn.training.assembly import local_trainer
 
     torch.set_num_threads(threads)
@@ -160,7 +159,7 @@ def whole(
         batch_size=batch_size,
         learning_starts=learning_starts,
     )
-    trainer = local_trainer(config, env_spec(GAME, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    trainer = local_trainer(config, spec_of(config.env))
     bench = Bench(trainer)
     try:
         bench.prepare()

@@ -12,8 +12,7 @@ import torch
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics.measure import Bench, Turn, family_memory, family_peak, measure
-from atari_dqn.envs.make import env_spec
-from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.make import spec_of
 from atari_dqn.replay.base import Replay
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from atari_dqn.training.assembly import local_trainer
@@ -27,7 +26,7 @@ TINY, TINY_ENVS, STACK = (8, 8), 256, 4
 def family(config: TrainConfig, threads: int, kinds: Sequence[str]) -> Iterator[Kinds]:
     """A trainer and its workers, with a full replay, and the named kinds of its turns."""
     torch.set_num_threads(threads)
-    trainer = local_trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    trainer = local_trainer(config, spec_of(config.env))
     fill(trainer.replay)
     bench = Bench(trainer)
 

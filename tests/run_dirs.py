@@ -13,8 +13,7 @@ import torch
 from atari_dqn.agent.network import make_network
 from atari_dqn.comparison.runs import GAMES, SCORE
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import env_spec
-from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.make import spec_of
 from atari_dqn.runs.checkpoint_files import Snapshot
 from atari_dqn.runs.checkpoints import CheckpointStore
 
@@ -22,7 +21,7 @@ from atari_dqn.runs.checkpoints import CheckpointStore
 def make_run(run_dir: Path, env_id: str, env_step: int = 5000, **settings: Any) -> Path:
     """A run directory with one checkpoint of an untrained network."""
     config = make_settings(run_dir, env_id, **settings)
-    spec = env_spec(env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
+    spec = spec_of(config.env)
     learner = {"online": make_network(spec, config.network).state_dict()}
     CheckpointStore(run_dir).save(env_step, Snapshot({}, learner, {}, torch.zeros(1, 1)), score=None)
     return run_dir

@@ -140,8 +140,7 @@ def measure_machine(tick: Callable[[], None]) -> Machine:
 
     from atari_dqn.agent.device import resolve_device, set_up_torch
     from atari_dqn.diagnostics.measure import Bench
-    from atari_dqn.envs.make import env_spec, resolve_env_id
-    from atari_dqn.envs.protocol import PROTOCOLS
+    from atari_dqn.envs.make import resolve_env_id, spec_of
     from atari_dqn.system.machine import available_memory, cgroup_cores, cores
     from atari_dqn.training.assembly import local_trainer
 
@@ -157,7 +156,7 @@ def measure_machine(tick: Callable[[], None]) -> Machine:
         **{each.name: each.value for each in envs_for(machine)},
     )
     set_up_torch(config)
-    trainer = local_trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    trainer = local_trainer(config, spec_of(config.env))
     bench = Bench(trainer, tick)
     try:
         bench.prepare()

@@ -15,10 +15,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from atari_dqn.config.schema import EnvConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.atari import AtariGames
 from atari_dqn.envs.ids import is_atari
-from atari_dqn.envs.protocol import FRAME_SIZE, EnvSpec, Protocol
+from atari_dqn.envs.protocol import FRAME_SIZE, PROTOCOLS, EnvSpec, Protocol
 from atari_dqn.envs.step import StepResult
 
 
@@ -62,6 +63,11 @@ def resolve_env_id(name: str) -> str:
 def _plain(name: str) -> str:
     """The part of a name to compare: `ALE/MsPacman-v5`, `ms_pacman` -> `mspacman`; `CartPole-v1` -> `cartpole`."""
     return re.sub(r"-v\d+$|[ _-]", "", name.removeprefix("ALE/")).lower()
+
+
+def spec_of(config: EnvConfig) -> EnvSpec:
+    """The environment that the settings name, by its resolved id; see `env_spec`."""
+    return env_spec(config.env_id, PROTOCOLS[config.protocol], config.frame_stack)
 
 
 def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:

@@ -19,8 +19,8 @@ from atari_dqn.agent.weights import check_fit, take_weights
 from atari_dqn.config.file import load_config
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.envs.make import env_spec
-from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
+from atari_dqn.envs.make import spec_of
+from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.envs.single import interface
 from atari_dqn.policy.files import Exported
 from atari_dqn.policy.header import Header
@@ -84,7 +84,7 @@ def load_policy(run_dir: Path, which: str = "latest", device: str | torch.device
         raise ConfigError(f"{store.directory}: {error.strerror}") from None
     path = newest or store.find(which)
     skipped = [f"checkpoint {name} skipped: {reason}" for name, reason in corrupt.items()]
-    spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
+    spec = spec_of(config.env)
     network = make_network(spec, config.network).to(device)
     take_weights(network, load_weights(path / LEARNER), path)
     network.eval()

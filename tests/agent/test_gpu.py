@@ -22,8 +22,7 @@ from atari_dqn.agent.finite import not_finite
 from atari_dqn.agent.learner import Learner
 from atari_dqn.agent.weights import Precision
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import env_spec
-from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.make import spec_of
 from atari_dqn.replay.base import Batch, Replay
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.training.assembly import local_trainer
@@ -255,7 +254,7 @@ def test_a_whole_training_runs_on_a_gpu(cuda_graph: bool, tmp_path: Path) -> Non
     """Pixels in bf16, resumed from a checkpoint, with the actor's network captured too."""
     settings = CATCH | {"device": "cuda", "precision": "bf16", "cuda_graph": cuda_graph, "learning_starts": 200}
     config = TrainConfig().replace(**settings).validate()
-    spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
+    spec = spec_of(config.env)
     store = CheckpointStore(tmp_path)
     for updates in (40, 80):
         trainer = local_trainer(config, spec)

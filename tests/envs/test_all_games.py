@@ -14,7 +14,7 @@ from ale_py import roms
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.envs.make import env_spec, resolve_env_id
+from atari_dqn.envs.make import resolve_env_id, spec_of
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.evaluation.references import RANDOM_AND_HUMAN
 from atari_dqn.training.assembly import local_trainer
@@ -51,7 +51,7 @@ def fault(env_id: str, protocol: str) -> str:
         env_id=env_id, protocol=protocol, num_workers=1, envs_per_worker=NUM_ENVS, replay_capacity=64,
         learning_starts=LEARNING_STARTS, batch_size=BATCH, replay_ratio=1.0, precision="fp32", device="cpu",
     ).validate()  # fmt: skip
-    spec = env_spec(env_id, PROTOCOLS[protocol], config.env.frame_stack)
+    spec = spec_of(config.env)
     trainer = local_trainer(config, spec)
     try:
         trainer.start()

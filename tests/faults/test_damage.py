@@ -19,8 +19,7 @@ import zstandard
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.envs.make import env_spec
-from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.make import spec_of
 from atari_dqn.runs import checkpoint_files
 from atari_dqn.runs.checkpoint_files import (
     FILES,
@@ -454,4 +453,4 @@ def test_a_valid_checkpoint_that_does_not_fit_says_one_line(tmp_path: Path) -> N
 
 def cartpole() -> Trainer:
     config = TrainConfig().replace(env_id="CartPole-v1", replay_capacity=256, device="cpu")
-    return local_trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    return local_trainer(config, spec_of(config.env))

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from atari_dqn.config.live import Request
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.make import env_spec, spec_of
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoint_files import FILES, STATE
@@ -58,7 +58,7 @@ SMALL: dict[str, Any] = {
 
 def make_trainer(**settings: Any) -> Trainer:
     config = TrainConfig().replace(**(SMALL | settings)).validate()
-    return local_trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    return local_trainer(config, spec_of(config.env))
 
 
 @contextmanager

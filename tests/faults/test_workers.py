@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import env_spec
+from atari_dqn.envs.make import env_spec, spec_of
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.training.assembly import local_trainer
 from atari_dqn.training.trainer import Trainer
@@ -36,7 +36,7 @@ def trainer_of(env_id: str, **settings: Any) -> Trainer:
     shape: dict[str, Any] = {"env_id": env_id, "num_workers": 3, "envs_per_worker": 2, "replay_capacity": 4096}
     learner: dict[str, Any] = {"learning_starts": 60, "batch_size": 8, "mlp_hidden": (16,), "device": "cpu"}
     config = TrainConfig().replace(**(shape | learner | {"precision": "fp32", "n_step": 3} | settings)).validate()
-    return local_trainer(config, env_spec(config.env.env_id, NATURE, config.env.frame_stack))
+    return local_trainer(config, spec_of(config.env))
 
 
 def iterate(trainer: Trainer, in_mid_step: signal.Signals | None = None, worker: int = 0) -> None:

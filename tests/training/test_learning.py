@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import env_spec
-from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.make import spec_of
 from atari_dqn.evaluation.evaluation import evaluate
 from atari_dqn.training.assembly import local_trainer
 from atari_dqn.training.trainer import Trainer
@@ -54,7 +53,7 @@ def best_of_training(config: TrainConfig, *, mark: float, every: int, episodes: 
 
     Returns the mean of the games that confirmed it, or of the last ones when the env steps of `config` are used up.
     """
-    spec = env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
+    spec = spec_of(config.env)
     trainer = local_trainer(config.validate(), spec)
     try:
         trainer.start()

@@ -20,8 +20,7 @@ from rich.console import Console
 from atari_dqn.agent.weights import in_precision
 from atari_dqn.config.derived import updates_at
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import env_spec
-from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.make import spec_of
 from atari_dqn.evaluation.evaluation import evaluate
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoints import CheckpointStore
@@ -53,7 +52,7 @@ CARTPOLE: dict[str, Any] = {
 
 def make_trainer(**settings: Any) -> Trainer:
     config = TrainConfig().replace(**(CARTPOLE | settings)).validate()
-    return local_trainer(config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack))
+    return local_trainer(config, spec_of(config.env))
 
 
 @contextmanager

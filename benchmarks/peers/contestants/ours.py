@@ -9,8 +9,7 @@ import torch
 
 from atari_dqn.agent.schedules import Piecewise
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import env_spec
-from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.make import spec_of
 from atari_dqn.training.assembly import local_trainer
 from benchmarks.peers.turns import Turns
 
@@ -34,9 +33,7 @@ def main() -> None:
             device="cpu",
             **settings,
         )
-        trainer = local_trainer(
-            config, env_spec(config.env.env_id, PROTOCOLS[config.env.protocol], config.env.frame_stack)
-        )
+        trainer = local_trainer(config, spec_of(config.env))
         trainer.epsilon = Piecewise(((0, work.epsilon),))
         trainer.start()
         while True:

@@ -16,8 +16,7 @@ import torch
 from atari_dqn import evaluate
 from atari_dqn.agent.network import make_network
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.envs.make import env_spec, resolve_env_id
-from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.make import resolve_env_id, spec_of
 from atari_dqn.runs.checkpoint_files import Snapshot
 from atari_dqn.runs.checkpoints import CheckpointStore
 
@@ -28,7 +27,7 @@ def main() -> int:
     place.mkdir(exist_ok=True)
     config = TrainConfig().replace(env_id=resolve_env_id(game), dueling=False)
     (place / "config.json").write_text(json.dumps(config.to_dict()))
-    spec = env_spec(config.env.env_id, PROTOCOLS["nature"], config.env.frame_stack)
+    spec = spec_of(config.env)
     network = make_network(spec, config.network)
     with np.load(Path(run_dir) / "weights.npz") as file:
         weights = {name: file[name] for name in file.files}
