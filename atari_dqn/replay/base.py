@@ -133,9 +133,9 @@ class Replay(abc.ABC):
         self._update_tree(self.ring.cut(envs))
 
     def _update_tree(self, changes: Changes) -> None:
-        if len(changes.slots):
-            parts = zip(self._staging, changes, strict=True)
-            slots, drawable = (staging.upload(torch.from_numpy(part)) for staging, part in parts)
+        if len(changes[0]):
+            parts = zip(self._staging, map(torch.from_numpy, changes), strict=True)
+            slots, drawable = (staging.upload(part) for staging, part in parts)
             self.tree.write(slots, torch.where(drawable, self._largest, 0.0))
 
     def latest_observation(self) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from atari_dqn.replay.arrays import Library, as_array, as_tensor
+from atari_dqn.replay.arrays import as_array, as_tensor
 from atari_dqn.replay.base import Replay
 
 PRIORITY_EPSILON = 1e-6
@@ -17,29 +19,14 @@ PRIORITY_EPSILON = 1e-6
 class PrioritizedReplay(Replay):
     """Draws a transition with probability proportional to (|td_error| + 1e-6)^alpha."""
 
-    def __init__(
-        self,
-        capacity: int,
-        num_envs: int,
-        frame_shape: tuple[int, ...],
-        frame_dtype: DTypeLike,
-        stack: int,
-        *,
-        n_step: int,
-        gamma: float,
-        clip_rewards: bool,
-        alpha: float,
-        seed: int,
-        device: torch.device | str = "cpu",
-        xp: Library | None = None,
-    ) -> None:
+    def __init__(self, capacity: int, *args: Any, alpha: float, **kwargs: Any) -> None:
         """Allocate an empty replay.
 
         Args:
             capacity: Maximum number of transitions, a power of two.
+            args: The other positional arguments of `Replay`.
             alpha: Exponent of the priorities; 0 makes all transitions equally likely.
-
-        The other arguments are those of `Replay`.
+            kwargs: The keyword arguments of `Replay`.
 
         Raises:
             ValueError: `capacity` is not a power of two or leaves too few rows.
@@ -47,19 +34,7 @@ class PrioritizedReplay(Replay):
         if capacity < 1 or capacity & (capacity - 1):
             below = 2 ** max(0, capacity.bit_length() - 1)
             raise ValueError(f"capacity must be a power of two, not {capacity}; try {below} or {2 * below}")
-        super().__init__(
-            capacity,
-            num_envs,
-            frame_shape,
-            frame_dtype,
-            stack,
-            n_step=n_step,
-            gamma=gamma,
-            clip_rewards=clip_rewards,
-            seed=seed,
-            device=device,
-            xp=xp,
-        )
+        super().__init__(capacity, *args, **kwargs)
         self.alpha = alpha
 
     def update_priorities(self, ids: ArrayLike | Tensor, td_errors: ArrayLike | Tensor) -> None:

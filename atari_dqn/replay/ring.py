@@ -8,34 +8,28 @@ may be drawn read a few of them at every tick.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from torch import Tensor
 
-from atari_dqn.replay.arrays import Array, Library, arange, as_array, as_tensor, library
+from atari_dqn.replay.arrays import Library, arange, as_array, as_tensor, library
 from atari_dqn.replay.staging import Staging
 
-
-class Changes(NamedTuple):
-    """The M slots that became drawable, or stopped being so, because of one append; in host memory."""
-
-    slots: NDArray[np.int64]
-    """Slots, int64 [M], each once."""
-    drawable: NDArray[np.bool_]
-    """Whether the slot became drawable, bool [M]. Where False it was overwritten, or its stack would reach
-    across the write head."""
+Changes = tuple[NDArray[np.int64], NDArray[np.bool_]]
+"""Slots that became drawable or stopped being so, int64 [M], and whether each is so now, bool [M]; in host memory."""
 
 
 class _Field:
     """A small array [rows, num_envs]: `host` for the bookkeeping, `tensor` on the device; on a CPU the same memory."""
 
-    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, xp: Library) -> None:
         self._memory = torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
         self.host: NDArray[Any] = self._memory.numpy()
         self.tensor = self._memory.to(device)
+        self.flat = as_array(xp, self.tensor).reshape(-1)  # indexed by slot
 
     def put(self, row: int, values: ArrayLike | Tensor) -> None:
         self.host[row] = values
@@ -45,10 +39,6 @@ class _Field:
     def load(self, stored: Tensor) -> None:
         self._memory.copy_(stored)
         self.tensor.copy_(self._memory)
-
-    def flat(self, xp: Library) -> Array:
-        """[rows * num_envs], indexed by slot."""
-        return as_array(xp, self.tensor).reshape(-1)
 
 
 class FrameRing:
@@ -97,9 +87,15 @@ class FrameRing:
             self.frames = torch.from_numpy(np.zeros((*shape, *frame_shape), frame_dtype))
         else:
             self.frames = torch.zeros((*shape, *frame_shape), dtype=dtype, device=device)
-        self._age, self._last = _Field(shape, torch.int32, device), _Field(shape, torch.bool, device)
-        self._action, self._terminal = _Field(shape, torch.int64, device), _Field(shape, torch.bool, device)
-        self._reward = _Field(shape, torch.float32, device)
+        dtypes = {
+            "age": torch.int32,
+            "action": torch.int64,
+            "reward": torch.float32,
+            "terminal": torch.bool,
+            "last": torch.bool,
+        }
+        self._fields = {name: _Field(shape, kind, device, self.xp) for name, kind in dtypes.items()}
+        self._age, self._action, self._reward, self._terminal, self._last = self._fields.values()
         self.age = self._age.tensor
         """Environment steps since the episode's first frame, int32 [rows, num_envs]."""
         self.action = self._action.tensor
@@ -121,17 +117,9 @@ class FrameRing:
         """Absolute number of the newest row; -1 before the first append."""
         self.head = torch.full((), -1, dtype=torch.int64, device=device)
         """Largest id so far, int64 []; a tensor, so that a captured CUDA graph sees it move."""
-        # Offsets of the rows that an append at row r affects: r-n_step..r-1, whose n-step windows are still open; r;
-        # and the oldest rows, r+1..r+stack-1 (mod rows). Of these a row whose age is `_reaching_age` or more has a
-        # stack that includes the frame just overwritten.
-        self._around = np.arange(-n_step, stack)
-        self._reaching_age = np.where(self._around < 0, np.iinfo(np.int32).max, self._around)[:, None]
-        self._envs = np.arange(num_envs)
-        # Views of the tensors above, indexed by slot, as arrays of `xp`.
-        self.flat_action = self._action.flat(self.xp)
-        self._flat_age, self._flat_last = self._age.flat(self.xp), self._last.flat(self.xp)
-        self._flat_reward, self._flat_terminal = self._reward.flat(self.xp), self._terminal.flat(self.xp)
-        self._head = as_array(self.xp, self.head)
+        self._after_head = np.arange(stack)[:, None]
+        self.flat_action = self._action.flat
+        """`action` as an array of `xp`, indexed by slot."""
         self._newest_slots = arange(self.xp, 1 - num_envs, 1, device)
         self._lags = arange(self.xp, 1 - stack, 1, device)
         self._steps = arange(self.xp, 0, n_step + 1, device)
@@ -148,8 +136,7 @@ class FrameRing:
     @property
     def nbytes(self) -> int:
         """Memory of the frames and fields on the device."""
-        tensors = (self.frames, self.age, self.action, self.reward, self.terminal, self.last)
-        return sum(tensor.nbytes for tensor in tensors)
+        return self.frames.nbytes + sum(field.tensor.nbytes for field in self._fields.values())
 
     def append(
         self,
@@ -169,9 +156,6 @@ class FrameRing:
             rewards: Unclipped rewards for the actions, float [num_envs].
             terminal: Whether bootstrapping stops after the actions, bool [num_envs].
 
-        Returns:
-            The slots that became drawable or stopped being so.
-
         Raises:
             ValueError: The frames have another shape or dtype, or the actions, rewards or terminals are missing.
         """
@@ -179,7 +163,10 @@ class FrameRing:
         before, row = self.newest % self.rows, (self.newest + 1) % self.rows
         if (actions is None or rewards is None or terminal is None) and not self._last.host[before].all():
             raise ValueError("cannot omit actions, rewards and terminal: some episode has not ended")
-        self._put_frames(row, torch.as_tensor(frames))
+        new, target = torch.as_tensor(frames), self.frames[row]
+        if new.shape != target.shape or new.dtype != target.dtype:
+            raise ValueError(f"frames must be {target.dtype} {list(target.shape)}, not {new.dtype} {list(new.shape)}")
+        self._staging.upload(new, target)
         if actions is not None and rewards is not None and terminal is not None:
             self._action.put(before, actions)
             self._reward.put(before, rewards)
@@ -200,26 +187,28 @@ class FrameRing:
         return self._update_drawable(self._last.host[row])
 
     def _update_drawable(self, ended: NDArray[np.bool_]) -> Changes:
-        """Apply the rules to the rows around the newest one; open windows end here where `ended` (bool [num_envs])."""
-        rows = (self.newest + self._around) % self.rows
-        drawable = self.drawable[rows]
-        stale = drawable & (self._age.host[rows] >= self._reaching_age)
-        fresh = ~(drawable | self._last.host[rows])
-        fresh[1 : self.n_step] &= ended
-        fresh[self.n_step :] = False
-        self.drawable[rows] = (drawable | fresh) & ~stale
-        self.num_drawable += int(fresh.sum()) - int(stale.sum())
-        changed = fresh | stale
-        slots = rows[:, None] * self.num_envs + self._envs
-        return Changes(slots[changed], fresh[changed])
+        """Apply the rules that the newest row r changes; episodes or returns end there where `ended` (bool [num_envs]).
 
-    def _put_frames(self, row: int, frames: Tensor) -> None:
-        target = self.frames[row]
-        if frames.shape != target.shape or frames.dtype != target.dtype:
-            raise ValueError(
-                f"frames must be {target.dtype} {list(target.shape)}, not {frames.dtype} {list(frames.shape)}"
-            )
-        self._staging.upload(frames, target)
+        The n-step windows of rows r-n_step to r-1 were open until now. That of the first is complete; the others
+        complete only where something ended. Row r has overwritten the oldest frame, so of rows r to r+stack-1 those
+        whose stack reaches back to it, being at least as old as their distance from it, may no longer be drawn.
+        """
+        windows = (self.newest + np.arange(-self.n_step, 0)) % self.rows
+        complete = np.tile(ended, (self.n_step, 1))
+        complete[0] = True
+        fresh = complete & ~self._last.host[windows] & ~self.drawable[windows]
+        stacks = (self.newest + np.arange(self.stack)) % self.rows
+        stale = (self._age.host[stacks] >= self._after_head) & self.drawable[stacks]
+        self.drawable[windows] |= fresh
+        self.drawable[stacks] &= ~stale
+        self.num_drawable += int(fresh.sum()) - int(stale.sum())
+        gained, lost = self._slots(windows, fresh), self._slots(stacks, stale)
+        return np.concatenate((gained, lost)), np.repeat([True, False], [len(gained), len(lost)])
+
+    def _slots(self, rows: NDArray[np.int64], chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Slots of the transitions of `rows` where `chosen`, bool [len(rows), num_envs], is True."""
+        row, env = np.nonzero(chosen)
+        return rows[row] * self.num_envs + env
 
     def _await_uploads(self) -> None:
         if self._uploaded is not None:
@@ -227,8 +216,8 @@ class FrameRing:
 
     def latest_observation(self) -> Tensor:
         """[num_envs, stack, *frame_shape] at the newest row, oldest frame first; overwritten by the next call."""
-        size = self.rows * self.num_envs
-        return self.observations(as_tensor((self._head + self._newest_slots) % size), out=self._latest)
+        slots = (as_array(self.xp, self.head) + self._newest_slots) % (self.rows * self.num_envs)
+        return self.observations(as_tensor(slots), out=self._latest)
 
     def observations(self, slots: Tensor, out: Tensor | None = None) -> Tensor:
         """Gather stacks of frames. The first frame of an episode is repeated where a stack would reach beyond it.
@@ -242,7 +231,7 @@ class FrameRing:
         """
         # Fresh memory is slow memory on a CPU (7x for a batch of 32 stacks), hence `out`.
         at = as_array(self.xp, slots)[:, None]
-        lag = self.xp.maximum(-self._flat_age[at], self._lags)
+        lag = self.xp.maximum(-self._age.flat[at], self._lags)
         sources = (at + lag * self.num_envs) % (self.rows * self.num_envs)
         shape = (len(slots), self.stack, *self.frames.shape[2:])
         stacks = torch.empty(shape, dtype=self.frames.dtype, device=self.device) if out is None else out
@@ -265,8 +254,8 @@ class FrameRing:
         xp, size = self.xp, self.rows * self.num_envs
         window = (as_array(xp, slots)[:, None] + self._steps * self.num_envs) % size  # [B, n_step + 1]
         taken_from, arrived_at = window[:, :-1], window[:, 1:]
-        rewards, terminal = self._flat_reward[taken_from], self._flat_terminal[taken_from]
-        ends = terminal | self._flat_last[arrived_at]
+        rewards, terminal = self._reward.flat[taken_from], self._terminal.flat[taken_from]
+        ends = terminal | self._last.flat[arrived_at]
         alive = xp.cumsum(ends, 1) <= ends  # no end before this step
         powers = xp.asarray(gamma**self._steps, dtype=xp.float32)
         if clip:
@@ -279,16 +268,8 @@ class FrameRing:
 
     def state(self) -> dict[str, Any]:
         """Return what `load` needs: a number, and tensors that share the ring's memory."""
-        return {
-            "newest": self.newest,
-            "frames": self.frames,
-            "age": self.age,
-            "action": self.action,
-            "reward": self.reward,
-            "terminal": self.terminal,
-            "last": self.last,
-            "drawable": torch.from_numpy(self.drawable),
-        }
+        fields = {name: field.tensor for name, field in self._fields.items()}
+        return {"newest": self.newest, "frames": self.frames, **fields, "drawable": torch.from_numpy(self.drawable)}
 
     def load(self, state: dict[str, Any]) -> None:
         """Restore a `state()`. Its frames may be only the first rows, or lie in this ring's memory already.
@@ -296,24 +277,21 @@ class FrameRing:
         Raises:
             ValueError: It belongs to a ring of another shape or dtype; nothing was changed.
         """
-        frames, shape = state["frames"], tuple(state["age"].shape)
+        frames, shapes = state["frames"], {tuple(state[name].shape) for name in (*self._fields, "drawable")}
         if (
-            shape != (self.rows, self.num_envs)
+            shapes != {(self.rows, self.num_envs)}
             or len(frames) > self.rows
             or frames.shape[1:] != self.frames.shape[1:]
             or frames.dtype != self.frames.dtype
         ):
             raise ValueError(
-                f"the stored ring holds {frames.dtype} {[*shape, *frames.shape[2:]]};"
+                f"the stored ring holds {frames.dtype} {list(frames.shape[2:])} in arrays of {sorted(shapes)};"
                 f" this one holds {self.frames.dtype} {list(self.frames.shape)}"
             )
-        for name in ("age", "action", "reward", "terminal", "last", "drawable"):
-            if state[name].shape != shape:
-                raise ValueError(f"the stored ring's {name} is {list(state[name].shape)}, not {list(shape)}")
         if frames.data_ptr() != self.frames.data_ptr():  # a checkpoint reads them straight into place
             self.frames[: len(frames)].copy_(frames)
-        for name in ("age", "action", "reward", "terminal", "last"):
-            getattr(self, f"_{name}").load(state[name])
+        for name, field in self._fields.items():
+            field.load(state[name])
         self.drawable[:] = state["drawable"].numpy()
         self.num_drawable = int(self.drawable.sum())
         self.newest = state["newest"]

@@ -13,16 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from atari_dqn.replay.arrays import (
-    Array,
-    Library,
-    arange,
-    as_array,
-    as_tensor,
-    library,
-    put_largest,
-    running_maximum,
-)
+from atari_dqn.replay.arrays import Array, Library, arange, as_array, as_tensor, library, put_largest, running_maximum
 
 FANOUT = {"cpu": 64, "cuda": 1024}
 """Children per node. On a CPU a level's gather of a batch fits the L2 cache. On a GPU, where a level costs a dozen
