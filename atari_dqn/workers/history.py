@@ -7,7 +7,7 @@ number of ticks an environment is seeded again: its anchor. Actions before the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,21 +22,17 @@ class History:
     """Seeds and actions of `num_envs` environments. Environment e's k-th seed depends only on `seed`, e and k."""
 
     def __init__(self, seed: int, num_envs: int, anchor_every: int | None) -> None:
-        """Start at the first seeds.
+        """Start at the first seeds. After `anchor_every` ticks an environment is seeded again when its episode ends.
 
-        Args:
-            seed: Seed from which all seeds are derived.
-            num_envs: Number of environments.
-            anchor_every: Ticks after which an environment is seeded again when its episode ends; None: never, and no
-                actions are recorded.
+        Without it (None) none ever is, and no actions are recorded.
         """
         self._seed, self._every = seed, anchor_every
         self.seeds: Ints = np.array(env_seeds(seed, num_envs))
         """Seeds of the anchors, [num_envs]."""
         self._drawn: Ints = np.ones(num_envs, np.int64)
         """Number of seeds each environment has had, [num_envs]."""
-        self._anchor: Ints = np.full(num_envs, -1)
-        """Tick, counted in `_actions`, at which each environment was seeded; -1: before the first."""
+        self.anchors: Ints = np.full(num_envs, -1)
+        """Tick of `ticks` at whose end each environment started from its seed, [num_envs]; -1: before the first."""
         # In one piece: one long-lived array for each tick would lie scattered between the learner's large blocks, which
         # then find no room where they were and make the process grow.
         self._actions = bytearray()
@@ -58,7 +54,7 @@ class History:
         """Which environments to seed at this tick, among those whose episodes have ended (`over`); bool [num_envs]."""
         if self._every is None:
             return np.zeros_like(over)
-        return over & (len(self) - self._anchor > self._every)
+        return over & (len(self) - self.anchors > self._every)
 
     def add(self, actions: npt.NDArray[np.integer[Any]], seeds: Ints) -> None:
         """Record a finished tick: its actions, and the seeds from which environments restarted at its end."""
@@ -69,36 +65,28 @@ class History:
         self._actions += actions.astype(np.int32).tobytes()
         if seeded.any():
             self.seeds[seeded] = seeds[seeded]
-            self._anchor[seeded] = len(self) - 1
-            past = int(self._anchor.min()) + 1
+            self.anchors[seeded] = len(self) - 1
+            past = int(self.anchors.min()) + 1
             del self._actions[: past * self._tick_bytes]
-            self._anchor -= past
+            self.anchors -= past
 
-    @property
-    def anchors(self) -> Ints:
-        """Tick of `ticks` at whose end each environment started from its seed, [num_envs]; -1: before the first."""
-        return self._anchor
-
-    def ticks(self) -> Iterator[npt.NDArray[np.int32]]:
-        """Actions of each tick since the oldest anchor, [num_envs]."""
-        yield from self._table()
+    def ticks(self) -> npt.NDArray[np.int32]:
+        """Actions of each tick since the oldest anchor, [ticks, num_envs]."""
+        # A copy, since a bytearray cannot grow while a view of it exists.
+        return np.frombuffer(self._actions, np.int32).reshape(-1, len(self.seeds)).copy()
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Return what `load` needs; empty if no actions are recorded."""
         if self._every is None:
             return {}
-        seed, actions = np.array(self._seed), self._table()
-        return {"seed": seed, "seeds": self.seeds, "drawn": self._drawn, "anchor": self._anchor, "actions": actions}
+        seed, actions = np.array(self._seed), self.ticks()
+        return {"seed": seed, "seeds": self.seeds, "drawn": self._drawn, "anchor": self.anchors, "actions": actions}
 
     def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Restore a `state()`, including the seed from which all later ones are derived."""
         self._seed = int(state["seed"])
-        self.seeds, self._drawn, self._anchor = (state[name].copy() for name in ("seeds", "drawn", "anchor"))
+        self.seeds, self._drawn, self.anchors = (state[name].copy() for name in ("seeds", "drawn", "anchor"))
         self._actions = bytearray(state["actions"].astype(np.int32).tobytes())
-
-    def _table(self) -> npt.NDArray[np.int32]:
-        """[ticks, num_envs]; a copy, since a bytearray cannot grow while a view of it exists."""
-        return np.frombuffer(self._actions, np.int32).reshape(-1, len(self.seeds)).copy()
 
 
 def env_seeds(seed: int, num_envs: int) -> list[int]:

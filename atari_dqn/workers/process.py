@@ -21,8 +21,6 @@ GRACE = 1.0
 """Seconds that a worker gets to answer or exit when it should do so at once."""
 QUIET = 5.0
 """Seconds without an answer before the user is told."""
-FORGIVE_TICKS = 100
-"""Number of ticks after which a worker's earlier failures no longer count."""
 GONE = b"?"
 """Stands for the answer of a worker that has exited."""
 
@@ -54,7 +52,7 @@ class WorkerProcess:
     """A started worker. It answers its start as it does a command. Create it within `quiet_spawn`."""
 
     def __init__(self, name: str, stacks: Stacks, *arguments: Any) -> None:
-        """Start the process; `arguments` are those of `worker.serve` after the pipes."""
+        """Start it; `arguments` are those of `worker.serve` after the pipes."""
         # Two pipes: a duplex one is a pair of sockets, and three times as slow.
         commands, self._commands = CONTEXT.Pipe(duplex=False)
         self._answers, answers = CONTEXT.Pipe(duplex=False)
@@ -77,16 +75,10 @@ class WorkerProcess:
         return ""
 
     def outcome(self, end: float, deadline: float, on_wait: Callable[[float], None]) -> str:
-        """Wait for the answer to the last command.
+        """Wait for the answer to the last command until `end` (of `time.monotonic`), `deadline` seconds in all.
 
-        Args:
-            end: Time to wait until, in seconds of `time.monotonic`.
-            deadline: Seconds of the whole wait, for the message.
-            on_wait: Called every second with the seconds without an answer, once they exceed `QUIET`. An exception from
-                it ends the wait.
-
-        Returns:
-            The failure, or an empty string when the command is done.
+        Once `QUIET` seconds have passed, `on_wait` is called every second with their number; an exception from it ends
+        the wait. Returns the failure, or an empty string when the command is done.
         """
         answer = self._answer(0.0) or self._answer(min(QUIET, end - time.monotonic()))
         silent = QUIET
@@ -153,32 +145,11 @@ class WorkerProcess:
         return f"was killed by signal {-code}"
 
 
-class FailureStreak:
-    """Consecutive failures of one worker, each at most `FORGIVE_TICKS` after the one before."""
-
-    def __init__(self, restarts: int) -> None:
-        self._restarts = restarts
-        self._failures: list[str] = []
-        self._last_tick = 0
-
-    def add(self, failure: str, tick: int) -> str:
-        """Count a failure. Returns the final message if it is one more than `restarts`, else an empty string."""
-        if tick - self._last_tick > FORGIVE_TICKS:
-            self._failures.clear()
-        self._failures.append(failure)
-        self._last_tick = tick
-        if len(self._failures) <= self._restarts:
-            return ""
-        count = f"failed {len(self._failures)} times in a row; the first time it " if len(self._failures) > 1 else ""
-        return f"{count}{self._failures[0]}"
-
-
 def cores_of(num_workers: int) -> list[int | None]:
     """A core for each worker if they can share all cores evenly; else None for each, which lets the system choose.
 
-    Left to the system, workers woken together gather on one core while the other idles: 8 workers of one environment
-    on 2 cores are 4% faster when pinned. With cores to spare the system finds a free one itself, and knows which one
-    the learner uses.
+    Left to the system, workers woken together gather on one core while the other idles; with cores to spare it finds a
+    free one itself.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if not cores or num_workers % len(cores):

@@ -6,10 +6,10 @@ contiguous, so a worker writes its slice of it and the pool reads it whole, with
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
+import shutil
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -54,28 +54,17 @@ def map_block(
 def room_fault(needed: int) -> str:
     """Error message if shared memory has less than `needed` bytes free, which would end in a bus error; else empty."""
     found = []
-    for place in _places():
-        try:
-            status = os.statvfs(place)
-        except OSError:
-            continue
-        free = status.f_bavail * status.f_frsize
-        if free >= needed:
-            return ""
-        found.append(f"{place} has {free / 1e6:.2f} MB")
+    for first in ("/dev/shm", None):  # where multiprocessing looks for memory to share
+        with contextlib.suppress(OSError):  # there is no such directory, or none that is writable
+            place = first or tempfile.gettempdir()
+            free = shutil.disk_usage(place).free
+            if free >= needed:
+                return ""
+            found.append(f"{place} has {free / 1e6:.2f} MB")
     return (
         f"the workers need {needed / 1e6:.2f} MB of shared memory, and {' and '.join(found) or 'nothing'} free: enlarge"
         " one, set TMPDIR to a directory with more space, or lower --num-workers or --envs-per-worker"
     )
-
-
-def _places() -> Iterator[str]:
-    """The directories where multiprocessing looks for memory to share, in its order."""
-    yield "/dev/shm"
-    try:
-        yield tempfile.gettempdir()
-    except OSError:  # no directory is writable
-        return
 
 
 def _layout(

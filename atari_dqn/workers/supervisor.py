@@ -14,10 +14,13 @@ from typing import Any
 
 from atari_dqn.envs.protocol import EnvSpec, Protocol
 from atari_dqn.system.processes import quiet_spawn
-from atari_dqn.workers.process import GRACE, FailureStreak, Stacks, WorkerProcess, cores_of
+from atari_dqn.workers.process import GRACE, Stacks, WorkerProcess, cores_of
 
 START_DEADLINE = 120.0
 """Minimum deadline for a start or a reset, in seconds: imports and ROMs load slowly on a busy machine."""
+
+FORGIVE_TICKS = 100
+"""Number of ticks after which a worker's earlier failures no longer count."""
 
 
 class WorkerError(RuntimeError):
@@ -41,7 +44,9 @@ class Supervisor:
         self._spec, self._envs_per_worker, self._on_wait = spec, envs_per_worker, on_wait
         self._arguments = (block, spec, protocol)
         self._cores = cores_of(num_workers)
-        self._streaks = [FailureStreak(restarts) for _ in range(num_workers)]
+        self._restarts = restarts
+        self._streaks: list[list[tuple[int, str]]] = [[] for _ in range(num_workers)]
+        """Ticks and messages of each worker's consecutive failures, each at most `FORGIVE_TICKS` after the last."""
         self.processes: list[WorkerProcess] = []
         """Started workers, by index."""
         self.failures: list[str] = []
@@ -86,21 +91,18 @@ class Supervisor:
         self._raise_first(self.command(command, workers) or self.outcomes(workers, deadline))
 
     def replace(self, failed: Mapping[int, str], tick: int) -> dict[int, str]:
-        """Start new processes in place of failed ones.
+        """Start new processes in place of those that `failed` at the pool's `tick`. Returns failures of the new ones.
 
-        Args:
-            failed: Failures of the workers to replace.
-            tick: Number of the pool's current tick.
-
-        Returns:
-            Failures of the new processes.
-
-        Raises:
-            WorkerError: A worker has failed once more in a row than it may be restarted.
+        Raises `WorkerError` if a worker has failed once more in a row than it may be restarted.
         """
         for index, failure in failed.items():
-            if too_many := self._streaks[index].add(failure, tick):
-                self._raise_first({index: too_many})
+            streak = self._streaks[index]
+            if streak and tick - streak[-1][0] > FORGIVE_TICKS:
+                streak.clear()
+            streak.append((tick, failure))
+            if len(streak) > self._restarts:
+                count = f"failed {len(streak)} times in a row; the first time it " if len(streak) > 1 else ""
+                self._raise_first({index: count + streak[0][1]})
             self.failures.append(f"{self._name(index)} {failure}")
             former = self.processes[index]
             former.close_pipes()

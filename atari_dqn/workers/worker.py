@@ -34,15 +34,7 @@ class Envs:
     """The environments of one worker. Every command writes its results to `out`."""
 
     def __init__(self, spec: EnvSpec, protocol: Protocol, first_env: int, orders: Orders, out: StepResult) -> None:
-        """Make the environments.
-
-        Args:
-            spec: The environment.
-            protocol: How an Atari game is presented.
-            first_env: Number of the first environment in the pool, for messages.
-            orders: Where the actions and seeds are read.
-            out: Where the results are written.
-        """
+        """Make the environments that follow `orders`; for messages, they are numbered from `first_env`."""
         self._env = make_vector_env(spec, protocol, len(orders.actions), out)
         self._writes_out = spec.is_atari
         self._first_env, self._orders, self._out = first_env, orders, out
@@ -133,21 +125,11 @@ def serve(
     num_envs: int,
     mine: slice,
 ) -> None:
-    """Run a worker until the pipes close.
+    """Run a worker until the pipes close: the environments `mine` of the pool's `num_envs`, on `core` (None: any).
 
-    It runs with SIGINT, SIGTERM and SIGHUP blocked: they reach every process of a terminal or a job, but the trainer
-    alone decides when to end.
-
-    Args:
-        commands: Pipe of the commands.
-        answers: Pipe of the answers.
-        stacks: Pipe that takes the process's stack on SIGUSR1, which works while an environment hangs.
-        block: Shared memory of the pool.
-        spec: The environment.
-        protocol: How an Atari game is presented.
-        core: Core to run on if the system allows it; None: any.
-        num_envs: Number of the pool's environments.
-        mine: Slice of them that this worker runs.
+    `block` is the pool's shared memory; `stacks` takes the process's stack on SIGUSR1, even while an environment hangs.
+    The worker runs with SIGINT, SIGTERM and SIGHUP blocked: they reach every process of a terminal or a job, but the
+    trainer alone decides when to end.
     """
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     if core is not None:

@@ -19,7 +19,7 @@ from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.training.assembly import local_trainer
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerError, WorkerPool
-from atari_dqn.workers.process import FORGIVE_TICKS
+from atari_dqn.workers.supervisor import FORGIVE_TICKS
 from tests.stubs import Fragile, pids
 
 NATURE = PROTOCOLS["nature"]
