@@ -116,7 +116,8 @@ def _entry(contestant: str, game: str, seed: str | int, hours: str | float) -> t
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # leaves through the same clean-up as Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT, too: a shell's background job begins with it ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         sys.exit(main())
     except BadInput as error:

@@ -24,6 +24,7 @@ from typing import Any
 
 import psutil
 
+from atari_dqn.system.files import exclusive
 from benchmarks.environments import DIRECTORY, InstallError, interpreter
 from benchmarks.race.budget import HOUR, Ledger, append_line, family_seconds, read_lines
 from benchmarks.race.contestants import CONTESTANTS, HARNESS, flags
@@ -73,13 +74,21 @@ class Racer:
         self.directory.mkdir(parents=True, exist_ok=True)
         about = {**dataclasses.asdict(entry), "processor": _processor(), "cores": len(os.sched_getaffinity(0))}
         (self.directory / "entry.json").write_text(json.dumps(about) + "\n")
-        self._ledger = Ledger(self.directory / "ledger.jsonl")
         self._points = self.directory / "points.jsonl"
         self._log = self.directory / "output.log"
 
     def race(self, budget: float) -> None:
         """Train to `budget` core-hours and evaluate at every mark on the way. Raises `EntryFailed`."""
-        _wait_for_leftover(self.directory / "pid", self._say)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(self.directory / "lock", 0.0))
+            except BlockingIOError:
+                raise EntryFailed(f"{self.entry.name}: another race is at it") from None
+            _wait_for_leftover(self.directory / "pid", self._say)
+            self._ledger = Ledger(self.directory / "ledger.jsonl")
+            self._race(budget)
+
+    def _race(self, budget: float) -> None:
         for mark in marks(budget):
             points = read_lines(self._points)
             if any(point["mark"] >= mark or point["done"] for point in points):

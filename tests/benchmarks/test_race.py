@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from atari_dqn.system.files import exclusive
 from benchmarks.race.__main__ import BadInput, main, parse
 from benchmarks.race.budget import HOUR, Ledger, append_line, family_seconds, read_lines
 from benchmarks.race.contestants import CONTESTANTS, epsilon, flags
-from benchmarks.race.entry import marks
+from benchmarks.race.entry import Entry, EntryFailed, Racer, marks
 from benchmarks.race.report import write_report
 
 
@@ -163,9 +164,10 @@ def test_the_report_has_every_point_and_a_picture_of_each_game(tmp_path: Path) -
 # ---------------------------------------------------------------------- a race
 
 
+@pytest.mark.long
 def test_a_race_that_is_killed_resumes_and_counts_what_was_spent(tmp_path: Path) -> None:
     race = [sys.executable, "-m", "benchmarks.race", "--dir", str(tmp_path), "--episodes", "2", "--nice", "0"]
-    race += ["--one", "cartpole", "CartPole-v1", "1", "0.006"]
+    race += ["--one", "cartpole", "CartPole-v1", "1", "0.01"]
     place = tmp_path / "cartpole-CartPole-v1-1"
 
     def ledger() -> Ledger:
@@ -179,16 +181,39 @@ def test_a_race_that_is_killed_resumes_and_counts_what_was_spent(tmp_path: Path)
             time.sleep(0.1)
         first.kill()
     pid = int((place / "pid").read_text().split()[0])
-    assert 0 < ledger().cpu < 0.006 * HOUR
+    assert 0 < ledger().cpu < 0.01 * HOUR
     result = subprocess.run(race, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     with pytest.raises(ProcessLookupError):  # the trainer of the killed race is gone
         os.kill(pid, signal.SIGCONT)
     assert {line["session"] for line in read_lines(place / "ledger.jsonl")} == {1, 2}
     (point,) = read_lines(place / "points.jsonl")
-    assert point["cpu"] >= 0.006 * HOUR
+    assert point["cpu"] >= 0.01 * HOUR
     assert point["env_step"] > 0
     assert point["episodes"] == 2
     again = subprocess.run(race, capture_output=True, text=True, timeout=60, check=False)
     assert again.returncode == 0
     assert len(read_lines(place / "points.jsonl")) == 1  # nothing left to do
+
+
+def test_a_race_in_the_background_of_a_shell_is_stopped_by_sigterm(tmp_path: Path) -> None:
+    """A shell starts a background job with SIGINT ignored."""
+    race = [sys.executable, "-m", "benchmarks.race", "--dir", str(tmp_path), "--nice", "0"]
+    race += ["--one", "cartpole", "CartPole-v1", "1", "1"]
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(race, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        assert "the same command resumes" in process.stdout.read()
+    assert process.returncode == 3
+
+
+def test_two_races_do_not_share_an_entry(tmp_path: Path) -> None:
+    racer = Racer(Entry("cartpole", "CartPole-v1", 1), tmp_path, print)
+    with exclusive(racer.directory / "lock"), pytest.raises(EntryFailed, match="another race"):
+        racer.race(1.0)

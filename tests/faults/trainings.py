@@ -45,8 +45,10 @@ class Harmed:
         return self._said.read_text()
 
     def rows(self) -> list[dict[str, float]]:
+        """The rows logged so far, without one that is only half written."""
         file = self.run_dir / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def helpers(self, words: str = "multiprocessing.spawn") -> list[psutil.Process]:
         """Its descendants with `words` in their command lines: workers, if nothing else is asked for."""
