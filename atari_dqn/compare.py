@@ -13,7 +13,7 @@ import tyro
 from atari_dqn.cli.command import DONE, parse_flags, run_command
 from atari_dqn.cli.output import StatusLine, open_console
 from atari_dqn.comparison.runs import Run, configurations, find_runs, names_of, read_run
-from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.system.files import replace
 
 if TYPE_CHECKING:  # matplotlib takes a second, which bad input need not wait for
@@ -49,8 +49,6 @@ class CompareCommand:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.compare") -> int:
     """Compare as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
     command = parse_flags(CompareCommand, argv, prog=prog)
-    for name, setting in settings(CompareCommand).items():
-        setting.check(name, getattr(command, name))
     if not command.runs:
         raise ConfigError("name at least one run directory, such as runs/Breakout-1-...")
     places = find_runs(command.runs)

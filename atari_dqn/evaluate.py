@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from atari_dqn.cli.command import DONE, parse_flags, run_command
-from atari_dqn.cli.output import open_console
-from atari_dqn.config.setting import ConfigError, Setting, flag, help_from_settings, settings
+from atari_dqn.cli.output import open_console, say
+from atari_dqn.config.setting import ConfigError, Setting, flag, help_from_settings
 from atari_dqn.evaluation.scorecard import EPSILONS, NUM_WORKERS, PROTOCOL_NAMES, evaluate_cells
 from atari_dqn.policy.source import playable_source
 
@@ -55,8 +56,6 @@ class EvaluateCommand:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.evaluate") -> int:
     """Evaluate as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
     command = parse_flags(EvaluateCommand, argv, prog=prog)
-    for name, setting in settings(EvaluateCommand).items():
-        setting.check(name, getattr(command, name))
     for name in ("protocol", "epsilon"):
         if not getattr(command, name):
             raise ConfigError(f"{flag(name)} is empty; omit it for the default")
@@ -65,11 +64,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.eva
     from atari_dqn.agent.device import resolve_device
 
     console = open_console()
-    trained = source.load(resolve_device(command.device))
-    for line in trained.skipped:
-        console.print(line, highlight=False, soft_wrap=True)
     evaluate_cells(
-        trained,
+        source.load(resolve_device(command.device), partial(say, console)),
         source.home,
         console,
         episodes=command.episodes,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
-from atari_dqn.cli.output import open_console
-from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.cli.output import open_console, say
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.policy.files import CHECKSUMS, ONNX, SAFETENSORS, checksums, extra, to_safetensors
 from atari_dqn.runs.directory import read_config, read_system
 from atari_dqn.runs.records import EVALUATION, is_number, read_rows
@@ -44,8 +46,6 @@ class ExportCommand:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.export") -> int:
     """Export as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
     command = parse_flags(ExportCommand, argv, prog=prog)
-    for name, setting in settings(ExportCommand).items():
-        setting.check(name, getattr(command, name))
     read_config(command.run)
     file = command.run / "evaluations.jsonl"
     read_rows(file, SCORES)
@@ -61,16 +61,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     from atari_dqn.policy.onnx import to_onnx
     from atari_dqn.policy.policy import Policy
     from atari_dqn.policy.trained import load_policy
-    from atari_dqn.policy.verification import compare, read_back
+    from atari_dqn.policy.verification import compare
 
     console = open_console()
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True)
-
-    trained = load_policy(command.run, command.checkpoint, "cpu")
-    for line in trained.skipped:
-        say(line)
+    trained = load_policy(command.run, command.checkpoint, say=partial(say, console))
     if command.episodes:
         evaluate_cells(trained, command.run, console, episodes=command.episodes)
     assert isinstance(trained.network, QNetwork), "a run has one"
@@ -78,7 +72,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     name = header.env_id.split(":")[-1].removeprefix("ALE/").replace("/", "-")
     out = command.out or command.run / "export" / f"{name}-{trained.env_step}"
     contents = {SAFETENSORS: to_safetensors(header, network), ONNX: to_onnx(header, network)}
-    comparison = compare(Policy(header, trained.q), *read_back(contents))
+    with tempfile.TemporaryDirectory() as place:
+        for file_name, content in contents.items():
+            (Path(place) / file_name).write_bytes(content)
+        read = (Policy.load(Path(place) / file_name, seed=0) for file_name in contents)
+        comparison = compare(Policy(header, trained.q), *read)
     evaluations = [row for row in read_rows(file, SCORES) if row["env_step"] == trained.env_step]
     contents[CHECKSUMS] = checksums(contents)
     contents[CARD] = model_card(header, evaluations, read_system(command.run), comparison).encode()
@@ -90,10 +88,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     except OSError as error:
         raise CommandFailed(f"cannot write {error.filename or out}: {error.strerror}") from None
     for name, content in contents.items():
-        say(f"{out / name}  {len(content):,} bytes")
-    say(comparison)
+        say(console, f"{out / name}  {len(content):,} bytes")
+    say(console, comparison)
     if not evaluations:
-        say(f"the card has no score: no game was evaluated at env step {trained.env_step:,}; try --episodes 30")
+        say(
+            console,
+            f"no game was evaluated at env step {trained.env_step:,}, so the card has no score; try --episodes 30",
+        )
     return DONE
 
 

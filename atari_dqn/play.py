@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from atari_dqn.cli.command import DONE, INTERRUPTED, parse_flags, run_command
-from atari_dqn.cli.output import open_console
-from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.cli.output import open_console, say
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.policy.source import Source, playable_source
 
 EPISODES = 10
@@ -65,8 +66,6 @@ class PlayCommand:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.play") -> int:
     """Play as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
     command = parse_flags(PlayCommand, argv, prog=prog)
-    for name, setting in settings(PlayCommand).items():
-        setting.check(name, getattr(command, name))
     picking = command.best or command.worst
     if command.episodes is not None and not picking:
         raise ConfigError("--episodes needs --best or --worst, which pick one of that many games")
@@ -78,8 +77,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
         _check_surprise(source)
         from atari_dqn.render.surprise import draw_surprises
 
-        file = draw_surprises(source.path, command.checkpoint, console)
-        console.print(str(file), highlight=False, soft_wrap=True)
+        say(console, str(draw_surprises(source.path, command.checkpoint, console)))
         return DONE
 
     if command.window:
@@ -94,9 +92,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
     from atari_dqn.render.filming import Filming
 
     torch.set_num_threads(1)  # one observation at a time: on a busy machine more threads only wait for each other
-    policy = source.load(resolve_device(command.device))
-    for line in policy.skipped:
-        console.print(line, highlight=False, soft_wrap=True)
+    policy = source.load(resolve_device(command.device), partial(say, console))
     filming = Filming(
         policy=policy,
         protocol=protocol_for(command.protocol, policy.config.env.protocol),
@@ -111,7 +107,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
     episodes = command.episodes or EPISODES
     games = filming.scout(command.seed, episodes)
     if len(games) < episodes:
-        console.print(f"interrupted after {len(games)} games, before filming", highlight=False)
+        say(console, f"interrupted after {len(games)} games, before filming")
         return INTERRUPTED
     for wanted, name, pick in ((command.best, "best", max), (command.worst, "worst", min)):
         if wanted:
@@ -122,7 +118,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
 
 
 def _check_surprise(source: Source) -> None:
-    """Raise `ConfigError` unless there is a replay, with priorities that differ."""
     if source.exported is not None:
         raise ConfigError(f"--surprise needs the replay of a run; {source.path} is an exported policy")
     replay = source.config.replay

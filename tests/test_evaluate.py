@@ -15,9 +15,7 @@ from atari_dqn import evaluate
 from atari_dqn.cli import output as status
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.protocol import PROTOCOLS, protocol_for
-from atari_dqn.evaluation.evaluation import Progress
 from atari_dqn.evaluation.intervals import interval, iqm, mean
-from atari_dqn.evaluation.scorecard import CardProgress
 from atari_dqn.runs.records import read_rows
 from tests.run_dirs import make_run
 
@@ -77,23 +75,6 @@ def test_an_env_other_than_atari_has_a_row_for_each_epsilon(tmp_path: Path) -> N
     flags = ["--episodes", "1", "--num-workers", "1", "--epsilon", "0.5", "0", "0.5"]
     assert evaluate.main([str(run_dir), *flags]) == 0
     assert [row["epsilon"] for row in read_rows(run_dir / "evaluations.jsonl")] == [0.5, 0.0]
-
-
-def test_the_eta_is_that_of_the_whole_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("atari_dqn.evaluation.scorecard.time.monotonic", lambda: now[0])
-    card = CardProgress(3)
-    at = Progress(games=1, episodes=2, ticks=40, mean=7.0, ticks_left=60.0)
-    assert card.ticks_left(at) == 60 + 2 * 100
-    now[0] += 10
-    assert card.line(at) == "1 of 3: 1 of 2 games  40 env steps in each env  mean score so far 7.00  ETA 1m05s"
-    over = dataclasses.replace(at, games=2, ticks=100, ticks_left=0.0)
-    card.line(over)
-    card.next()
-    assert card.ticks_left(dataclasses.replace(at, ticks=10, ticks_left=90.0)) == 90 + 100
-    assert card.ticks_left(Progress(games=0, episodes=2, ticks=10, mean=None, ticks_left=9e9)) == 90 + 100
-    nothing_known = Progress(games=0, episodes=2, ticks=1, mean=None, ticks_left=None)
-    assert "ETA" not in CardProgress(3).line(nothing_known)
 
 
 def test_the_newest_valid_checkpoint_is_evaluated_and_a_corrupt_one_named(

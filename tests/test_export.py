@@ -129,7 +129,7 @@ def test_breakout_is_checked_on_frames_of_real_play(tmp_path: Path, capsys: pyte
     assert export.main([str(run_dir), "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     card = (out / export.CARD).read_text()
-    assert "no score: no game was evaluated at env step 5,000" in shown
+    assert "no game was evaluated at env step 5,000, so the card has no score" in shown
     assert "Not evaluated" in card
     assert front_matter(card)["model-index"] == []
     assert {"ALE/Breakout-v5", "atari", "dqn"} <= set(front_matter(card)["tags"])

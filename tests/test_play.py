@@ -15,12 +15,10 @@ import torch
 
 from atari_dqn import play
 from atari_dqn.cli.command import FAILED, INTERRUPTED, CommandFailed
-from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS, protocol_for
-from atari_dqn.policy.trained import TrainedNetwork
-from atari_dqn.render.game import play as play_game
+from atari_dqn.evaluation.player import play as play_game
 from tests.run_dirs import make_run, python
 
 
@@ -87,10 +85,9 @@ def test_the_network_sees_stacked_frames_oldest_first_and_the_score_is_raw() -> 
             seen.append(observations.clone())
             return torch.eye(4)[[1]]
 
-    config = TrainConfig().replace(env_id="ALE/Breakout-v5")
     spec = env_spec("ALE/Breakout-v5", PROTOCOLS["nature"], 4)
     env = FilmedEnv(spec, protocol_for("machado", "nature"), lambda picture: None)
-    steps = list(play_game(TrainedNetwork(config, spec, Fires(1, 1), 0, []), env, epsilon=0.0, seed=0))
+    steps = list(play_game(Fires(1, 1), env, epsilon=0.0, seed=0))
     env.close()
     assert [env_step for _, env_step in steps] == list(range(1, len(steps) + 1))
     assert [score for score, _ in steps] == sorted(score for score, _ in steps)

@@ -14,7 +14,7 @@ from typing import NoReturn, TypeVar
 import tyro
 
 from atari_dqn.cli.output import release_output
-from atari_dqn.config.setting import ConfigError
+from atari_dqn.config.setting import ConfigError, settings
 
 Schema = TypeVar("Schema")
 
@@ -28,10 +28,18 @@ class CommandFailed(Exception):
 def parse_flags(
     schema: type[Schema], argv: Sequence[str] | None, *, prog: str, default: Schema | None = None
 ) -> Schema:
-    """Parse `argv` (None: the process's own) into `schema`. Wrong flags end the process with a short box and code 2."""
+    """Parse `argv` (None: the process's own) into `schema`. Wrong flags end the process with a short box and code 2.
+
+    Raises `ConfigError` for a value out of its setting's bounds.
+    """
     if default is None:
-        return tyro.cli(schema, args=argv, prog=prog)
-    return tyro.cli(schema, args=argv, prog=prog, default=default)
+        command = tyro.cli(schema, args=argv, prog=prog)
+    else:
+        command = tyro.cli(schema, args=argv, prog=prog, default=default)
+    for name, setting in settings(schema).items():
+        if hasattr(command, name):  # a section is checked as a whole, with what it may be combined with
+            setting.check(name, getattr(command, name))
+    return command
 
 
 def run_command(command: Callable[[], int | None]) -> NoReturn:

@@ -7,10 +7,10 @@ player and random generators: it does not change a single bit of a training unde
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import torch
 
 from atari_dqn.envs.protocol import EnvSpec, Protocol
 from atari_dqn.envs.step import StepResult
-from atari_dqn.evaluation.episodes import EpisodeCounter
+from atari_dqn.evaluation.episodes import EpisodeStatistics
 from atari_dqn.evaluation.intervals import Statistic, interval, iqm, mean
 from atari_dqn.evaluation.player import Player
 from atari_dqn.evaluation.result import Evaluation
@@ -28,8 +28,7 @@ BRANCH = 0xE7A1
 """Keeps an evaluation's random streams distinct from those of a training with the same seed."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """How far an evaluation is, after each tick of its environments."""
 
     games: int
@@ -40,9 +39,6 @@ class Progress:
     """Steps of each environment so far, resets included."""
     mean: float | None
     """Mean score so far, biased towards short games until the last one is over; None before the first."""
-    ticks_left: float | None
-    """Expected number of ticks left, from the mean length so far. Before the first game is over it is the largest
-    possible number, or None where a game has no time limit."""
 
 
 def evaluate(
@@ -57,24 +53,20 @@ def evaluate(
     device: torch.device,
     num_workers: int = 1,
     deadline: float = 60.0,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
     on_wait: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Play whole games epsilon-greedily. The same arguments give the same games, whatever `num_workers` is.
 
     Args:
         network: Q values, float32 [N, A], of observations [N, stack, *frame_shape]; on `device`.
-        spec: the environment that the network was trained in.
-        protocol: how the game is presented.
         episodes: number of games.
         num_envs: environments that play at the same time, at most one for each game; another number plays other games.
-        epsilon: probability of a random action.
         seed: of the games and the random actions.
-        device: where the network is.
         num_workers: worker processes at most.
         deadline: seconds after which a silent worker has failed.
         on_progress: called after every tick; an exception it raises ends the evaluation.
-        on_wait: called with a message while the workers are silent, as `WorkerPool` does.
+        on_wait: as `WorkerPool` calls it.
 
     Raises:
         WorkerError: a worker failed.
@@ -85,7 +77,7 @@ def evaluate(
     spare = -num_envs % envs_per_worker  # every worker has as many envs, so the last one may have too many
     env_seed, actor_seed, bootstrap_seed = (int(s) for s in np.random.SeedSequence((seed, BRANCH)).generate_state(3))
     player = Player(network, spec, num_envs, epsilon=epsilon, seed=actor_seed, device=device)
-    games = Games(quotas(episodes, num_envs), protocol.max_episode_frames // 4 if spec.is_atari else None)
+    games = Games(quotas(episodes, num_envs))
     with WorkerPool(
         spec,
         protocol,
@@ -102,8 +94,7 @@ def evaluate(
             workers.send(np.pad(actions, (0, spare)))
             step = workers.recv().of(played)
             games.add(step)
-            if on_progress is not None:
-                on_progress(games.progress())
+            on_progress(games.progress())
     returns = np.array([score for env in games.played for score, _ in env])
 
     def ci95(statistic: Statistic) -> tuple[float, float]:
@@ -130,40 +121,29 @@ def quotas(episodes: int, num_envs: int) -> npt.NDArray[np.int64]:
 
 
 class Games:
-    """Keeps the games within each environment's quota, out of all that are played."""
+    """Keeps the games within each environment's quota, [num_envs], out of all that are played."""
 
-    def __init__(self, quota: npt.NDArray[np.int64], longest: int | None = None) -> None:
-        """`quota` is the number of games for each environment, `longest` a game's time limit in environment steps."""
+    def __init__(self, quota: npt.NDArray[np.int64]) -> None:
         self.played: list[list[tuple[float, int]]] = [[] for _ in quota]
         """(raw score, environment steps) of the finished games of each environment, at most its quota."""
         self.cut = 0
         """How many of them a time limit ended."""
-        self._counter = EpisodeCounter(len(quota))
-        self._longest, self._episodes = longest, int(quota.sum())
-        self._left = quota.copy()
-        self._ticks = self._finished = 0
-        self._totals = np.zeros(2)
+        self._quota, self._counter = quota, EpisodeStatistics(len(quota))
+        self._ticks, self._total = 0, 0.0
 
     @property
     def over(self) -> bool:
-        return not self._left.any()
+        return all(len(games) == quota for games, quota in zip(self.played, self._quota, strict=True))
 
     def add(self, step: StepResult) -> None:
         """Count one tick of all environments."""
         self._ticks += 1
         for _, env, score, length in self._counter.add(step):
-            if self._left[env]:
+            if len(self.played[env]) < self._quota[env]:
                 self.played[env].append((score, length))
                 self.cut += int(step.truncated[env] and not step.terminated[env])
-                self._left[env] -= 1
-                self._finished += 1
-                self._totals += (score, length)
+                self._total += score
 
     def progress(self) -> Progress:
-        mean, length = (self._totals / self._finished).tolist() if self._finished else (None, self._longest)
-        ticks_left = None
-        if length is not None:
-            # A game that already outlasts the mean is assumed to end soon.
-            running = np.minimum(self._counter.running_lengths, length)
-            ticks_left = float((self._left * length - running * (self._left > 0)).max())
-        return Progress(self._finished, self._episodes, self._ticks, mean, ticks_left)
+        games = sum(map(len, self.played))
+        return Progress(games, int(self._quota.sum()), self._ticks, self._total / games if games else None)

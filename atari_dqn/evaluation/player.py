@@ -6,6 +6,9 @@ stacks of frames come from the replay's own ring, and random actions from the tr
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,12 +16,17 @@ import numpy.typing as npt
 import torch
 
 from atari_dqn.agent.actor import Actor
+from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.replay.ring import FrameRing
 
 
 class Player:
-    """Picks an action for each of N environments from the frames that they show."""
+    """Picks an action for each of N environments from the frames that they show.
+
+    `network` maps observations [N, stack, *frame_shape] on `device` to Q values, float32 [N, A]; `epsilon` is the
+    probability of a random action, `seed` that of the random actions.
+    """
 
     def __init__(
         self,
@@ -30,16 +38,6 @@ class Player:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Start with empty stacks.
-
-        Args:
-            network: Q values, float32 [N, A], of observations [N, stack, *frame_shape].
-            spec: the environment that the network was trained in.
-            num_envs: N.
-            epsilon: probability of a random action.
-            seed: of the random actions.
-            device: where the network is.
-        """
         self._network, self._epsilon = network, epsilon
         self._actor = Actor(lambda q: q, spec.num_actions, seed=seed)  # it acts on Q values, which films show as well
         self._ring = FrameRing(spec.stack + 2, num_envs, spec.frame_shape, spec.frame_dtype, spec.stack, 1, device)
@@ -54,16 +52,46 @@ class Player:
 
     @torch.inference_mode()
     def act(self, frames: npt.NDArray[Any], last: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Choose the next actions.
+        """The next actions, [N], after the newest frames, [N, *frame_shape].
 
-        Args:
-            frames: newest frame of each environment, [N, *frame_shape].
-            last: whether that frame is the final one of its episode, [N]; the next one then starts a new stack.
-
-        Returns:
-            An action for each environment, [N].
+        `last` says which of these are the final ones of their episodes, [N]; the next one then starts a new stack.
         """
         # Only stacks are read from this ring: the other fields of a transition do not matter.
         self._ring.append(frames, last=last, actions=self._unused, rewards=self._unused, terminal=self._unused)
         self.q = self._network(self._ring.latest_observation())
         return self._actor.act(self.q, self._epsilon)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """An action, and why it was chosen."""
+
+    q: npt.NDArray[np.float32]
+    """Q values, [num_actions]."""
+    action: int
+    random: bool
+    """Whether it was drawn at random, even if it is the best one."""
+
+
+def play(
+    network: torch.nn.Module,
+    env: FilmedEnv,
+    epsilon: float,
+    seed: int,
+    on_decision: Callable[[Decision], None] = lambda decision: None,
+) -> Iterator[tuple[float, int]]:
+    """Play one game epsilon-greedily, and yield the raw score so far and the number of environment steps after each.
+
+    The same arguments give the same game, filmed or not; `seed` is of the game and of the random actions. `on_decision`
+    is called with each decision before the environment takes it.
+    """
+    device = next(network.parameters()).device
+    player = Player(network, env.spec, 1, epsilon=epsilon, seed=seed, device=device)
+    frame, over = env.reset(seed), False
+    for env_step in itertools.count(1):
+        action = int(player.act(frame[None], np.array([over]))[0])
+        on_decision(Decision(player.q[0].cpu().numpy(), action, bool(player.explored[0])))
+        frame, _, over = env.step(action)
+        yield env.score, env_step
+        if over:
+            return

@@ -24,9 +24,7 @@ class EvaluationRow(TypedDict):
     """Environment steps that the network had been trained for."""
     protocol: str
     epsilon: float
-    """Probability of a random action."""
     mean: float
-    """Mean raw score."""
     ci95: tuple[float, float]
     """95% interval of the mean."""
 
@@ -38,7 +36,6 @@ class Evaluation:
     env_id: str
     protocol: Protocol
     epsilon: float
-    """Probability of a random action."""
     seed: int
     returns: npt.NDArray[np.float64]
     """Raw scores, [episodes]."""
@@ -47,11 +44,10 @@ class Evaluation:
     cut: int
     """Number of games ended by a time limit."""
     ci95: tuple[float, float]
-    """95% percentile-bootstrap interval of the mean, from `intervals.RESAMPLES` samples."""
+    """95% percentile-bootstrap interval of the mean; `iqm_ci95` that of the interquartile mean."""
     iqm_ci95: tuple[float, float]
-    """95% interval of the interquartile mean, from as many samples."""
     seconds: float
-    """Wall time of the evaluation."""
+    """Wall time."""
 
     @property
     def mean(self) -> float:
@@ -68,16 +64,15 @@ class Evaluation:
 
     @property
     def human_normalized(self) -> float | None:
-        """0 for random play, 1 for a human's; None where no reference is known."""
         return human_normalized(self.env_id, self.mean)
 
     def summary(self) -> str:
         """One line for the user."""
-        low, high = self.ci95
-        human = "" if self.human_normalized is None else f", human-normalised {self.human_normalized:.3f}"
+        (low, high), human = self.ci95, self.human_normalized
+        normalized = "" if human is None else f", human-normalised {human:.3f}"
         protocol = f", {self.protocol.name}" if is_atari(self.env_id) else ""
         return (
-            f"mean {self.mean:.2f} (95% interval {low:.2f} to {high:.2f}), median {self.median:g}{human};"
+            f"mean {self.mean:.2f} (95% interval {low:.2f} to {high:.2f}), median {self.median:g}{normalized};"
             f" {len(self.returns)} games{protocol}, epsilon {self.epsilon:g}"
         )
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from atari_dqn.cli.command import CommandFailed
 from atari_dqn.cli.format import duration, score
-from atari_dqn.cli.output import StatusLine
+from atari_dqn.cli.output import StatusLine, say
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec, Protocol, protocol_for
@@ -29,12 +29,9 @@ from atari_dqn.evaluation.result import Evaluation, append_evaluation
 if TYPE_CHECKING:
     import torch
 
-    from atari_dqn.evaluation.evaluation import Progress
-
 PROTOCOL_NAMES: tuple[Literal["nature", "machado"], ...] = ("nature", "machado")
-"""Names of the protocols that a scorecard of an Atari game covers by default."""
 EPSILONS = (0.0, 0.01, 0.05)
-"""Probabilities of a random action that a scorecard covers by default."""
+"""What a scorecard of an Atari game covers by default."""
 NUM_WORKERS = 8
 """Default number of worker processes, with one env each."""
 
@@ -65,22 +62,12 @@ def evaluate_cells(
 ) -> None:
     """Evaluate a network under every protocol with every epsilon, and print a scorecard.
 
-    Each result is appended to `run_dir`/evaluations.jsonl as soon as its games are over.
+    Each result is appended to `run_dir`/evaluations.jsonl as soon as its games are over. The games are played on the
+    network's device. Only Atari games have protocols; other envs ignore their names.
 
-    Args:
-        trained: the network, its env and its settings; the games are played on the network's device.
-        run_dir: directory of evaluations.jsonl.
-        console: where progress, results and the scorecard are printed.
-        episodes: whole games of each cell.
-        protocol_names: keys of `PROTOCOLS`, or "trained". Only Atari games have protocols; other envs ignore the names.
-        epsilons: probabilities of a random action.
-        num_workers: worker processes, one env each.
-        seed: of games and random actions.
-
-    Raises:
-        CommandFailed: a worker failed, or evaluations.jsonl cannot be written.
+    Raises `CommandFailed` if a worker failed or evaluations.jsonl cannot be written.
     """
-    from atari_dqn.evaluation.evaluation import evaluate
+    from atari_dqn.evaluation.evaluation import Progress, evaluate
     from atari_dqn.workers.pool import WorkerError
 
     spec, trained_under = trained.spec, trained.config.env.protocol
@@ -89,11 +76,20 @@ def evaluate_cells(
     cells = list(itertools.product(protocols.values(), dict.fromkeys(epsilons)))
     file = run_dir / "evaluations.jsonl"
     what = f"{spec.env_id}, the network of env step {trained.env_step:,}"
-    times = f"{len(cells)} times " if len(cells) > 1 else ""
-    console.print(f"{what}: {times}{episodes} games", highlight=False, soft_wrap=True)
+    say(console, f"{what}: {f'{len(cells)} times ' if len(cells) > 1 else ''}{episodes} games")
     results: list[Evaluation] = []
+    started = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        games, total = episodes * len(results) + progress.games, episodes * len(cells)
+        text = f"{games} of {total} games  {progress.ticks:,} env steps in each env"
+        if progress.mean is not None:
+            text += f"  mean score so far {progress.mean:.2f}"
+        if games:
+            text += f"  ETA {duration((time.monotonic() - started) / games * (total - games))}"
+        status.update(text)
+
     with StatusLine(console, "starting the workers") as status:
-        card = CardProgress(len(cells))
         for protocol, epsilon in cells:
             try:
                 result = evaluate(
@@ -106,71 +102,22 @@ def evaluate_cells(
                     epsilon=epsilon,
                     seed=seed,
                     device=next(trained.network.parameters()).device,
-                    on_progress=lambda progress: status.update(card.line(progress)),
+                    on_progress=show,
                 )
+                append_evaluation(run_dir, trained.env_step, result)
             except WorkerError as error:
                 raise CommandFailed(str(error)) from None
-            try:
-                append_evaluation(run_dir, trained.env_step, result)
             except OSError as error:
                 raise CommandFailed(f"cannot write {file}: {error.strerror}") from None
-            card.next()
             results.append(result)
             if len(cells) > 1:
-                console.print(result.summary(), highlight=False, soft_wrap=True)
+                say(console, result.summary())
     console.print(scorecard(what, results, PROTOCOLS[trained_under], spec.num_actions))
-    console.print(f"added to {file}", highlight=False, soft_wrap=True)
-
-
-class CardProgress:
-    """Progress of a scorecard with `cells` evaluations, as a line for the user. The clock starts when it is made."""
-
-    def __init__(self, cells: int) -> None:
-        self._cells, self._done, self._ticks_before, self._ticks = cells, 0, 0, 0
-        self._started = time.monotonic()
-
-    def next(self) -> None:
-        """Call this when the current evaluation is over."""
-        self._done += 1
-        self._ticks_before, self._ticks = self._ticks_before + self._ticks, 0
-
-    def line(self, progress: Progress) -> str:
-        """The current evaluation's progress, with the expected time until the whole scorecard is done."""
-        self._ticks = progress.ticks
-        text = f"{self._done + 1} of {self._cells}: " if self._cells > 1 else ""
-        text += f"{progress.games} of {progress.episodes} games  {progress.ticks:,} env steps in each env"
-        if progress.mean is not None:
-            text += f"  mean score so far {progress.mean:.2f}"
-        left = self.ticks_left(progress)
-        if left is not None:
-            pace = (self._ticks_before + progress.ticks) / (time.monotonic() - self._started)
-            text += f"  ETA {'' if progress.games or self._done else 'at most '}{duration(left / pace)}"
-        return text
-
-    def ticks_left(self, progress: Progress) -> float | None:
-        """Expected ticks until the whole scorecard is done; None where that is unknown.
-
-        Evaluations to come, and the current one before its first game is over, are assumed to take as long as those so
-        far on average.
-        """
-        here = progress.ticks_left
-        if self._done and not progress.games:
-            here = max(0.0, self._ticks_before / self._done - progress.ticks)
-        if here is None:
-            return None
-        so_far = self._ticks_before + progress.ticks + here
-        return here + (self._cells - self._done - 1) * so_far / (self._done + 1)
+    say(console, f"added to {file}")
 
 
 def scorecard(what: str, results: Sequence[Evaluation], trained: Protocol, num_actions: int) -> Group:
-    """A table with a row for each evaluation, and notes that explain its words.
-
-    Args:
-        what: title of the table.
-        results: evaluations of one network in one game.
-        trained: protocol of the training.
-        num_actions: of the network.
-    """
+    """A table with a row for each evaluation of one network in one game, and notes that explain its words."""
     first = results[0]
     atari, normalised = is_atari(first.env_id), first.human_normalized is not None
     table = Table(title=f"{what}: {len(first.returns)} games a row", box=box.SIMPLE_HEAD, collapse_padding=True)

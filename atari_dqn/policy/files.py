@@ -2,8 +2,8 @@
 
 Both policy files hold the same header and the reference network (`agent/reference.py`): one its state_dict, the other
 its graph. A file may come from anybody: reading one runs no code of its author. Running a foreign ONNX graph may take
-memory, though, since its operators broadcast. The checksums, where they lie beside the file, reveal damage, not
-forgery. Reading imports neither torch nor gymnasium.
+memory, though, since its operators broadcast. A file must match the checksums that lie beside it; these reveal damage,
+not forgery. Reading imports neither torch nor gymnasium.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,13 +91,23 @@ def _content(file: Path) -> bytes:
         raise ConfigError(f"it has {facts.st_size:,} bytes; at most {MAX_BYTES:,} are read")
     with file.open("rb") as opened:
         content = opened.read(facts.st_size)
-    sums = file.with_name(CHECKSUMS)
-    if sums.is_file() and sums.stat().st_size <= MAX_LENGTH:
-        lines = [line.split(b"  ", 1) for line in sums.read_bytes().splitlines()]
-        expected = [line[0] for line in lines if line[1:] == [file.name.encode()]]
-        if expected and expected != [hashlib.sha256(content).hexdigest().encode()]:
-            raise ConfigError(f"it does not match its checksum in {CHECKSUMS}")
+    _check_sum(file, content)
     return content
+
+
+def _check_sum(file: Path, content: bytes) -> None:
+    """Raise `ConfigError` unless the file matches its line in `SHA256SUMS`, if that lies beside it."""
+    sums = file.with_name(CHECKSUMS)
+    if not os.path.lexists(sums):
+        return
+    text = sums.read_bytes() if sums.is_file() and sums.stat().st_size <= MAX_LENGTH else b""
+    # As `sha256sum` writes them, in text or binary mode.
+    listed = re.findall(rb"^([0-9a-fA-F]{64}) [ *](.+?)\r?$", text, re.MULTILINE)
+    expected = {digest.lower() for digest, name in listed if name == os.fsencode(file.name)}
+    if not expected:
+        raise ConfigError(f"{CHECKSUMS} beside it has no checksum of {file.name}; correct or remove {CHECKSUMS}")
+    if expected != {hashlib.sha256(content).hexdigest().encode()}:
+        raise ConfigError(f"it does not match its checksum in {CHECKSUMS}")
 
 
 def _from_safetensors(content: bytes) -> Exported:

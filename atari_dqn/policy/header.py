@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -45,7 +44,6 @@ class Header:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of an observation."""
         return np.dtype(np.uint8 if self.kind == "pixels" else np.float32)
 
     @property
@@ -65,9 +63,11 @@ class Header:
         )
 
     def to_json(self) -> str:
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        config = {name: value for name, value in self.config.to_dict().items() if name != "run_dir"}
-        return json.dumps({**fields, "format": FORMAT, "config": config}, sort_keys=True)
+        return json.dumps({**vars(self), "format": FORMAT, "config": self.settings()}, sort_keys=True)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings by name, without the run's directory."""
+        return {name: value for name, value in self.config.to_dict().items() if name != "run_dir"}
 
 
 def header_from_json(text: Any) -> Header:
@@ -76,38 +76,37 @@ def header_from_json(text: Any) -> Header:
         raise ConfigError("its header is not text, or is too long")
     try:
         fields = json.loads(text)
-        if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-            stored = fields.get("format") if isinstance(fields, dict) else None
+        if fields.get("format") != FORMAT:
             raise ConfigError(
-                f"it has format {shown(stored)} and this version of atari_dqn reads format {FORMAT}; try to export the"
-                " run again"
+                f"it has format {shown(fields.get('format'))} and this version of atari_dqn reads format {FORMAT}; try"
+                " to export the run again"
             )
-        header = _checked(fields)
+        fields |= {
+            "config": from_dict(fields["config"]).validate(),
+            "observation_shape": (*fields["observation_shape"],),
+        }
+        header = Header(**{name: value for name, value in fields.items() if name != "format"})
+        possible = _is_possible(header)
+    except ConfigError:
+        raise
     except (ValueError, RecursionError, TypeError, LookupError, AttributeError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"its header is corrupt ({type(error).__name__})") from None
-    if header is None:
+    if not possible:
         raise ConfigError("its header is corrupt")
     return header
 
 
-def _checked(fields: Mapping[str, Any]) -> Header | None:
-    """The header in `fields`, or None if a value is impossible."""
-    config, shape = from_dict(fields["config"]).validate(), tuple(fields["observation_shape"])
-    header = Header(**{name: value for name, value in fields.items() if name != "format"})
-    header = dataclasses.replace(header, config=config, observation_shape=shape)
-    pixels = header.kind == "pixels"
-    valid = (
+def _is_possible(header: Header) -> bool:
+    shape, numbers = header.observation_shape, (header.num_actions, header.first_action, header.env_step)
+    return (
         isinstance(header.env_id, str)
         and header.env_id.isprintable()
         and header.kind in ("pixels", "vector")
         and all(type(size) is int and 0 < size <= MAX_SIZE for size in shape)
         and math.prod(shape) <= MAX_SIZE
-        and (not pixels or (len(shape) in (3, 4) and min(shape[1:3]) >= 36))
-        and all(type(number) is int for number in (header.num_actions, header.first_action, header.env_step))
+        and (header.kind != "pixels" or (len(shape) in (3, 4) and min(shape[1:3]) >= 36))
+        and all(type(number) is int for number in numbers)
         and 0 < header.num_actions <= MAX_SIZE
         and header.env_step >= 0
         and isinstance(header.git_revision, str | None)
     )
-    return header if valid else None

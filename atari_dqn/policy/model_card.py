@@ -21,17 +21,12 @@ Row = Mapping[str, Any]
 
 
 def model_card(header: Header, evaluations: Sequence[Row], trained_on: Row, comparison: str) -> str:
-    """The whole file.
+    """The whole file, from the rows of `evaluations.jsonl` for this very network and the run's `system.json`, if any.
 
-    Args:
-        header: of the exported files.
-        evaluations: rows of `evaluations.jsonl` for this very network.
-        trained_on: the run's `system.json`; may be empty.
-        comparison: a sentence about the ONNX file on real play.
+    `comparison` is a sentence about the ONNX file on real play.
     """
     atari, config = is_atari(header.env_id), header.config
-    settings = {name: value for name, value in config.to_dict().items() if name != "run_dir"}
-    default = TrainConfig().to_dict()
+    settings, default = header.settings(), TrainConfig().to_dict()
     traits = {
         "prioritized": config.replay.replay == "prioritized",
         "dueling": config.network.dueling,

@@ -37,24 +37,19 @@ def to_onnx(header: Header, network: ReferenceNetwork) -> bytes:
 
     extra("onnxscript")
     observation = torch.from_numpy(np.zeros((2, *header.observation_shape), header.dtype))
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)  # or it reports that torchvision is not installed
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # about torch's own code
-            program = torch.onnx.export(
-                network.eval(),
-                (observation,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["observation"],
-                output_names=["q"],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                verbose=False,
-            )
-    finally:
-        log.setLevel(level)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # or it reports that torchvision is not installed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # about torch's own code
+        program = torch.onnx.export(
+            network.eval(),
+            (observation,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["observation"],
+            output_names=["q"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            verbose=False,
+        )
     assert program is not None, "returned by the exporter if dynamo is True"
     model = program.model_proto
     for node in model.graph.node:

@@ -56,23 +56,22 @@ class Policy:
             ConfigError: a `ValueError`; the path is none of these, or the file is corrupt.
         """
         source = read_source(Path(path), checkpoint)
-        if source.exported is not None and source.exported.graph is not None:
+        exported = source.exported
+        if exported is not None and exported.graph is not None:
             from atari_dqn.policy.onnx import onnx_q
 
-            return cls(source.exported.header, onnx_q(source.exported.graph, source.exported.header.num_actions), seed)
+            return cls(exported.header, onnx_q(exported.graph, exported.header.num_actions), seed)
         from atari_dqn.agent.device import resolve_device
 
         trained = source.load(resolve_device(device))
-        return cls(source.exported.header if source.exported else trained.header(), trained.q, seed)
+        return cls(exported.header if exported else trained.header(), trained.q, seed)
 
     @property
     def env_id(self) -> str:
-        """Id of the env it was trained in."""
         return self.header.env_id
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
-        """Shape of one observation."""
         return self.header.observation_shape
 
     @property
@@ -90,15 +89,8 @@ class Policy:
     def act(self, observation: npt.ArrayLike, epsilon: float = 0.0) -> Any:
         """The action with the highest Q value, or with probability `epsilon` a random one.
 
-        Args:
-            observation: one, [*observation_shape], or a batch, [B, *observation_shape].
-            epsilon: probability of a random action.
-
-        Returns:
-            An int for one observation, int64 [B] for a batch.
-
-        Raises:
-            ValueError: the observation has another shape or dtype, or epsilon is not a probability.
+        An int for one observation, [*observation_shape], or int64 [B] for a batch, [B, *observation_shape]. Raises
+        `ValueError` if the observation has another shape or dtype, or epsilon is not a probability.
         """
         if not 0 <= epsilon <= 1:
             raise ValueError(f"epsilon is {epsilon}; it must be from 0 to 1")

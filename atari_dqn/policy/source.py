@@ -1,12 +1,10 @@
-"""The path of a run or of an exported policy, resolved and checked.
-
-Everything that can be checked without torch is checked first: `Source.load` builds the network.
-"""
+"""The path of a run or of an exported policy, resolved and checked without torch; `Source.load` builds the network."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,41 +27,32 @@ class Source:
     path: Path
     """The run's directory, or the exported file."""
     checkpoint: str
+    """Latest, best or an env step."""
     exported: Exported | None
     """The content of the file; None for a run."""
 
     @property
     def config(self) -> TrainConfig:
-        """The run's settings."""
         return self.exported.header.config if self.exported else read_config(self.path)
-
-    @property
-    def is_onnx(self) -> bool:
-        return self.exported is not None and self.exported.graph is not None
 
     @property
     def home(self) -> Path:
         """The directory for evaluations and videos."""
         return self.path.parent if self.exported else self.path
 
-    def load(self, device: str | torch.device) -> TrainedNetwork:
+    def load(self, device: str | torch.device, say: Callable[[str], None] = lambda line: None) -> TrainedNetwork:
         """Build the network. Raises `ConfigError` if the run has no such checkpoint or the weights do not fit."""
         from atari_dqn.policy.trained import load_exported, load_policy
 
         if self.exported is None:
-            return load_policy(self.path, self.checkpoint, device)
+            return load_policy(self.path, self.checkpoint, device, say)
         return load_exported(self.exported, self.path, device)
 
 
 def read_source(path: Path, checkpoint: str = "latest") -> Source:
-    """Resolve a path.
+    """Resolve a run directory, a `.safetensors` or `.onnx` file, or a directory with one (safetensors is preferred).
 
-    Args:
-        path: a run directory, a `.safetensors` or `.onnx` file, or a directory with one (safetensors is preferred).
-        checkpoint: latest, best or an env step; for runs only.
-
-    Raises:
-        ConfigError: the path is none of these, or the file is corrupt.
+    `checkpoint` is for runs only. Raises `ConfigError` if the path is none of these, or the file is corrupt.
     """
     if not is_run_dir(path) and path.is_dir():
         path = next((path / name for name in (SAFETENSORS, ONNX) if (path / name).exists()), path)

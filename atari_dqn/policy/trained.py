@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from atari_dqn.agent.network import make_network
 from atari_dqn.agent.reference import ReferenceNetwork
-from atari_dqn.agent.weights import check_fit, take_weights
-from atari_dqn.config.file import load_config
+from atari_dqn.agent.weights import check_fit
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import spec_of
@@ -26,6 +25,7 @@ from atari_dqn.policy.files import Exported
 from atari_dqn.policy.header import Header
 from atari_dqn.runs.checkpoint_files import LEARNER
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
+from atari_dqn.runs.directory import read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,6 @@ class TrainedNetwork:
     network: nn.Module
     """Observations [B, stack, *frame_shape] to Q values, float32 [B, num_actions]."""
     env_step: int
-    skipped: list[str]
-    """One line for each newer checkpoint that is corrupt."""
 
     def q(self, observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Q values, float32 [B, num_actions], of observations [B, *observation_shape] as the env shows them."""
@@ -63,33 +61,34 @@ class TrainedNetwork:
         )
 
 
-def load_policy(run_dir: Path, which: str = "latest", device: str | torch.device = "cpu") -> TrainedNetwork:
-    """The online network of a run's checkpoint.
+def load_policy(
+    run_dir: Path,
+    which: str = "latest",
+    device: str | torch.device = "cpu",
+    say: Callable[[str], None] = lambda line: None,
+) -> TrainedNetwork:
+    """The online network of checkpoint `which` of a run: "best", an env step, or "latest" for the newest valid one.
 
-    Args:
-        run_dir: the run's directory.
-        which: "best", an env step, or "latest" for the newest valid one.
-        device: where the network will be.
-
-    Raises:
-        ConfigError: the run or the checkpoint does not exist.
+    `say` is told of each newer checkpoint that is corrupt. Raises `ConfigError` if the run or the checkpoint does not
+    exist.
     """
-    if not (run_dir / "config.json").is_file():
-        raise ConfigError(f"{run_dir} is not a run directory: it has no config.json")
-    config = load_config(run_dir / "config.json")
+    config = read_config(run_dir)
     store = CheckpointStore(run_dir)
     try:
         newest, corrupt = store.newest_valid() if which == "latest" else (None, {})
     except OSError as error:
         raise ConfigError(f"{store.directory}: {error.strerror}") from None
     path = newest or store.find(which)
-    skipped = [f"checkpoint {name} skipped: {reason}" for name, reason in corrupt.items()]
+    for name, reason in corrupt.items():
+        say(f"checkpoint {name} skipped: {reason}")
     spec = spec_of(config.env)
-    network = make_network(spec, config.network).to(device)
-    take_weights(network, load_weights(path / LEARNER), path)
-    network.eval()
-    step = int(re.sub(r"\D", "", path.name))
-    return TrainedNetwork(config=config, spec=spec, network=network, env_step=step, skipped=skipped)
+    weights = load_weights(path / LEARNER)
+    with torch.device("meta"):  # no memory before the shapes are known to be right
+        check_fit(make_network(spec, config.network), weights, path)
+    network = make_network(spec, config.network)
+    network.load_state_dict(weights)
+    network.to(device).eval()
+    return TrainedNetwork(config, spec, network, int(re.sub(r"\D", "", path.name)))
 
 
 def load_exported(exported: Exported, file: Path, device: str | torch.device = "cpu") -> TrainedNetwork:
@@ -102,13 +101,15 @@ def load_exported(exported: Exported, file: Path, device: str | torch.device = "
     if exported.graph is not None:
         network = OnnxNetwork(exported.graph, header, device)
     else:
+        if len(header.config.network.mlp_hidden) > max(2, len(exported.weights)):
+            raise ConfigError(f"{file} is not a valid exported policy: its header has more layers than weights")
         weights = {name: torch.from_numpy(weight.copy()) for name, weight in exported.weights.items()}
         with torch.device("meta"):  # no memory before the shapes are known to be right
             check_fit(ReferenceNetwork(spec, header.config.network), weights, file)
         network = make_network(spec, header.config.network)
         network.load_state_dict(network.from_reference(weights))
         network.to(device).eval()
-    return TrainedNetwork(header.config, spec, network, header.env_step, skipped=[])
+    return TrainedNetwork(header.config, spec, network, header.env_step)
 
 
 class OnnxNetwork(nn.Module):

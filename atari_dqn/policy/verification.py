@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +21,6 @@ TOLERANCE = 1e-4
 products differ with their order."""
 
 
-def read_back(contents: Mapping[str, bytes]) -> tuple[Policy, Policy]:
-    """The policies of the safetensors and the ONNX file, as a reader of the files gets them."""
-    with tempfile.TemporaryDirectory() as place:
-        for file, content in contents.items():
-            (Path(place) / file).write_bytes(content)
-        return Policy.load(Path(place) / SAFETENSORS, seed=0), Policy.load(Path(place) / ONNX)
-
-
 def real_play(policy: Policy, steps: int) -> npt.NDArray[Any]:
     """Observations of `steps` steps in the environment it was trained in, [steps, *observation_shape]."""
     seen = []
@@ -47,13 +36,9 @@ def real_play(policy: Policy, steps: int) -> npt.NDArray[Any]:
 
 
 def compare(network: Policy, safetensors: Policy, onnx: Policy) -> str:
-    """Compare the files with the network on real play.
+    """Compare the files with the network on real play. Returns a sentence for the model card.
 
-    Returns:
-        A sentence for the model card.
-
-    Raises:
-        CommandFailed: the safetensors file is not bit-identical, or the ONNX file not within `TOLERANCE`.
+    Raises `CommandFailed` if the safetensors file is not bit-identical, or the ONNX file not within `TOLERANCE`.
     """
     observations = real_play(safetensors, COMPARED)
     q, exact, near = (policy.q_values(observations) for policy in (network, safetensors, onnx))

@@ -12,9 +12,7 @@ import io
 import os
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -29,27 +27,31 @@ from atari_dqn.policy.trained import TrainedNetwork
 from atari_dqn.runs.checkpoint_files import load_tensors
 from atari_dqn.system.processes import end_with_parent
 
-if TYPE_CHECKING:  # the training itself draws nothing
-    from atari_dqn.render.drawing import Picture
-
 GIF_HEIGHT, GIF_RATE = 240, 20
 """Largest height in pixels; approximate pictures a second, every third of 60: then a sprite that is drawn in every
 other picture is seen."""
 
 
 @dataclasses.dataclass(frozen=True)
+class Order:
+    """What the process that films needs to know."""
+
+    file: Path
+    weights: Path
+    """The network's state dict, of `env_step`."""
+    config: TrainConfig
+    spec: EnvSpec
+    env_step: int
+    seconds: int
+    seed: int
+    """Seed of the first game."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Clip:
     """A finished clip."""
 
-    env_id: str
-    env_step: int
-    """Env step of the network."""
-    file: Path
-    """The film."""
-    size: int
-    """Size of the film in bytes."""
-    seconds: int
-    """Length of the film."""
+    order: Order
     scores: list[float]
     """Raw scores of the games that ended in it."""
     score: float
@@ -58,30 +60,16 @@ class Clip:
     gif_size: tuple[int, int]
     """Height and width of the GIF in pixels."""
 
+    @property
+    def env_step(self) -> int:
+        return self.order.env_step
+
     def __str__(self) -> str:
-        count = len(self.scores)
+        count, file = len(self.scores), self.order.file
+        score = with_human(self.order.spec.env_id, round(float(np.mean(self.scores)), 2) if count else self.score)
         games = f"{count} whole games of mean score" if count > 1 else "a whole game of score"
-        score = with_human(self.env_id, round(float(np.mean(self.scores)), 2) if count else self.score)
-        played = f"{games} {score}" if count else f"score {score} in {self.seconds} s"
-        return f"{self.file}, {megabytes(self.size)}, {played}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Order:
-    """What the process that films needs to know."""
-
-    file: Path
-    """Film to write."""
-    weights: Path
-    """The network's state dict."""
-    config: TrainConfig
-    spec: EnvSpec
-    env_step: int
-    """Env step of the network."""
-    seconds: int
-    """Length of the film."""
-    seed: int
-    """Seed of the first game."""
+        played = f"{games} {score}" if count else f"score {score} in {self.order.seconds} s"
+        return f"{file}, {megabytes(file.stat().st_size)}, {played}"
 
 
 def serve(answer: Connection, order: Order) -> None:
@@ -99,21 +87,23 @@ def serve(answer: Connection, order: Order) -> None:
 def make_clip(order: Order) -> Clip:
     """Play the network from its weights, and film it."""
     # Imported here because the training, which imports this module too, draws nothing.
-    from atari_dqn.envs.film import FilmedEnv
-    from atari_dqn.render.game import play
+    from atari_dqn.envs.film import FilmedEnv, Picture
+    from atari_dqn.evaluation.player import play
     from atari_dqn.render.overlay import Overlay
     from atari_dqn.render.video import VideoFile
 
     config, spec, protocol = order.config, order.spec, PROTOCOLS[order.config.env.protocol]
     network = make_network(spec, config.network)
     take_weights(network, load_tensors(order.weights), order.weights)
-    policy = TrainedNetwork(config, spec, network.eval(), order.env_step, [])
-    gif: list[Picture] = []
+    policy = TrainedNetwork(config, spec, network.eval(), order.env_step)
+    gif: list[Image.Image] = []
 
     def show(picture: Picture) -> None:
         if video.pictures < enough:
             if video.pictures % stride == 0:
-                gif.append(_small(picture))
+                small = Image.fromarray(picture)
+                small.thumbnail((picture.shape[1], GIF_HEIGHT), Image.Resampling.BOX)
+                gif.append(small.quantize(256, dither=Image.Dither.NONE))
             video.add(overlay.beside(picture, env.score, env.lives))
 
     env = FilmedEnv(spec, protocol, show)
@@ -123,39 +113,15 @@ def make_clip(order: Order) -> Clip:
         while video.pictures < enough:
             overlay = Overlay.of(policy, protocol, env)
             seed = (order.seed + len(scores)) % 2**31
-            for _ in play(policy, env, config.run.eval_epsilon, seed, overlay.decide):
+            for _ in play(network, env, config.run.eval_epsilon, seed, overlay.decide):
                 if video.pictures == enough:
                     break
             else:
                 scores.append(env.score)
-    height, width, _ = gif[0].shape
-    return Clip(
-        env_id=spec.env_id,
-        env_step=order.env_step,
-        file=order.file,
-        size=order.file.stat().st_size,
-        seconds=order.seconds,
-        scores=scores,
-        score=env.score,
-        gif=_encode(gif, stride / env.fps),
-        gif_size=(height, width),
-    )
-
-
-def _small(picture: Picture) -> Picture:
-    """A picture reduced to `GIF_HEIGHT`, if it is higher; always a copy."""
-    factor = GIF_HEIGHT / picture.shape[0]
-    if factor >= 1:
-        return picture.copy()  # the env draws the next one into the same memory
-    return np.asarray(cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _encode(pictures: list[Picture], seconds: float) -> bytes:
-    """An animated GIF that loops for ever and shows each picture for `seconds`."""
-    first, *others = (Image.fromarray(picture).quantize(256, dither=Image.Dither.NONE) for picture in pictures)
-    file = io.BytesIO()
-    first.save(file, "gif", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0)
-    return file.getvalue()
+    encoded = io.BytesIO()
+    milliseconds = round(1000 * stride / env.fps)
+    gif[0].save(encoded, "gif", save_all=True, append_images=gif[1:], duration=milliseconds, loop=0)
+    return Clip(order, scores, env.score, encoded.getvalue(), (gif[0].height, gif[0].width))
 
 
 def one_line(error: Exception) -> str:

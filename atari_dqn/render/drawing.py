@@ -10,7 +10,6 @@ import functools
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import matplotlib
 import numpy as np
 import numpy.typing as npt
@@ -74,14 +73,6 @@ def bar(picture: Picture, x: float, y: int, width: float, height: int, colour: C
     """Draw a filled rectangle, to the left of `x` for a negative width; at least a pixel wide unless the width is 0."""
     left, right = sorted((round(x), round(x + width)))
     picture[max(0, y) : y + height, max(0, left) : max(right, left + (width != 0))] = colour
-
-
-def curve(picture: Picture, points: npt.NDArray[np.float64], colour: Colour, thickness: int = 2) -> None:
-    """Draw a smooth line through `points`, [N, 2] of x and y."""
-    fine = 4  # bits behind the binary point
-    cv2.polylines(
-        picture, [np.round(points * 2**fine).astype(np.int32)], False, colour, thickness, cv2.LINE_AA, shift=fine
-    )
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,8 +1,8 @@
 """Overlay of a film: a panel beside the game that shows what the network thinks.
 
-The panel shows the score, the newest reward and the lives, a bar for each action, and the value over the last seconds.
-A bar is the difference between the action's Q and the mean of all, which is the advantage in a dueling network; the
-value is the largest Q.
+It shows the score, the newest reward and the lives, a bar for each action, and the value over the last seconds. A bar
+is the difference between the action's Q and the mean of all, which is the advantage in a dueling network; the value is
+the largest Q.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 
 from atari_dqn.cli.format import q_value
 from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.protocol import Protocol
 from atari_dqn.envs.single import action_names
+from atari_dqn.evaluation.player import Decision
+from atari_dqn.policy.trained import TrainedNetwork
 from atari_dqn.render.drawing import (
     BLUE,
     DIM,
@@ -26,46 +27,30 @@ from atari_dqn.render.drawing import (
     GREEN,
     INK,
     ORANGE,
-    PAPER,
     RAISED,
     RED,
     Picture,
     bar,
     blank,
     blend,
-    curve,
     text_width,
     write,
 )
 from atari_dqn.render.video import enlarge
 
-if TYPE_CHECKING:  # what shows nothing but films need not wait for torch
-    from atari_dqn.policy.trained import TrainedNetwork
-
 PANEL_WIDTH, MARGIN, ROWS_AT, LEAST_PITCH, GRAPH_HEIGHT = 400, 16, 132, 16, 160
 """Pixels: width and margin of the panel, its top to the first action, least height of an action and of the graph."""
 FLASH_SECONDS = 0.6
-"""How long a reward or a lost life is highlighted."""
+"""How long a reward or a lost life stays highlighted."""
 WINDOW_SECONDS = 12.0
 """Time span of the value's graph."""
 RUN_OUT = 0.99
 """Factor by which the scale of the bars shrinks at each decision once they have become shorter."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """An action, and why it was chosen."""
-
-    q: npt.NDArray[np.float32]
-    """Q values, [num_actions]."""
-    action: int
-    random: bool
-    """Whether it was drawn at random, even if it is the best one."""
-
-
 @dataclasses.dataclass
 class _Moment:
-    """A decision and its outcome."""
+    """A decision's value, and its outcome."""
 
     value: float
     reward: float = 0.0
@@ -82,16 +67,16 @@ class Overlay:
         title = f"{env.spec.env_id}{conditions} · {policy.env_step:,} env steps"
         return cls(title, action_names(env.spec, protocol), env.fps, env.pictures_per_step)
 
-    def __init__(self, title: str, names: Sequence[str], pictures_per_second: int, pictures_per_step: int) -> None:
+    def __init__(self, title: str, names: Sequence[str], fps: int, pictures_per_step: int) -> None:
         self._title, self._names = title, names
         least = ROWS_AT + LEAST_PITCH * min(18, len(names)) + GRAPH_HEIGHT
         self._least_height = least + least % 2
         """Least height of a film in pixels; a lower picture is centred."""
-        self._flash = FLASH_SECONDS * pictures_per_second
-        """Number of pictures that a highlight lasts."""
-        window = round(WINDOW_SECONDS * pictures_per_second / pictures_per_step)
+        self._flash = FLASH_SECONDS * fps
+        """Pictures that a highlight lasts."""
+        window = round(WINDOW_SECONDS * fps / pictures_per_step)
         self._moments: collections.deque[_Moment] = collections.deque(maxlen=window)
-        self._decision: Decision | None = None
+        self._decision = Decision(np.zeros(len(names), np.float32), -1, False)
         self._scale = 0.0
         self._score, self._reward = 0.0, 0.0
         self._lives: int | None = None
@@ -112,12 +97,9 @@ class Overlay:
         self._take(score, lives)
         large = enlarge(picture)
         height, width, _ = large.shape
-        whole = np.empty((max(height, self._least_height), width + PANEL_WIDTH, 3), np.uint8)
+        whole = blank(max(height, self._least_height), width + PANEL_WIDTH)
         top = (len(whole) - height) // 2
-        whole[:top, :width] = whole[top + height :, :width] = PAPER
-        film = whole[top : top + height, :width]
-        film[:] = large
-        self._frame(film)
+        whole[top : top + height, :width] = large
         panel = whole[:, width:]
         if self._panel is None:
             self._panel = self._draw(len(whole))
@@ -138,23 +120,13 @@ class Overlay:
             self._moments[-1].life_lost |= lost
         self._score, self._lives = score, lives
 
-    def _frame(self, film: Picture) -> None:
-        """Draw a red frame that fades after a lost life."""
-        strength = max(0.0, 1 - self._since_loss / self._flash)
-        if strength:
-            edge = max(4, len(film) // 60)
-            for side in (film[:edge], film[-edge:], film[edge:-edge, :edge], film[edge:-edge, -edge:]):
-                blend(side, RED, strength)
-
     def _draw_figures(self, panel: Picture) -> None:
         """Draw score, newest reward and lives."""
-        lit = max(0.0, 1 - self._since_reward / self._flash)
-        reward = f"{self._reward:+.4g}" if lit else "0"
-        paid = GREEN if self._reward > 0 else RED
-        lost = max(0.0, 1 - self._since_loss / self._flash)
-        columns = [("score", f"{self._score:,.6g}", INK), ("reward", reward, _between(FAINT, paid, lit))]
+        columns = [("score", f"{self._score:,.6g}", INK), ("reward", "0", FAINT)]
+        if self._since_reward < self._flash:
+            columns[1] = ("reward", f"{self._reward:+.4g}", GREEN if self._reward > 0 else RED)
         if self._lives is not None:
-            columns.append(("lives", str(self._lives), _between(INK, RED, lost)))
+            columns.append(("lives", str(self._lives), RED if self._since_loss < self._flash else INK))
         step = (PANEL_WIDTH - 2 * MARGIN) // 3
         for column, (name, figure, colour) in enumerate(columns):
             left = MARGIN + column * step
@@ -165,9 +137,8 @@ class Overlay:
         panel = blank(height, PANEL_WIDTH)
         write(panel, self._title, MARGIN, 14, 12, DIM)
         write(panel, "Q", MARGIN, ROWS_AT - 24, 13, bold=True)
-        if self._decision is not None:
-            note = f"bars: Q − mean, half width {self._scale:.2g}"
-            write(panel, note, PANEL_WIDTH - MARGIN, ROWS_AT - 22, 11, DIM, align="right")
+        note = f"bars: Q − mean, half width {self._scale:.2g}"
+        write(panel, note, PANEL_WIDTH - MARGIN, ROWS_AT - 22, 11, DIM, align="right")
         pitch = min(34, max(3, (height - ROWS_AT - GRAPH_HEIGHT) // len(self._names)))
         self._draw_actions(panel, pitch)
         below = ROWS_AT + pitch * len(self._names) + 6
@@ -187,22 +158,17 @@ class Overlay:
         for action, name in enumerate(self._names):
             top = ROWS_AT + action * pitch
             text_at = top + (pitch - round(1.17 * size)) // 2
-            chosen = decision is not None and action == decision.action
-            best = decision is not None and action == int(decision.q.argmax())
-            if chosen:
-                panel[top : top + pitch, MARGIN // 2 : -MARGIN // 2] = RAISED
-            if pitch >= size or chosen or best:
-                write(panel, name, MARGIN + 12, text_at, size, INK if chosen or best else DIM, bold=best)
-            if decision is None:
-                continue
+            chosen, best = action == decision.action, action == int(decision.q.argmax())
             colour = FAINT if not chosen else ORANGE if decision.random else BLUE
             if chosen:
+                panel[top : top + pitch, MARGIN // 2 : -MARGIN // 2] = RAISED
                 bar(panel, MARGIN // 2, top, 4, pitch, colour)
             reach = float(decision.q[action] - decision.q.mean()) / self._scale if self._scale else 0.0
             thick = max(1, pitch * 6 // 10)
             bar(panel, middle, top + (pitch - thick) // 2, reach * (bars_to - bars_from) / 2, thick, colour)
             if pitch >= size or chosen or best:
                 shade = INK if chosen or best else DIM
+                write(panel, name, MARGIN + 12, text_at, size, shade, bold=best)
                 write(panel, q_value(decision.q[action]), PANEL_WIDTH - MARGIN, text_at, size, shade, align="right")
         panel[ROWS_AT : ROWS_AT + pitch * len(self._names), middle] = DIM
 
@@ -229,12 +195,8 @@ class Overlay:
         room = (low - high) - 32
         heights = (values - least) / (most - least) if most > least else np.full(len(values), 0.5)
         thickness = 2 if len(self._moments) < (right - left) / 2 else 1
-        curve(panel, np.stack((x, low - 16 - heights * room), axis=1), BLUE, thickness)
+        points = np.round(np.stack((x, low - 16 - heights * room), axis=1) * 16).astype(np.int32)
+        cv2.polylines(panel, [points], False, BLUE, thickness, cv2.LINE_AA, shift=4)  # 4 bits behind the binary point
         digits = 3 if most - least > 0.01 else 5
         write(panel, q_value(most, digits), left + 4, high + 2, 10, DIM)
         write(panel, q_value(least, digits), left + 4, low - 14, 10, DIM)
-
-
-def _between(one: tuple[int, int, int], other: tuple[int, int, int], share: float) -> tuple[int, int, int]:
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
-    return red, green, blue

@@ -7,12 +7,18 @@ only one is shown; otherwise the moments around a single event would fill the sh
 
 from __future__ import annotations
 
+import dataclasses
 import io
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from atari_dqn.agent.device import check_memory
@@ -20,12 +26,12 @@ from atari_dqn.agent.loss import double_q_target, q_target
 from atari_dqn.agent.network import make_network
 from atari_dqn.agent.weights import take_weights
 from atari_dqn.cli.command import CommandFailed
+from atari_dqn.cli.output import say
 from atari_dqn.config.derived import derive
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.envs.single import action_names
 from atari_dqn.policy.trained import TrainedNetwork, load_policy
-from atari_dqn.render.contact_sheet import Surprise, draw
 from atari_dqn.replay.base import Replay
 from atari_dqn.replay.make import make_replay
 from atari_dqn.replay.ring import FrameRing
@@ -39,33 +45,50 @@ CANDIDATES, BATCH = 4096, 256
 """Number of transitions whose TD errors are computed, and how many at a time."""
 
 Slots = npt.NDArray[np.int64]
+Frame = npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Surprise:
+    """A transition as the saved networks see it now."""
+
+    obs: Frame
+    """Newest frame of the observation."""
+    next_obs: Frame
+    """Newest frame of the observation that is bootstrapped from, `steps` later."""
+    steps: int
+    action: int
+    reward: float
+    """The n-step return that is learned from."""
+    terminal: bool
+    """Whether nothing is bootstrapped."""
+    q: float
+    target: float
+    age: int
+    """Ticks of the environments since the transition."""
+
+    @property
+    def td_error(self) -> float:
+        return self.target - self.q
 
 
 def draw_surprises(run_dir: Path, which: str, console: Console) -> Path:
     """Draw the contact sheet of checkpoint `which` of a run. Returns its file.
 
-    Raises:
-        ConfigError: there is no such checkpoint, or no transition in it.
-        CommandFailed: the file cannot be written.
+    Raises `ConfigError` if there is no such checkpoint, or no transition in it.
     """
-    policy = load_policy(run_dir, which)
-    for line in policy.skipped:
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print(f"reading the replay of env step {policy.env_step:,}", highlight=False)
+    policy = load_policy(run_dir, which, say=partial(say, console))
+    say(console, f"reading the replay of env step {policy.env_step:,}")
     replay, target = load_replay(policy, CheckpointStore(run_dir).find(str(policy.env_step)))
     found = surprises(policy, target, replay, ACROSS * DOWN)
-    near = neighbourhood(replay.ring)
-    spread = f"; at most one in {near} steps of an env" if near > 1 else ""
-    notes = [
-        f"{policy.spec.env_id} · largest TD errors of the network of {policy.env_step:,} env steps",
-        f"Of the {min(CANDIDATES, replay.fill):,} highest priorities among {replay.fill:,} transitions{spread}."
-        " Left: the newest frame; right: the newest frame at the end of the return, so many steps later."
-        " TD error = target − Q.",
-    ]
-    names = action_names(policy.spec, PROTOCOLS[policy.config.env.protocol])
-    file = run_dir / "plots" / f"{policy.env_step}-surprise.png"
+    title = (
+        f"{policy.spec.env_id} · largest TD errors of the network of {policy.env_step:,} env steps, of the"
+        f" {min(CANDIDATES, replay.fill):,} highest priorities among {replay.fill:,} transitions\n"
+        "left: the newest frame; right: the one at the end of the return, some steps later; TD error = target − Q"
+    )
     png = io.BytesIO()
-    draw(found, names, notes, ACROSS).save(png, "png")
+    draw(found, action_names(policy.spec, PROTOCOLS[policy.config.env.protocol]), title).savefig(png, format="png")
+    file = run_dir / "plots" / f"{policy.env_step}-surprise.png"
     try:
         file.parent.mkdir(exist_ok=True)
         replace(file, png.getvalue())
@@ -108,21 +131,20 @@ def surprises(policy: TrainedNetwork, target: torch.nn.Module, replay: Replay, m
     if not replay.fill:
         raise ConfigError("the replay has no complete transition yet; name a later --checkpoint")
     slots = np.argsort(-replay.tree.leaves.numpy()[:size], kind="stable")[: min(CANDIDATES, replay.fill)]
-    actions = ring.action.flatten()[torch.from_numpy(slots)]
     parts = []
-    for start in range(0, len(slots), BATCH):
-        batch = torch.from_numpy(slots[start : start + BATCH])
+    for batch in torch.from_numpy(slots).split(BATCH):
         returns, discounts, next_slots = ring.n_step_returns(batch, replay.gamma, replay.clip_rewards)
         next_obs = ring.observations(next_slots)
         if policy.config.learner.double_q:
             targets = double_q_target(policy.network(next_obs), target(next_obs), returns, discounts)
         else:
             targets = q_target(target(next_obs), returns, discounts)
-        q = policy.network(ring.observations(batch)).gather(1, actions[start : start + BATCH, None])[:, 0]
-        parts.append((q, targets, returns, discounts, next_slots))
-    q, targets, returns, discounts, next_slots = (torch.cat(part) for part in zip(*parts, strict=True))
+        actions = ring.action.flatten()[batch]
+        q = policy.network(ring.observations(batch)).gather(1, actions[:, None])[:, 0]
+        parts.append((actions, q, targets, returns, discounts, next_slots))
+    actions, q, targets, returns, discounts, next_slots = (torch.cat(part) for part in zip(*parts, strict=True))
     ranking = np.argsort(-(targets - q).abs().numpy(), kind="stable")
-    chosen = ranking[_apart(ring, slots[ranking], most)]
+    rows_back = (ring.newest - slots // ring.num_envs) % ring.rows
     frames = ring.frames.flatten(0, 1).numpy()
     return [
         Surprise(
@@ -134,35 +156,48 @@ def surprises(policy: TrainedNetwork, target: torch.nn.Module, replay: Replay, m
             terminal=bool(discounts[i] == 0),
             q=float(q[i]),
             target=float(targets[i]),
-            age=int(age),
+            age=int(rows_back[i]),
         )
-        for i, age in zip(chosen, _ages(ring, slots[chosen]), strict=True)
+        for i in ranking[_apart(ring, rows_back[ranking], slots[ranking] % ring.num_envs, most)]
     ]
 
 
-def neighbourhood(ring: FrameRing) -> int:
-    """Number of rows within which two transitions of an environment share frames or rewards."""
-    return max(ring.stack, ring.n_step)
-
-
-def _apart(ring: FrameRing, slots: Slots, most: int) -> list[int]:
-    """Indices of the first slots, at most `most`, of which none is in the neighbourhood of one before it."""
+def _apart(ring: FrameRing, rows_back: Slots, envs: Slots, most: int) -> list[int]:
+    """The first transitions, at most `most`, of which none shares frames or rewards with one before it."""
     kept: list[int] = []
-    back, envs = _rows_back(ring, slots), slots % ring.num_envs
-    for i in range(len(slots)):
-        near = np.abs(back[kept] - back[i]) < neighbourhood(ring)
+    for i in range(len(envs)):
+        near = np.abs(rows_back[kept] - rows_back[i]) < max(ring.stack, ring.n_step)
         if len(kept) < most and not (near & (envs[kept] == envs[i])).any():
             kept.append(i)
     return kept
 
 
-def _rows_back(ring: FrameRing, slots: Slots) -> Slots:
-    """How many rows each slot lies behind the newest one."""
-    return np.asarray((ring.newest - slots // ring.num_envs) % ring.rows, np.int64)
+def draw(found: Sequence[Surprise], names: Sequence[str], title: str) -> Figure:
+    """Draw the sheet, `ACROSS` cells in a row. Vectors are bars, each number scaled by its largest on the sheet."""
+    down = -(-len(found) // ACROSS)
+    figure = Figure(figsize=(3.2 * ACROSS, 0.8 + 2.4 * down), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    largest = np.abs([[one.obs, one.next_obs] for one in found]).max(axis=(0, 1))
+    for cell, one in zip(figure.subfigures(down, ACROSS, squeeze=False).flat, found, strict=False):
+        cell.suptitle(
+            f"{names[one.action]}   TD {one.td_error:+.3f}{'   terminal' if one.terminal else ''}\n"
+            f"Q {one.q:.3f}   target {one.target:.3f}   reward {one.reward:+.3g}\n"
+            f"{one.age:,} ticks ago, and {one.steps} later",
+            fontsize="small",
+        )
+        for axes, frame in zip(cell.subplots(1, 2), (one.obs, one.next_obs), strict=True):
+            _show(axes, frame, largest)
+    return figure
 
 
-def _ages(ring: FrameRing, slots: Slots) -> Slots:
-    """Environment steps since each transition began. The tick after a final frame is a reset and does not count."""
-    steps = (~ring.last.numpy()).sum(axis=1)[(ring.newest - np.arange(ring.rows)) % ring.rows]
-    # From the newest row back; its own step has not been taken yet.
-    return np.asarray((np.cumsum(steps) - steps[0])[_rows_back(ring, slots)], np.int64)
+def _show(axes: Axes, frame: Frame, largest: Frame) -> None:
+    if frame.ndim > 1:
+        colours = frame.reshape(*frame.shape[:2], -1)
+        image = colours[..., :3] if colours.shape[2] >= 3 else colours[..., 0]
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    else:
+        numbers = np.divide(frame, largest, out=np.zeros(len(frame)), where=largest > 0)
+        axes.hlines(range(len(frame)), 0, numbers, linewidth=2)
+        axes.set(xlim=(-1, 1))
+        axes.invert_yaxis()
+    axes.set_axis_off()

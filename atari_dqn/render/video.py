@@ -32,12 +32,9 @@ colours, which would smear the console's single-pixel sprites."""
 def enlarge(picture: Picture) -> Picture:
     """Repeat the pixels of a [height, width, 3] picture; an odd side is padded to an even one, as yuv420p needs."""
     factor = max(1, ENLARGED_HEIGHT // picture.shape[0])
-    large: Picture = picture
-    if factor > 1:  # numpy's repeat takes three times as long
-        resized = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
-        large = np.asarray(resized, dtype=np.uint8)
-    odd = (large.shape[0] % 2, large.shape[1] % 2)
-    return np.pad(large, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge") if any(odd) else large
+    height, width = (factor * side for side in picture.shape[:2])
+    large = cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST)  # three times as quick as np.repeat
+    return np.pad(np.asarray(large, np.uint8), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
 class VideoFile:
@@ -81,10 +78,11 @@ class VideoFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What has been filmed so far is kept and playable, unless the disk failed.
-        kept = self.pictures > 0 and not isinstance(error, av.FFmpegError)
+        # What has been filmed so far is kept and playable, unless the disk failed: an encoder that is used again after
+        # an error crashes the process.
+        kept = self._stream is not None and not isinstance(error, av.FFmpegError)
         try:
-            if kept and self._stream is not None:  # used again after an error, it crashes the process
+            if kept and self._stream is not None:
                 self._container.mux(self._stream.encode())
             self._container.close()
             if kept:

@@ -183,8 +183,8 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
 def _reading(path: Path) -> Iterator[None]:
     """Turn what the readers of a file raise into a `CorruptError` of one line."""
     try:
-        # A pipe would block, and a link would lead out of the checkpoint's directory.
-        if not stat.S_ISREG(path.lstat().st_mode):
+        # A pipe would block.
+        if not stat.S_ISREG(path.stat().st_mode):
             raise CorruptError(f"{path.name} is not a regular file")
         yield
     except CorruptError:

@@ -23,7 +23,7 @@ from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console
 from atari_dqn.config.derived import updates_at
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.config.setting import ConfigError, Setting, flag, help_from_settings, settings
+from atari_dqn.config.setting import ConfigError, Setting, flag, help_from_settings
 from atari_dqn.runs.directory import is_run_dir, read_config
 from atari_dqn.runs.records import read_rows
 from atari_dqn.system.machine import cores
@@ -98,8 +98,6 @@ def main(
         CommandFailed: A run failed; the others have been finished.
     """
     command = parse_flags(ClaimsCommand, argv, prog=prog)
-    for name, setting in settings(ClaimsCommand).items():
-        setting.check(name, getattr(command, name))
     for name in command.only:
         if name not in CLAIMS:
             raise ConfigError(f"--only {name}: no experiment with a claim; choose from {', '.join(CLAIMS)}")

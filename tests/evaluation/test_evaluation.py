@@ -124,16 +124,16 @@ def test_a_fast_env_does_not_play_the_games_of_a_slow_one() -> None:
     assert games.played == [[(1.0, 1), (1.0, 1)], [(9.0, 101), (9.0, 1)]]
 
 
-def test_the_expected_end_approaches_and_is_bounded_before_the_first_game_is_over() -> None:
-    games = Games(quotas(3, 2), longest=100)
+def test_progress_counts_the_games_of_the_quota() -> None:
+    games = Games(quotas(3, 2))
     games.add(tick([1.0, 1.0]))
-    assert games.progress() == Progress(games=0, episodes=3, ticks=1, mean=None, ticks_left=2 * 100 - 1)
+    assert games.progress() == Progress(games=0, episodes=3, ticks=1, mean=None)
     games.add(tick([1.0, 3.0], over=(1,)))
-    assert games.progress() == Progress(games=1, episodes=3, ticks=2, mean=4.0, ticks_left=2 * 2 - 2)
+    assert games.progress() == Progress(games=1, episodes=3, ticks=2, mean=4.0)
     games.add(tick([1.0, 0.0], over=(0,), reset=(1,)))
-    games.add(tick([0.0, 0.0], reset=(0,)))
-    games.add(tick([0.0, 0.0], over=(0,)))
-    assert games.progress() == Progress(games=3, episodes=3, ticks=5, mean=7 / 3, ticks_left=0.0)
+    games.add(tick([0.0, 9.0], over=(1,), reset=(0,)))
+    games.add(tick([0.0, 0.0], over=(0,), reset=(1,)))
+    assert games.progress() == Progress(games=3, episodes=3, ticks=5, mean=7 / 3)
 
 
 # ---------------------------------------------------------------------- real workers

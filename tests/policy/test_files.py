@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import random
@@ -29,6 +30,7 @@ from atari_dqn.policy.header import FORMAT, KEY, Header
 from atari_dqn.policy.onnx import OPSET, onnx_q, to_onnx
 from atari_dqn.policy.policy import Policy
 from atari_dqn.policy.source import read_source
+from tests.run_dirs import make_run
 
 NETWORKS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "nature": ("ALE/Breakout-v5", (4, 84, 84), {}),
@@ -160,9 +162,47 @@ def test_any_flipped_bit_is_found_by_the_checksum(file: Path) -> None:
         altered[place // 8] ^= 1 << place % 8
         file.write_bytes(altered)
         assert f"does not match its checksum in {CHECKSUMS}" in reason(file), f"bit {place}"
-    file.with_name(CHECKSUMS).write_bytes(checksums({"another": b""}))
-    file.write_bytes(whole)
-    assert reason(file) == "", "a checksum of another file"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{name}\n",
+        "{digest} {name}\n",
+        "{digest}\n",
+        "{short}  {name}\n",
+        "\0\0{digest}  {name}\n",
+        "{digest}  {name}.old\n",
+        "SHA256 ({name}) = {digest}\n",
+    ],
+)
+def test_checksums_without_a_line_for_the_file_are_refused(line: str, file: Path) -> None:
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    other = checksums({"another": b""}).decode()
+    text = other + line.format(name=file.name, digest=digest, short=digest[:-1])
+    file.with_name(CHECKSUMS).write_text(text)
+    assert f"{CHECKSUMS} beside it has no checksum of {file.name}; correct or remove {CHECKSUMS}" in reason(file)
+    for right in (f"{digest} *{file.name}", f"{digest.upper()}  {file.name}\r\n"):
+        file.with_name(CHECKSUMS).write_text(text + right)
+        assert reason(file) == ""
+    file.with_name(CHECKSUMS).write_text(f"{'0' * 64}  {file.name}\n{digest}  {file.name}\n")
+    assert f"does not match its checksum in {CHECKSUMS}" in reason(file), "two that contradict each other"
+    file.with_name(CHECKSUMS).unlink()
+    file.with_name(CHECKSUMS).symlink_to("nowhere")
+    assert "has no checksum of" in reason(file)
+
+
+def test_files_may_be_links_as_in_the_cache_of_a_hub(file: Path, tmp_path: Path) -> None:
+    with_checksums(file)
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for each in (file, file.with_name(CHECKSUMS)):
+        each.rename(tmp_path / f"blob-{each.name}")
+        (snapshot / each.name).symlink_to(tmp_path / f"blob-{each.name}")
+    assert reason(snapshot) == ""
+    (tmp_path / f"blob-{file.name}").write_bytes(b"another")
+    assert f"does not match its checksum in {CHECKSUMS}" in reason(snapshot)
 
 
 def test_truncated_files_are_refused(file: Path) -> None:
@@ -237,7 +277,12 @@ def test_a_wrong_header_is_one_line(file: Path, change: Any, words: str) -> None
 
 @pytest.mark.parametrize(
     ("mlp_hidden", "words"),
-    [([65536, 65536, 65536], "layers.0.weight is absent there"), ([], "--mlp-hidden is empty")],
+    [
+        ([65536, 65536, 65536], "layers.0.weight is absent there"),
+        ([60_000], "hidden.weight is [5, 4] there and [60000, 4] here"),
+        ([1] * 100_000, "its header has more layers than weights"),
+        ([], "--mlp-hidden is empty"),
+    ],
 )
 def test_a_header_of_another_network_is_one_line(mlp_hidden: list[int], words: str, tmp_path: Path) -> None:
     file = tmp_path / SAFETENSORS
@@ -339,3 +384,10 @@ def test_a_graph_that_returns_another_number_of_actions_is_refused(tmp_path: Pat
     (tmp_path / ONNX).write_bytes(model.SerializeToString())
     with pytest.raises(ConfigError, match=r"Q values \[.*\] instead of \[2, \d+\]|onnxruntime cannot run"):
         Policy.load(tmp_path / ONNX).q_values(observations(header, 2))
+
+
+def test_a_run_whose_settings_ask_for_a_huge_network_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1", mlp_hidden=(5,))
+    config = json.loads((run_dir / "config.json").read_text())
+    (run_dir / "config.json").write_text(json.dumps(config | {"mlp_hidden": [60_000] * 9}))  # 115 GB
+    assert "are of another network" in reason(run_dir)

@@ -148,7 +148,7 @@ def test_an_atari_clip_has_natural_speed_and_size(tmp_path: Path) -> None:
     clip = make_clip(ordered(tmp_path, "ALE/Breakout-v5"))
     assert clip.gif_size == (210, 160)
     assert str(clip).endswith("score 0 (human-normalised -0.06) in 1 s")
-    with av.open(str(clip.file)) as container:
+    with av.open(str(clip.order.file)) as container:
         assert container.streams.video[0].frames == container.streams.video[0].average_rate == 60
 
 
