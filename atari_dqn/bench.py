@@ -1,8 +1,8 @@
 """`python -m atari_dqn.bench`: how fast would this machine run a training, and what limits it?
 
 It takes the flags of the training. Tables show the speed of the workers alone, the learner alone and the whole loop,
-where the time of the loop, of the cores and of an update goes, and how close the update's arithmetic comes to the
-machine's peak; then the bottleneck and the setting to change. Figures are medians over rounds of short measurements.
+and where the loop's time goes; then the bottleneck and the setting to change. Figures are medians over rounds of short
+measurements.
 """
 
 from __future__ import annotations
@@ -81,8 +81,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
         except WorkerError as error:
             raise CommandFailed(str(error)) from None
     report["command"] = shlex.join([*prog.split(), *(sys.argv[1:] if argv is None else argv)])
-    for table in tables(report, console.width):
-        console.print(table)
+    console.print(tables(report), highlight=False)
     console.print(f"bottleneck: {report['bottleneck']}\nto change: {report['advice']}", highlight=False)
     if command.out is not None:
         command.out.write_text(json.dumps(report, indent=2) + "\n")

@@ -8,25 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 
-from atari_dqn.diagnostics import library_checks, machine_checks
-from atari_dqn.diagnostics.finding import Check, Finding, first_line, run_check
+from atari_dqn.diagnostics.checks import CHECKS, Finding, first_line, run_check
 
-CHECKS: dict[str, Check] = {
-    "Python": library_checks.check_python,
-    "libraries": library_checks.check_libraries,
-    "GPU": machine_checks.check_gpu,
-    "cores": machine_checks.check_cores,
-    "memory": machine_checks.check_memory,
-    "shared memory": machine_checks.check_shared_memory,
-}
 COLOURS = {"ok": "32", "note": "36", "warning": "33", "error": "31;1"}
-MARGIN = 24
-"""Columns of a finding's level and name."""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.doctor") -> int:
@@ -53,27 +40,21 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.doc
 
 
 def _suggest() -> None:
-    from atari_dqn.cli.output import StatusLine, open_console
+    from atari_dqn.cli.output import StatusLine, open_console, say
     from atari_dqn.diagnostics.advice import GAME, measure_machine, suggestion
 
     console, doing = open_console(), "measuring for a few seconds"
     with StatusLine(console, doing) as status:
         machine = measure_machine(lambda: status.update(f"{doing}, on {GAME}"))
-    for line in ("", *suggestion(machine)):
-        console.print(line, highlight=False, soft_wrap=True)
+    say(console, "\n".join(["", *suggestion(machine)]))
 
 
 def _print(name: str, finding: Finding) -> None:
-    """Wrap to the width of a terminal; elsewhere print one line for the text and one for the remedy."""
-    level, terminal = f"{finding.level:<9}", sys.stdout.isatty()
-    if terminal and not os.environ.get("NO_COLOR"):
+    level = f"{finding.level:<9}"
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         level = f"\x1b[{COLOURS[finding.level]}m{level}\x1b[0m"
-    print(f"{level}{name:<{MARGIN - 9}}", end="")
-    width = max(30, shutil.get_terminal_size().columns - MARGIN) if terminal else sys.maxsize
-    for number, text in enumerate(filter(None, (finding.text, finding.remedy and f"-> {finding.remedy}"))):
-        lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-        print(" " * MARGIN if number else "", f"\n{' ' * MARGIN}".join(lines), sep="")
-    sys.stdout.flush()  # the next check may take a while
+    remedy = f"\n{'':<24}-> {finding.remedy}" if finding.remedy else ""
+    print(f"{level}{name:<15}{finding.text}{remedy}", flush=True)  # now: the next check may take a while
 
 
 if __name__ == "__main__":

@@ -297,7 +297,7 @@ def one_loop(plan: Plan, config: TrainConfig) -> dict[str, Any]:
             turns["learner"].append(bench.learner_alone(plan.turn))
             turns["loop"].append(bench.loop(plan.loop_turn))
         busy = gpu_busy(bench, min(0.2, plan.turn), trainer.device)
-        account = bench.account(plan.loop_turn).shares
+        account = bench.account(plan.loop_turn)
     finally:
         trainer.close()
     rates = {kind: Rates.of(taken) for kind, taken in turns.items()}
@@ -345,6 +345,6 @@ def reason(workers: float, learner: float, loop: float, account: dict[str, float
     if loop > 0.9 * min(workers, learner):
         limit = "the emulators: the GPU waits for them" if workers < learner else "the updates: the GPU is busy"
         return f"the limit is {limit}"
-    between = {part: share for part, share in account.items() if part not in ("env", "idle", *UPDATE_PARTS)}
+    between = {part: share for part, share in account.items() if part not in ("waiting", *UPDATE_PARTS)}
     part = max(between, key=lambda name: between[name])
     return f"work between updates and emulators, mostly {part}: {between[part]:.0%} of the loop's time"

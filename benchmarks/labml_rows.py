@@ -152,8 +152,8 @@ def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]
     """Measure one row."""
     import psutil
 
-    from atari_dqn.diagnostics.measure import resident_peak
     from atari_dqn.labml.link import LabmlLink
+    from benchmarks.scale_seats import resident_peak
 
     written = loop.written
     server = Server(row.behaviour)

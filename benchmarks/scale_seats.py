@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import psutil
 import torch
 
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.diagnostics.measure import Bench, Turn, family_memory, family_peak, measure
+from atari_dqn.diagnostics.measure import Bench, Turn, family_memory, measure
 from atari_dqn.envs.make import spec_of
 from atari_dqn.replay.base import Replay
 from atari_dqn.replay.prioritized import PrioritizedReplay
@@ -95,3 +97,15 @@ def drawing(replay: Replay, batch_size: int, seconds: float) -> Turn:
         done += 1
 
     return measure(work, seconds, updates=lambda: done)
+
+
+def family_peak() -> int:
+    """Sum of the largest resident sets of this process and its living descendants, in bytes, shared pages included."""
+    me = psutil.Process()
+    return sum(resident_peak(process.pid) for process in (me, *me.children(recursive=True)))
+
+
+def resident_peak(pid: int) -> int:
+    """Largest resident set of a process so far, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics.measure import Bench, machine_cpu
-from atari_dqn.diagnostics.profiler import PARTS, UPDATE_PARTS
+from atari_dqn.diagnostics.profiler import PARTS
 from atari_dqn.diagnostics.report import diagnose, tables
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
@@ -36,8 +36,8 @@ def test_the_command_prints_and_writes_every_quantity(tmp_path: Path) -> None:
     result = run([*TINY.split(), "--out", "figures.json"], tmp_path)
     assert result.returncode == 0, result.stderr
     assert "s in all" in " ".join(result.stdout.splitlines()[:2])
-    words = ("workers alone", "learner alone", "the loop", "env steps/s", "updates/s", "cores busy", "of the peak")
-    for word in (*words, *PARTS, "limit: envs", "limit: learner", "limit: cores", "bottleneck:", "to change:"):
+    words = ("workers alone", "learner alone", "the loop", "env steps/s", "updates/s", "cores busy", "limit: envs")
+    for word in (*words, *PARTS, "limit: learner", "limit: cores", "bottleneck:", "to change:"):
         assert word in result.stdout, word
 
     report = json.loads((tmp_path / "figures.json").read_text())
@@ -48,15 +48,7 @@ def test_the_command_prints_and_writes_every_quantity(tmp_path: Path) -> None:
     assert all(len(rate["turns"]) == 2 and rate["cores_busy"] > 0 for rate in rates.values())
     assert set(report["account"]) == set(PARTS)
     assert sum(report["account"].values()) == pytest.approx(1, abs=0.2)
-    # A worker that finished before the wait leaves no env time and no idle time.
-    assert all(share > 0 for part, share in report["account"].items() if part not in ("env", "idle"))
-    assert {"envs", "learning", "other programs", "idle"} <= set(report["cores"])
-    assert report["cores"]["envs"] > 0
-    assert report["cores"]["learning"] > 0
-    assert set(report["update"]) == set(UPDATE_PARTS)
-    assert all(seconds > 0 for seconds in report["update"].values())
-    assert report["flops"]["forward"] > report["flops"]["backward"] > 0
-    assert report["peaks"]["fp32"] > 1e8
+    assert all(share > 0 for share in report["account"].values())
     assert report["memory_bytes"] > 50e6
     assert 0 < report["memory_bytes_full"] - report["memory_bytes"] <= 4096 * 16
     assert report["command"].endswith("--rounds 2 --out figures.json")
@@ -117,7 +109,6 @@ def test_turns_count_steps_and_updates_without_changing_the_counts_of_the_loop()
             alone = bench_.learner_alone(0.05)
             assert alone.updates > 0
             assert alone.env_steps == 0
-            assert bench_.update_account(0.02)["forward"] > 0
             assert (trainer.env_steps, trainer.learner.updates) == (steps, updates)
             together = bench_.loop(0.05)
             assert trainer.env_steps == steps + together.env_steps
@@ -178,13 +169,7 @@ def report(**changes: Any) -> dict[str, Any]:
         (report(env_steps=4000, precision="fp32"), "learner", 1.0, "the learner", "native bf16"),
         (report(env_steps=2000, learner_busy=2), "cores", 0.8, "80% with updates, 20%", "--replay-ratio"),
         (report(updates=500, workers_busy=2), "cores", 0.8, "20% with updates, 80%", "higher --replay-ratio"),
-        (
-            report(loop=500, account={"append": 0.3}),
-            "envs",
-            2.0,
-            "30% of the time",
-            "--envs-per-worker",
-        ),
+        (report(loop=500, account={"append": 0.3}), "envs", 2.0, "30% of the time", "--envs-per-worker"),
         (report(taken=0.5), "envs", 1.0, "other programs, which used 0.5", "--torch-threads 1"),
         (report(taken=0.5, torch_threads=1), "envs", 1.0, "the workers", "higher --replay-ratio"),
         (report(loop=500), "envs", 2.0, "compete for cores", "--torch-threads 1"),
@@ -200,33 +185,18 @@ def test_the_largest_limit_is_named_with_what_to_change(
     assert advice in found["advice"]
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_tables_fit_the_terminal(width: int) -> None:
+def test_the_tables_fit_a_narrow_terminal() -> None:
     figures = report(
-        device="cuda",
-        account={"env": 0.4, "idle": 0.25, "other": 0.1, "forward": 0.25},
-        cores={"envs": 0.5, "learning": 1.0, "acting, storing": 0.2, "other programs": 0.1, "idle": 0.2},
-        update=dict.fromkeys(UPDATE_PARTS, 0.001) | {"priorities": 0.0, "update": 0.002},
-        flops={"forward": 2 * 10**9, "backward": 10**9},
-        peaks={"fp32": 1e12, "bf16": 4e12},
-        memory_bytes=600_000_000,
-        memory_bytes_full=1_500_000_000,
+        device="cpu", account={"waiting": 0.75, "forward": 0.25}, memory_bytes=6 * 10**8, memory_bytes_full=15 * 10**8
     )
     figures["system"] |= {"processor": "Slow", "packages": {"torch": "2"}, "git_revision": "abc1234"}
-    console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    for table in tables(figures | diagnose(figures), width):
-        console.print(table)
+    console = Console(width=80, file=io.StringIO(), force_terminal=False)
+    console.print(tables(figures | diagnose(figures)))
     assert isinstance(console.file, io.StringIO)
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
-    assert max(map(len, lines)) <= width
+    assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
     assert "…" not in text
     assert "commit abc1234" in text
-    assert "0.60 GB, 1.50 once the replay is full" in " ".join(text.split())
-    assert re.search(r"forward +25\.0% +250 ", text), "a quarter of a millisecond per env step"
-    assert re.search(r"forward +16\.7% +1\.00 +2\.00 +2,000 +50%", text), "of the peak in bf16"
-    assert re.search(r"all +100\.0% +6\.00 +3\.00 +500 +12%", text)
-    assert "the GPU has nothing to do 75.0% of the time, mostly because of: env" in text
-    assert "priorities" in text
-    assert "priorities" not in text.split("where an update's")[1], "parts without time of their own are not shown"
-    assert (PARTS["idle"] in text) == (width == 120)
+    assert "0.60 GB, 1.50 once the replay is full" in text
+    assert re.search(r"forward +25\.0% +250 +target values, Q values", text), "a quarter of a millisecond per env step"

@@ -1,4 +1,4 @@
-"""Speed measurements of a `Trainer`: its workers alone, its learner alone, its loop, and where their time goes.
+"""Speed measurements of a `Trainer`: its workers alone, its learner alone, its loop, and where the loop's time goes.
 
 Every measurement is one short turn. A caller takes many turns of several kinds in alternation, so that other load on
 the machine affects all kinds alike.
@@ -6,39 +6,26 @@ the machine affects all kinds alike.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
 
 from atari_dqn.agent.schedules import Piecewise
-from atari_dqn.diagnostics.profiler import (
-    UPDATE_PARTS,
-    Account,
-    account_of,
-    cpu_clock,
-    share_of_cores,
-    shares_of,
-    waits_of,
-    worker_pids,
-)
-from atari_dqn.system.machine import cores
+from atari_dqn.diagnostics.profiler import account_of
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerPool
 
 EPSILON = 0.1
-"""Exploration while measuring: nearly every action needs the network, but no game waits forever for FIRE."""
+"""Exploration while measuring: nearly every action needs the network, but no game waits forever for FIRE"""
 WARM_UP = 0.3
-"""Seconds of each kind that are discarded: first calls allocate memory and choose kernels."""
-
-Tick = Callable[[], object]
-"""Called often during a turn."""
+"""Seconds of each kind that are discarded: first calls allocate memory and choose kernels"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +35,11 @@ class Turn:
     env_steps: int
     updates: int
     wall: float
-    """Duration in seconds."""
+    """Duration in seconds"""
     cpu: float
-    """CPU seconds of this process and its descendants."""
+    """CPU seconds of this process and its descendants"""
     others: float
-    """CPU seconds of all other programs; on a virtual machine also those stolen by its neighbours."""
+    """CPU seconds of all other programs; on a virtual machine also those stolen by its neighbours"""
 
     @property
     def env_steps_per_second(self) -> float:
@@ -70,9 +57,9 @@ class Rates:
     env_steps_per_second: float
     updates_per_second: float
     cores_busy: float
-    """CPU seconds of this process and its descendants per second."""
+    """CPU seconds of this process and its descendants per second"""
     cores_taken: float
-    """CPU seconds of other programs per second."""
+    """CPU seconds of other programs per second"""
     turns: list[Turn]
 
     @staticmethod
@@ -92,19 +79,11 @@ def measure(
     *,
     env_steps: Callable[[], int] = lambda: 0,
     updates: Callable[[], int] = lambda: 0,
-    finish: Tick = lambda: None,
+    finish: Callable[[], object] = lambda: None,
 ) -> Turn:
-    """Repeat `work` for at least `seconds`, and at least once.
+    """Repeat `work` for at least `seconds`, and at least once, then call `finish`, such as to wait for a GPU.
 
-    Args:
-        work: What is measured.
-        seconds: Least duration of the turn.
-        env_steps: Counter of env steps, read before and after.
-        updates: Counter of updates, read before and after.
-        finish: Called at the end of the turn, such as to wait for a GPU.
-
-    Returns:
-        The counts, the duration and the CPU time of the turn.
+    `env_steps` and `updates` are counters, read before and after.
     """
     steps_before, updates_before, cpu_before, machine_before = env_steps(), updates(), family_cpu(), machine_cpu()
     start, done = time.perf_counter(), False
@@ -118,7 +97,12 @@ def measure(
 
 def family_cpu() -> float:
     """CPU seconds used so far by this process and its living descendants."""
-    return time.process_time() + sum(cpu_clock(child.pid) for child in psutil.Process().children(recursive=True))
+    spent = time.process_time()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = child.cpu_times()
+            spent += times.user + times.system
+    return spent
 
 
 def machine_cpu() -> float:
@@ -137,18 +121,6 @@ def family_memory() -> int:
     """Bytes of memory held by this process and its living descendants, shared pages counted once (PSS)."""
     me = psutil.Process()
     return sum(process.memory_full_info().pss for process in (me, *me.children(recursive=True)))
-
-
-def family_peak() -> int:
-    """Sum of the largest resident sets of this process and its living descendants, in bytes, shared pages included."""
-    me = psutil.Process()
-    return sum(resident_peak(process.pid) for process in (me, *me.children(recursive=True)))
-
-
-def resident_peak(pid: int) -> int:
-    """Largest resident set of a process so far, in bytes."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 class RandomPlay:
@@ -172,7 +144,7 @@ class Bench:
         tick: Called at every iteration and update.
     """
 
-    def __init__(self, trainer: Trainer, tick: Tick = lambda: None) -> None:
+    def __init__(self, trainer: Trainer, tick: Callable[[], object] = lambda: None) -> None:
         self.trainer = trainer
         self._tick = tick
 
@@ -217,31 +189,12 @@ class Bench:
             finish=self._synchronize,
         )
 
-    def account(self, seconds: float) -> Account:
-        """Run the training loop and account for its time and for that of the CPU cores."""
-        trainer, settle, workers = self.trainer, self._synchronize, worker_pids()
-        with (
-            account_of(trainer, time.perf_counter, settle) as spent,
-            account_of(trainer, time.process_time, settle) as computed,
-            waits_of(trainer, workers) as waits,
-        ):
-            envs = sum(cpu_clock(pid) for pid in workers)
-            turn = measure(self._ticking(lambda: trainer.iterate()), seconds)
-            envs = sum(cpu_clock(pid) for pid in workers) - envs
-        learning = sum(computed[part] for part in UPDATE_PARTS)
-        return Account(
-            shares_of(spent, waits, cores()),
-            share_of_cores(cores(), turn.wall, envs, learning, turn.cpu, turn.others),
-        )
-
-    def update_account(self, seconds: float) -> dict[str, float]:
-        """Seconds of one update spent in each of `UPDATE_PARTS`; the envs are idle."""
-        learner = self.trainer.learner
-        before = learner.updates
-        with account_of(self.trainer, time.perf_counter, self._synchronize) as spent:
-            turn = measure(self._ticking(lambda: learner.update()), seconds, updates=lambda: learner.updates)
-        learner.updates = before
-        return {part: spent[part] / turn.updates for part in UPDATE_PARTS}
+    def account(self, seconds: float) -> dict[str, float]:
+        """Run the training loop; the share of its wall time that each of `PARTS` takes."""
+        with account_of(self.trainer, settle=self._synchronize) as spent:
+            # Looked up at every call: `iterate` is wrapped now.
+            measure(self._ticking(lambda: self.trainer.iterate()), seconds)
+        return {part: taken / sum(spent.values()) for part, taken in spent.items()}
 
     def _ticking(self, work: Callable[[], object]) -> Callable[[], None]:
         def both() -> None:

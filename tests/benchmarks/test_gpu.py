@@ -171,5 +171,5 @@ def test_the_loop_must_reach_the_lower_of_its_two_goals_in_one_shape(
     ],
 )
 def test_the_reason_for_an_idle_gpu(rates: tuple[float, float, float], words: str) -> None:
-    account = {"env": 0.4, "idle": 0.1, "update": 0.2, "append": 0.2, "inference": 0.1}
+    account = {"waiting": 0.5, "update": 0.2, "append": 0.2, "inference": 0.1}
     assert words in gpu_parts.reason(*rates, account)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.diagnostics.measure import family_memory, family_peak
+from atari_dqn.diagnostics.measure import family_memory
 from atari_dqn.replay.prioritized import PrioritizedReplay
 from benchmarks import scale
 from benchmarks.scale_report import plot, table
-from benchmarks.scale_seats import fill
+from benchmarks.scale_seats import family_peak, fill
 
 GROWN = 64 * 2**20
 MEGABYTES = 1e6

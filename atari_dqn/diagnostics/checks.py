@@ -1,26 +1,84 @@
-"""Doctor's checks of the machine: GPU, CPU cores, memory and shared memory.
+"""Doctor's checks: libraries, GPU, CPU cores, memory and shared memory.
 
-Each check imports what it needs, so that a broken library is a finding of its own check only.
+Each check imports what it needs: doctor must run where a library is missing or broken, and a broken library is a
+finding of its own check only.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import os
+import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from typing import Literal
 
-from atari_dqn.diagnostics.finding import Finding, first_line
+from atari_dqn.system import machine
 
-GIGABYTE = 1e9
+PACKAGE = "atari_dqn"
+MODULES = {"opencv-python": "cv2", "pillow": "PIL"}
+"""Modules whose name cannot be derived from that of their distribution"""
 GET_TORCH = "https://pytorch.org/get-started/locally/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One result of a check."""
+
+    level: Literal["ok", "note", "warning", "error"]
+    text: str
+    remedy: str = ""
+    """What to do about it; empty where nothing needs to be done"""
+
+
+Check = Callable[[], Iterator[Finding]]
+
+
+def run_check(check: Check) -> Iterator[Finding]:
+    """Yield the findings of `check`. Whatever it raises, a failed import included, becomes a finding too."""
+    try:
+        yield from check()
+    except (Exception, SystemExit) as error:
+        yield Finding("error", f"cannot check: {type(error).__name__}: {first_line(error)}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check_libraries() -> Iterator[Finding]:
+    """Versions, and what `pip check` says about the requirements of this package and of all others."""
+    versions = [f"{name} {version}" for name in machine.PACKAGES if (version := machine.installed_version(name))]
+    yield Finding("ok", ", ".join([f"Python {platform.python_version()}", *versions]))
+    if importlib.util.find_spec("pip") is None:
+        yield Finding("note", "pip is not installed: cannot check what the libraries require of each other")
+        return
+    result = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, timeout=60)
+    conflicts = result.stdout.splitlines() if result.returncode else []
+    others = []
+    for line in conflicts:  # "NAME VERSION requires NAME, which is not installed." or "... has requirement ..."
+        words = line.split()
+        name = words[3].rstrip(",") if words[2:3] == ["requires"] else ""
+        if words[0].replace("-", "_") != PACKAGE:
+            others.append(line)
+        elif name and importlib.util.find_spec(MODULES.get(name, name.replace("-", "_"))):
+            yield Finding("note", f"{name} is installed under another name: cannot check its version")
+        else:
+            yield Finding("error", line, "python -m pip install the version that is required")
+    if others:
+        text = f"{len(others)} conflicts among other libraries, such as: {others[0]}"
+        yield Finding("warning", text, "python -m pip check lists them; reinstall with --constraint constraints.txt")
 
 
 def check_gpu() -> Iterator[Finding]:
     """The device torch will use, tried with one matrix product."""
     import torch
 
-    driver = _nvidia_smi()
+    driver, build = _nvidia_smi(), f"torch {torch.__version__}"
     if torch.cuda.is_available():
         name, (free, total) = torch.cuda.get_device_name(), torch.cuda.mem_get_info()
         try:
@@ -30,7 +88,7 @@ def check_gpu() -> Iterator[Finding]:
             text = f"{name} cannot compute: {first_line(error)}"
             yield Finding("error", text, f"install a torch built for this GPU ({GET_TORCH}), or use --device cpu")
             return
-        memory = f"{free / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GB free"
+        memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
         text = f"{name}, {memory}, CUDA {torch.version.cuda}; {driver or 'driver unknown'}"
         if right:
             yield Finding("ok", text)
@@ -40,7 +98,7 @@ def check_gpu() -> Iterator[Finding]:
         version = torch.__version__.partition("+")[0]
         yield Finding(
             "warning",
-            f"{driver}, but torch {torch.__version__} is built for CPUs only",
+            f"{driver}, but {build} is built for CPUs only",
             f"python -m pip install --force-reinstall torch=={version} installs PyPI's build, which has CUDA on Linux;"
             f" for other builds see {GET_TORCH}",
         )
@@ -52,7 +110,7 @@ def check_gpu() -> Iterator[Finding]:
             reason = first_line(error)
         yield Finding(
             "warning",
-            f"{driver}, but torch {torch.__version__} finds no GPU: {reason}",
+            f"{driver}, but {build} finds no GPU: {reason}",
             f"install a driver for CUDA {torch.version.cuda} or later, or a torch for the driver's CUDA",
         )
     else:
@@ -61,10 +119,8 @@ def check_gpu() -> Iterator[Finding]:
 
 def check_cores() -> Iterator[Finding]:
     """CPU cores: those of the machine, those this process may use, and the limit of its control group."""
-    from atari_dqn.system.machine import cgroup_cores, cores, processor
-
-    usable, quota = cores(), min(cgroup_cores(), default=float(os.cpu_count() or 1))
-    text = f"{usable} of {os.cpu_count()} usable: {processor()}"
+    usable, quota = machine.cores(), min(machine.cgroup_cores(), default=float(os.cpu_count() or 1))
+    text = f"{usable} of {os.cpu_count()} usable: {machine.processor()}"
     if quota < usable:
         remedy = f"--torch-threads {max(1, int(quota))}: more threads would wait for each other"
         yield Finding("warning", f"{text}; a control group limits this process to {quota:g} cores", remedy)
@@ -75,12 +131,11 @@ def check_cores() -> Iterator[Finding]:
 def check_memory() -> Iterator[Finding]:
     """Free memory against what a run with the default replay takes."""
     from atari_dqn.diagnostics.advice import replay_bytes
-    from atari_dqn.system.machine import available_memory
     from atari_dqn.training.multi_seed import RUN_BYTES
 
-    replay, free = replay_bytes(), available_memory()
-    run = f"a run takes {RUN_BYTES / GIGABYTE:.1f} GB, and {replay / GIGABYTE:.1f} GB for the default replay"
-    text = f"{free / GIGABYTE:.1f} GB free; {run}"
+    replay, free = replay_bytes(), machine.available_memory()
+    run = f"a run takes {RUN_BYTES / 1e9:.1f} GB, and {replay / 1e9:.1f} GB for the default replay"
+    text = f"{free / 1e9:.1f} GB free; {run}"
     if free < RUN_BYTES:
         yield Finding("error", text, "stop other programs, or raise the memory limit of the container")
     elif free < RUN_BYTES + replay:
@@ -106,6 +161,15 @@ def check_shared_memory() -> Iterator[Finding]:
         usage = shutil.disk_usage("/dev/shm")
         text += f"; {usage.free / 1e6:,.0f} of {usage.total / 1e6:,.0f} MB free in /dev/shm"
     yield Finding("ok", text)
+
+
+CHECKS: dict[str, Check] = {
+    "libraries": check_libraries,
+    "GPU": check_gpu,
+    "cores": check_cores,
+    "memory": check_memory,
+    "shared memory": check_shared_memory,
+}
 
 
 def _nvidia_smi() -> str:
