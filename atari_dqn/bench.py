@@ -15,16 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.config.setting import ConfigError, Setting, settings
-
-SECONDS = Setting("length of each measurement", "seconds", 0, 3600, low_open=True)
-ROUNDS = Setting("number of measurements of each kind, taken in turn; medians are shown", "rounds", 1, 1000)
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 
 
+@help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchCommand(TrainConfig):
     """Measure how fast this machine would run a training, given the flags of that training.
@@ -32,9 +28,11 @@ class BenchCommand(TrainConfig):
     Flags that do not affect speed (--seed, --log-interval, --run-dir...) are accepted and have no effect.
     """
 
-    seconds: Annotated[float, SECONDS, tyro.conf.arg(help=SECONDS.describe())] = 2.0
-    rounds: Annotated[int, ROUNDS, tyro.conf.arg(help=ROUNDS.describe())] = 5
-    out: Annotated[Path | None, tyro.conf.arg(help="also write every figure to this JSON file")] = None
+    seconds: Annotated[float, Setting("length of each measurement", "seconds", 0, 3600, low_open=True)] = 2.0
+    rounds: Annotated[
+        int, Setting("number of measurements of each kind, taken in turn; medians are shown", "rounds", 1, 1000)
+    ] = 5
+    out: Annotated[Path | None, Setting("also write every figure to this JSON file")] = None
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.bench") -> int:
@@ -48,21 +46,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
         CommandFailed: A worker failed.
     """
     command = parse_flags(BenchCommand, argv, prog=prog)
-    config = TrainConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TrainConfig)})
-    config.validate()
-    for name in ("seconds", "rounds"):
-        settings(BenchCommand)[name].check(name, getattr(command, name))
-    if command.out is not None and not command.out.parent.is_dir():
-        raise ConfigError(f"--out {command.out}: there is no directory {command.out.parent}")
-    if command.out is not None and command.out.is_dir():
-        raise ConfigError(f"--out {command.out} is a directory; name a file")
+    config = command.settings().validate()
+    if command.out is not None and (command.out.is_dir() or not command.out.parent.is_dir()):
+        raise ConfigError(f"cannot write --out {command.out}; name a file in a directory that exists")
 
     from atari_dqn.envs.make import resolve_env_id, spec_of
 
     config = config.replace(env_id=resolve_env_id(config.env.env_id))
     spec = spec_of(config.env)
 
-    from atari_dqn.cli.output import StatusLine, open_console
+    from atari_dqn.cli.output import StatusLine, open_console, say
 
     console = open_console()
     with StatusLine(console, "importing torch") as status:
@@ -70,11 +63,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
         from atari_dqn.diagnostics.report import tables
         from atari_dqn.workers.pool import WorkerError
 
-        console.print(
+        say(
+            console,
             f"{command.rounds} rounds of {KINDS} measurements of {command.seconds:g} s, after"
             f" {config.learner.learning_starts:,} env steps of random play; about"
             f" {expected_seconds(config, command.seconds, command.rounds):.0f} s in all",
-            highlight=False,
         )
         try:
             report = benchmark(config, spec, command.seconds, command.rounds, status.update)
@@ -82,7 +75,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
             raise CommandFailed(str(error)) from None
     report["command"] = shlex.join([*prog.split(), *(sys.argv[1:] if argv is None else argv)])
     console.print(tables(report), highlight=False)
-    console.print(f"bottleneck: {report['bottleneck']}\nto change: {report['advice']}", highlight=False)
+    say(console, f"bottleneck: {report['bottleneck']}\nto change: {report['advice']}")
     if command.out is not None:
         command.out.write_text(json.dumps(report, indent=2) + "\n")
     return DONE

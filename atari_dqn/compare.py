@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from atari_dqn.cli.command import DONE, parse_flags, run_command
-from atari_dqn.cli.output import StatusLine, open_console
+from atari_dqn.cli.output import StatusLine, open_console, say
 from atari_dqn.comparison.runs import Run, configurations, find_runs, names_of, read_run
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.system.files import replace
@@ -42,7 +42,7 @@ class CompareCommand:
     ] = None
     out: Annotated[
         Path | None,
-        Setting("the PNG to write, with the tables beside it (default: plots/compare.png in the first run)"),
+        Setting("the PNG to write, with the tables beside it (by default plots/compare.png in the first run)"),
     ] = None
 
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
     beside = _write(out, figure, made)
     for table in made:
         console.print(terminal(table))
-    console.print(f"{out}\n{beside}", highlight=False, soft_wrap=True)
+    say(console, f"{out}\n{beside}")
     return DONE
 
 

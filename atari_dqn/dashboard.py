@@ -16,10 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-import tyro
-
 from atari_dqn.cli.command import DONE, parse_flags, run_command
-from atari_dqn.config.setting import ConfigError
+from atari_dqn.config.setting import Setting, help_from_settings
 from atari_dqn.labml.http import API
 from atari_dqn.labml.launch import PORT
 from atari_dqn.labml.server import (
@@ -32,6 +30,7 @@ from atari_dqn.labml.server import (
 )
 
 
+@help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DashboardCommand:
     """Serve the labml dashboard on 127.0.0.1 until Ctrl-C.
@@ -39,21 +38,19 @@ class DashboardCommand:
     The first start downloads the page's three packages from the npm registry; later ones need no internet.
     """
 
-    port: Annotated[int, tyro.conf.arg(help="port to listen at; 0 for any free one [from 0 to 65535]")] = PORT
+    port: Annotated[int, Setting("port to listen at; 0 for any free one", "", 0, 65535)] = PORT
     data_dir: Annotated[
         Path | None,
-        tyro.conf.arg(help="where runs are kept; by default ~/.local/share/atari_dqn/dashboard"),
+        Setting("where runs are kept; by default ~/.local/share/atari_dqn/dashboard"),
     ] = None
     until_stdin_ends: Annotated[
-        bool, tyro.conf.arg(help="stop also when standard input ends, as it does when the parent program exits")
+        bool, Setting("stop also when standard input ends, as it does when the parent program exits")
     ] = False
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.dashboard") -> int:
     """Serve until a signal. Returns the exit code; raises `ConfigError` for bad input."""
     command = parse_flags(DashboardCommand, argv, prog=prog)
-    if not 0 <= command.port <= 65535:
-        raise ConfigError(f"--port is {command.port}; it must be from 0 to 65535")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
     if command.until_stdin_ends:

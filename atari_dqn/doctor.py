@@ -1,7 +1,7 @@
 """`python -m atari_dqn.doctor`: is this machine ready to train, and which settings suit it?
 
-It imports the standard library alone, and each check what it needs: doctor must run where something is broken. Exit
-code 0: ready, with or without warnings; 1: not ready.
+Until a check needs more, only the standard library is imported: doctor must run where something is broken. Exit code 0:
+ready, with or without warnings; 1: not ready.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from atari_dqn.cli.command import run_command
 from atari_dqn.diagnostics.checks import CHECKS, Finding, first_line, run_check
 
 COLOURS = {"ok": "32", "note": "36", "warning": "33", "error": "31;1"}
@@ -58,8 +59,4 @@ def _print(name: str, finding: Finding) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(3)
+    run_command(main)

@@ -22,10 +22,10 @@ from atari_dqn.policy.source import playable_source
 class EvaluateCommand:
     """Play whole games with a trained network and print a scorecard of raw scores.
 
-    An Atari game is played under every protocol with every epsilon, by default nature and machado with 0, 0.01 and
-    0.05; any other env is played with every epsilon. A game ends at game over or at the protocol's frame limit, never
-    with a lost life. Each env plays a fixed share of the games, so short games are not favoured. Results are added to
-    RUN/evaluations.jsonl one by one. For a quick look: --protocol trained --epsilon 0.01.
+    An Atari game is played under each --protocol with each --epsilon, any other env with each --epsilon. A game ends
+    at game over or at the protocol's frame limit, never with a lost life. Each env plays a fixed share of the games, so
+    short games are not favoured. Results are added to RUN/evaluations.jsonl one by one. For a quick look: --protocol
+    trained --epsilon 0.01.
     """
 
     run: Annotated[

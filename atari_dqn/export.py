@@ -37,7 +37,7 @@ class ExportCommand:
 
     run: Annotated[Path, tyro.conf.Positional, Setting("a run directory, such as runs/Breakout-1-...")]
     checkpoint: Annotated[str, Setting("latest, best, or an env step of RUN/checkpoints")] = "latest"
-    out: Annotated[Path | None, Setting("the directory to write; None: RUN/export/<env>-<env step>")] = None
+    out: Annotated[Path | None, Setting("the directory to write; by default RUN/export/<env>-<env step>")] = None
     episodes: Annotated[
         int, Setting("games to evaluate on first; 0: the card has the evaluations that exist", "", 0, 100_000)
     ] = 0

@@ -43,7 +43,9 @@ class PlayCommand:
     ] = False
     episodes: Annotated[
         int | None,
-        Setting(f"games to pick from, with seeds --seed, --seed + 1, ...; None: {EPISODES}", "episodes", 1, 100_000),
+        Setting(
+            f"games to pick from, with seeds --seed, --seed + 1, ...; by default {EPISODES}", "episodes", 1, 100_000
+        ),
     ] = None
     surprise: Annotated[
         bool,

@@ -21,7 +21,7 @@ from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.derived import Derived, derive
 from atari_dqn.config.file import load_config
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.config.setting import ConfigError, Setting
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.labml import launch
 from atari_dqn.runs.directory import check_run_dir, is_run_dir, new_run_dir, read_config, seeds_in
 from atari_dqn.runs.edits import Inbox, recorded_edits
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from atari_dqn.envs.protocol import EnvSpec
 
 
-SEEDS = Setting("number of seeds to train from --seed on, each in its own directory in --run-dir", "runs", 1, 1000)
-
-
+@help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainCommand(TrainConfig):
     """Train a prioritized, dueling, double DQN from many worker processes.
@@ -48,24 +46,26 @@ class TrainCommand(TrainConfig):
     """
 
     config: Annotated[
-        Path | None, tyro.conf.arg(help="another run's config.json to take the settings from; flags override it")
+        Path | None, Setting("another run's config.json to take the settings from; flags override it")
     ] = None
     init_from: Annotated[
-        Path | None, tyro.conf.arg(help="start from the weights of this checkpoint directory or learner.safetensors")
+        Path | None, Setting("start from the weights of this checkpoint directory or learner.safetensors")
     ] = None
     labml_url: Annotated[
-        str | None, tyro.conf.arg(help="report to the labml server at this URL, such as http://127.0.0.1:5005/api/v1")
+        str | None, Setting("report to the labml server at this URL, such as http://127.0.0.1:5005/api/v1")
     ] = None
     dashboard: Annotated[
         bool,
         tyro.conf.FlagCreatePairsOff,
-        tyro.conf.arg(help="report to the local dashboard; if none runs, start one that ends with the run"),
+        Setting("report to the local dashboard; if none runs, start one that ends with the run"),
     ] = False
     replay_edits: Annotated[
         Path | None,
-        tyro.conf.arg(help="another run's hparam_edits.jsonl, whose edits are repeated at their env steps"),
+        Setting("another run's hparam_edits.jsonl, whose edits are repeated at their env steps"),
     ] = None
-    seeds: Annotated[int, SEEDS, tyro.conf.arg(help=SEEDS.describe())] = 1
+    seeds: Annotated[
+        int, Setting("number of seeds to train from --seed on, each in its own directory in --run-dir", "runs", 1, 1000)
+    ] = 1
 
 
 def main(
@@ -80,9 +80,7 @@ def main(
 
 
 def _main(command: TrainCommand, stop: StopRequest) -> int:
-    config = TrainConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TrainConfig)})
-    config.validate()
-    SEEDS.check("seeds", command.seeds)
+    config = command.settings().validate()
     run_dir = _expanded(config.run.run_dir) if config.run.run_dir else new_run_dir(config, command.seeds)
     check_not_training(run_dir)  # before anything slow: starting a run twice is an error worth hearing at once
     config, spec = resolve_env(config)

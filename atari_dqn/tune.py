@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import tyro
 
 from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
-from atari_dqn.cli.output import open_console
+from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.live import SCHEDULE, Edit, Request, live_settings, new_request
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.config.setting import ConfigError
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.runs.directory import read_config
 from atari_dqn.runs.edits import Inbox, present_values, read_edits, to_undo
 from atari_dqn.runs.lock import is_training
@@ -30,6 +30,7 @@ HISTORY_LINES = 12
 """Number of the newest edits shown."""
 
 
+@help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TuneCommand:
     """Change hyperparameters of a running training, or list them.
@@ -38,17 +39,15 @@ class TuneCommand:
     and `beta=schedule` return to the schedule. Before --learning-starts all actions are random, whatever epsilon is.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="directory of the run", metavar="RUN")]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN"), Setting("directory of the run")]
     edits: Annotated[
         tuple[str, ...],
         tyro.conf.Positional,
-        tyro.conf.arg(
-            help="new values, such as learning_rate=5e-5; omit them to list the present ones",
-            metavar="[NAME=VALUE ...]",
-        ),
+        tyro.conf.arg(metavar="[NAME=VALUE ...]"),
+        Setting("new values, such as learning_rate=5e-5; omit them to list the present ones"),
     ] = ()
     undo: Annotated[
-        bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="undo the newest accepted edit that is not undone yet")
+        bool, tyro.conf.FlagCreatePairsOff, Setting("undo the newest accepted edit that is not undone yet")
     ] = False
 
 
@@ -121,7 +120,7 @@ def _answer(run_dir: Path, request: Request, file: Path) -> Edit:
         for edit in read_edits(run_dir):
             if edit.id == request.id:
                 if edit.taken:
-                    open_console().print(f"env step {edit.env_step:,}: {edit}", highlight=False, soft_wrap=True)
+                    say(open_console(), f"env step {edit.env_step:,}: {edit}")
                 return edit
         if not alive:
             file.unlink(missing_ok=True)
@@ -154,9 +153,9 @@ def _list(config: TrainConfig, run_dir: Path) -> None:
     console.print(table)
     for edit in edits[-HISTORY_LINES:]:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(edit.time))
-        console.print(f"  {when}  env step {edit.env_step:>11,}  {edit}", highlight=False, soft_wrap=True)
+        say(console, f"  {when}  env step {edit.env_step:>11,}  {edit}")
     if not edits:
-        console.print("  no edits yet; change a value with NAME=VALUE", highlight=False)
+        say(console, "  no edits yet; change a value with NAME=VALUE")
 
 
 if __name__ == "__main__":

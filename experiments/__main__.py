@@ -17,7 +17,7 @@ import tyro
 
 import experiments
 from atari_dqn.cli.command import DONE, parse_flags, run_command
-from atari_dqn.cli.output import open_console
+from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m experiments")
     if not name:
         console.print(_table(found))
     elif name in found:
-        console.print((found[name].__doc__ or "").strip(), highlight=False, soft_wrap=True)
+        say(console, (found[name].__doc__ or "").strip())
     else:
         near = difflib.get_close_matches(name, found, n=1)
         hint = f"did you mean {near[0]}?" if near else f"{prog} lists all"

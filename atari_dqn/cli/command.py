@@ -7,11 +7,12 @@ state saved. Nothing here imports torch, so that bad input is answered at once.
 from __future__ import annotations
 
 import errno
+import inspect
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
-
-import tyro
+from typing import Any, NoReturn, TypeVar
 
 from atari_dqn.cli.output import release_output
 from atari_dqn.config.setting import ConfigError, settings
@@ -28,18 +29,27 @@ class CommandFailed(Exception):
 def parse_flags(
     schema: type[Schema], argv: Sequence[str] | None, *, prog: str, default: Schema | None = None
 ) -> Schema:
-    """Parse `argv` (None: the process's own) into `schema`. Wrong flags end the process with a short box and code 2.
+    """Parse `argv` (None: the process's own) into `schema`, and check the bounds of its settings.
 
-    Raises `ConfigError` for a value out of its setting's bounds.
+    An unknown flag or a value of another type ends the process with a short box and code 2; a value out of bounds
+    raises `ConfigError`.
     """
-    if default is None:
-        command = tyro.cli(schema, args=argv, prog=prog)
-    else:
-        command = tyro.cli(schema, args=argv, prog=prog, default=default)
+    import tyro  # here, for doctor must run without it
+
+    named: dict[str, Any] = {} if default is None else {"default": default}
+    command: Schema = tyro.cli(schema, args=argv, prog=prog, description=_description(schema), **named)
     for name, setting in settings(schema).items():
-        if hasattr(command, name):  # a section is checked as a whole, with what it may be combined with
+        if hasattr(command, name):  # the settings of a section are for `TrainConfig.validate`
             setting.check(name, getattr(command, name))
     return command
+
+
+def _description(schema: type) -> str:
+    """The docstring, wrapped. tyro would join its lines, except those that begin with a space."""
+    paragraphs = inspect.cleandoc(schema.__doc__ or "").split("\n\n")
+    width = shutil.get_terminal_size().columns
+    wrap = textwrap.TextWrapper(width, initial_indent=" ", subsequent_indent=" ", break_on_hyphens=False)
+    return "\n".join(map(wrap.fill, paragraphs))
 
 
 def run_command(command: Callable[[], int | None]) -> NoReturn:

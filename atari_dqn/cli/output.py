@@ -6,9 +6,11 @@ import os
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.status import Status
+if TYPE_CHECKING:  # doctor must run without rich
+    from rich.console import Console
+    from rich.status import Status
 
 TERMINAL_SECONDS = 0.25
 """Seconds between redraws on a terminal"""
@@ -40,6 +42,8 @@ def open_console() -> Console:
 
     Neither a closed pipe nor a full disk under redirected output ends the command.
     """
+
+    from rich.console import Console
 
     class Steady(Console):
         def on_broken_pipe(self) -> None:
@@ -81,7 +85,7 @@ class StatusLine:
         if self._live:
             self._live.update(text)
         else:
-            self._console.print(text, highlight=False, soft_wrap=True)
+            say(self._console, text)
 
     def __enter__(self) -> StatusLine:
         if self._live:

@@ -287,7 +287,7 @@ class RunConfig:
         int, Setting("threads of the learner's arithmetic; 0: one per core this process may use", "threads", 0, 4096)
     ] = 0
     run_dir: Annotated[
-        Path | None, Setting("the run's directory; a run with a checkpoint is resumed; None: a new one in runs")
+        Path | None, Setting("the run's directory; a run with a checkpoint is resumed; by default a new one in runs")
     ] = None
     log_interval: Annotated[int, Setting("interval between rows of metrics", "env steps", 1, 2**40)] = 500
     checkpoint_interval: Annotated[
@@ -359,6 +359,10 @@ class TrainConfig:
     @property
     def num_envs(self) -> int:
         return self.env.num_workers * self.env.envs_per_worker
+
+    def settings(self) -> TrainConfig:
+        """The settings alone, without what a command adds to them in a class of its own."""
+        return TrainConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)})
 
     def to_dict(self) -> dict[str, Any]:
         """Flat and JSON-ready: `{"learning_rate": 1e-4, ...}`, with the command line's names."""

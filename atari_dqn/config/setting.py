@@ -8,8 +8,6 @@ import reprlib
 import typing
 from typing import Annotated, Any, TypeVar
 
-import tyro
-
 C = TypeVar("C")
 
 
@@ -97,11 +95,20 @@ def settings(cls: type) -> dict[str, Setting]:
 
 def help_from_settings(cls: type[C]) -> type[C]:
     """Let tyro print `Setting.describe()` for every field, so that help and checks agree."""
-    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-        for extra in hint.__metadata__:
+    import tyro  # here, for doctor must run without it
+
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for name in cls.__annotations__:
+        for extra in hints[name].__metadata__:
             if isinstance(extra, Setting):
-                cls.__annotations__[name] = Annotated[hint, tyro.conf.arg(help=extra.describe())]
+                note = tyro.conf.arg(help=extra.describe(), help_behavior_hint=_default_hint)
+                cls.__annotations__[name] = Annotated[hints[name], note]
     return cls
+
+
+def _default_hint(default: str) -> str:
+    """What `--help` says about a default; nothing for None and empty ones, which the help itself explains."""
+    return f"(default: {default})" if default not in ("", "None") else ""
 
 
 def shown(value: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from atari_dqn.cli.output import say
 from atari_dqn.config.live import Request, Value, for_page, from_page
 from atari_dqn.evaluation.episodes import Episode
 from atari_dqn.monitoring.tensorboard import TensorBoard
@@ -103,7 +104,7 @@ class Monitor:
 
     def say(self, message: str) -> None:
         """One line for the user, above the panel."""
-        self._console.print(message, highlight=False, soft_wrap=True)
+        say(self._console, message)
 
     def close(self) -> None:
         for view in self._views:

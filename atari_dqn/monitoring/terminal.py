@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from atari_dqn.cli.format import duration
+from atari_dqn.cli.output import say
 from atari_dqn.monitoring.views import Row
 
 FIRST_LINE_SECONDS, LINE_SECONDS = 5.0, 10.0
@@ -62,7 +63,7 @@ class Terminal:
         if self._live:
             self._live.update(self._panel(), refresh=True)
         else:
-            self._console.print(self._line(), highlight=False, soft_wrap=True)
+            say(self._console, self._line())
 
     def close(self) -> None:
         if self._live:

@@ -198,7 +198,7 @@ def _train_all(runs: list[Run], beside: int, stop: StopRequest, console: Console
             while any(run.state == "running" or (run.state == "waiting" and not told) for run in runs):
                 if stop.asked() and not told:
                     told = True
-                    console.print("stopping as soon as every run has saved its state", highlight=False)
+                    say(console, "stopping as soon as every run has saved its state")
                     for run in runs:
                         run.stop()
                 waiting = [run for run in runs if run.state == "waiting"]
