@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 import tyro
 
 from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.policy.files import CHECKSUMS, ONNX, SAFETENSORS, checksums, extra, to_safetensors
+from atari_dqn.policy.policy import Policy
 from atari_dqn.runs.directory import read_config, read_system
 from atari_dqn.runs.records import EVALUATION, is_number, read_rows
 from atari_dqn.system.files import replace
@@ -24,6 +28,14 @@ from atari_dqn.system.machine import git_revision
 CARD = "README.md"
 SCORES = {**EVALUATION, "episodes": is_number, "median": is_number}
 """Fields that the card needs of an evaluation."""
+
+
+COMPARED = 256
+"""Number of observations on which the files are compared."""
+EPSILON = 0.1
+"""Probability of a random action in that play, for some variety."""
+TOLERANCE = 1e-4
+"""Largest difference in Q of the ONNX file, relative to the largest Q if above 1: sums differ with their order."""
 
 
 @help_from_settings
@@ -59,9 +71,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     from atari_dqn.evaluation.scorecard import evaluate_cells
     from atari_dqn.policy.model_card import model_card
     from atari_dqn.policy.onnx import to_onnx
-    from atari_dqn.policy.policy import Policy
     from atari_dqn.policy.trained import load_policy
-    from atari_dqn.policy.verification import compare
 
     console = open_console()
     trained = load_policy(command.run, command.checkpoint, say=partial(say, console))
@@ -108,6 +118,37 @@ def check_out(out: Path) -> None:
             raise ConfigError(f"--out {out} is not writable")
     except OSError as error:
         raise ConfigError(f"--out {out}: {error.strerror}") from None
+
+
+def real_play(policy: Policy, steps: int) -> npt.NDArray[Any]:
+    """Observations of `steps` steps in the environment it was trained in, [steps, *observation_shape]."""
+    seen = []
+    with contextlib.closing(policy.make_env()) as env:
+        over = True
+        for step in range(steps):
+            if over:
+                observation, _ = env.reset(seed=step)
+            seen.append(np.array(observation))
+            observation, _, terminated, truncated, _ = env.step(policy.act(observation, EPSILON))
+            over = terminated or truncated
+    return np.stack(seen)
+
+
+def compare(network: Policy, safetensors: Policy, onnx: Policy) -> str:
+    """A sentence for the model card. Raises `CommandFailed` unless Q values of real play are the same, or near."""
+    observations = real_play(safetensors, COMPARED)
+    q, exact, near = (policy.q_values(observations) for policy in (network, safetensors, onnx))
+    if not np.array_equal(q, exact):
+        raise CommandFailed(f"{SAFETENSORS} does not reproduce the network's Q values")
+    bound = TOLERANCE * max(1.0, float(np.abs(q).max()))
+    difference = float(np.abs(q - near).max())
+    if not difference <= bound:
+        raise CommandFailed(f"{ONNX} differs from the network by {difference:.2g} in Q; at most {bound:.2g} is allowed")
+    same = (q.argmax(1) == near.argmax(1)).sum()
+    return (
+        f"Run by onnxruntime on {len(q)} observations of real play, its Q values differ from the network's by at most"
+        f" {difference:.1e} (tolerance {bound:.1e}); the best action is the same in {same} of them."
+    )
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ import yaml
 from atari_dqn import Policy, evaluate, export, play
 from atari_dqn.cli.command import CommandFailed
 from atari_dqn.config.setting import ConfigError
+from atari_dqn.export import compare, real_play
 from atari_dqn.policy.files import CHECKSUMS, ONNX, SAFETENSORS, read_exported, to_safetensors
 from atari_dqn.policy.model_card import model_card
 from atari_dqn.policy.trained import load_policy
-from atari_dqn.policy.verification import compare, real_play
 from atari_dqn.runs.records import read_rows
 from tests.policy.test_files import make
 from tests.run_dirs import make_run, python, refusals

@@ -63,13 +63,10 @@ def evaluate(
         episodes: number of games.
         num_envs: environments that play at the same time, at most one for each game; another number plays other games.
         seed: of the games and the random actions.
-        num_workers: worker processes at most.
-        deadline: seconds after which a silent worker has failed.
+        num_workers: worker processes at most; `deadline` and `on_wait` are those of `WorkerPool`.
         on_progress: called after every tick; an exception it raises ends the evaluation.
-        on_wait: as `WorkerPool` calls it.
 
-    Raises:
-        WorkerError: a worker failed.
+    Raises `WorkerError` if a worker failed.
     """
     started = time.monotonic()
     num_envs = min(num_envs, episodes)

@@ -24,8 +24,7 @@ from atari_dqn.replay.ring import FrameRing
 class Player:
     """Picks an action for each of N environments from the frames that they show.
 
-    `network` maps observations [N, stack, *frame_shape] on `device` to Q values, float32 [N, A]; `epsilon` is the
-    probability of a random action, `seed` that of the random actions.
+    `network` maps observations [N, stack, *frame_shape] on `device` to Q values, float32 [N, A].
     """
 
     def __init__(

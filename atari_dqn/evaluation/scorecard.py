@@ -60,12 +60,10 @@ def evaluate_cells(
     num_workers: int = NUM_WORKERS,
     seed: int = 0,
 ) -> None:
-    """Evaluate a network under every protocol with every epsilon, and print a scorecard.
+    """Evaluate a network under every protocol (Atari only) with every epsilon, and print a scorecard.
 
-    Each result is appended to `run_dir`/evaluations.jsonl as soon as its games are over. The games are played on the
-    network's device. Only Atari games have protocols; other envs ignore their names.
-
-    Raises `CommandFailed` if a worker failed or evaluations.jsonl cannot be written.
+    Each result is appended to `run_dir`/evaluations.jsonl as soon as its games are over. Raises `CommandFailed` if a
+    worker failed or the file cannot be written.
     """
     from atari_dqn.evaluation.evaluation import Progress, evaluate
     from atari_dqn.workers.pool import WorkerError

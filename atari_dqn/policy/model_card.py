@@ -13,10 +13,13 @@ from typing import Any
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.ids import is_atari
-from atari_dqn.envs.protocol import PROTOCOLS, Protocol
-from atari_dqn.policy.header import Header
+from atari_dqn.envs.protocol import FRAME_SIZE, FRAME_SKIP, PROTOCOLS, Protocol
+from atari_dqn.policy.files import Header
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
+TAGS = ("reinforcement-learning", "deep-reinforcement-learning", "dqn", "gymnasium", "onnx", "safetensors")
+RECORDED = ("date", "processor", "python", "torch", "gymnasium", "ale-py", "numpy", "opencv-python")
+"""Facts of `system.json` that the card shows."""
 Row = Mapping[str, Any]
 
 
@@ -27,18 +30,17 @@ def model_card(header: Header, evaluations: Sequence[Row], trained_on: Row, comp
     """
     atari, config = is_atari(header.env_id), header.config
     settings, default = header.settings(), TrainConfig().to_dict()
-    traits = {
-        "prioritized": config.replay.replay == "prioritized",
-        "dueling": config.network.dueling,
-        "double": config.learner.double_q,
-    }
+    prioritized = config.replay.replay == "prioritized"
+    traits = {"prioritized": prioritized, "dueling": config.network.dueling, "double": config.learner.double_q}
     known = {**trained_on, **(trained_on.get("packages") or {})}
-    names = ("date", "processor", "python", "torch", "gymnasium", "ale-py", "numpy", "opencv-python")
-    commits = {"atari_dqn, training": known.get("git_revision"), "atari_dqn, export": header.git_revision}
-    tags = ["reinforcement-learning", "deep-reinforcement-learning", "dqn", "gymnasium", "onnx", "safetensors"]
-    changed = {name: value for name, value in settings.items() if value != default[name]}
+    versions = {
+        "atari_dqn, training": known.get("git_revision") or "unknown",
+        "atari_dqn, export": header.git_revision or "unknown",
+        **{name: known[name] for name in RECORDED if known.get(name)},
+    }
+    changed = {f"`{name}`": _value(value) for name, value in settings.items() if value != default[name]}
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        tags=json.dumps([*tags, *(["atari"] if atari else []), header.env_id]),
+        tags=json.dumps([*TAGS, *(["atari"] if atari else []), header.env_id]),
         model_index=json.dumps(_model_index(header, evaluations)),
         env_id=header.env_id,
         algorithm=f"{', '.join(name for name, has in traits.items() if has) or 'plain'} DQN",
@@ -51,15 +53,9 @@ def model_card(header: Header, evaluations: Sequence[Row], trained_on: Row, comp
         first_action=header.first_action,
         num_actions=header.num_actions,
         comparison=comparison,
-        changed=_table(["setting", "value"], ((f"`{name}`", _value(value)) for name, value in changed.items())),
+        changed=_table(["setting", "value"], changed.items()),
         settings=json.dumps(settings, indent=2),
-        versions=_table(
-            ["of the training", "version"],
-            [
-                *((name, commit or "unknown") for name, commit in commits.items()),
-                *((name, known[name]) for name in names if known.get(name)),
-            ],
-        ),
+        versions=_table(["of the training", "version"], versions.items()),
     )
 
 
@@ -121,8 +117,8 @@ def _protocol(protocol: Protocol) -> str:
         "a lost life terminal to learning" if protocol.life_loss_terminal else "no signal of lost lives",
     ]
     return (
-        f"## Protocol\n\n`{protocol.name}`: {', '.join(rules)}. An action lasts 4 frames; the pixelwise maximum of the"
-        " last two, grey and resized to 84x84, is a frame of the observation.\n\n"
+        f"## Protocol\n\n`{protocol.name}`: {', '.join(rules)}. An action lasts {FRAME_SKIP} frames; the pixelwise"
+        f" maximum of the last two, grey and resized to {FRAME_SIZE}x{FRAME_SIZE}, is a frame of the observation.\n\n"
     )
 
 

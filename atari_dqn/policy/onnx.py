@@ -13,8 +13,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from atari_dqn.config.setting import ConfigError, shown
-from atari_dqn.policy.files import extra
-from atari_dqn.policy.header import KEY, Header
+from atari_dqn.policy.files import KEY, Header, extra
 
 if TYPE_CHECKING:
     from atari_dqn.agent.reference import ReferenceNetwork

@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.envs.ids import is_atari
-from atari_dqn.policy.header import Header
+from atari_dqn.envs.protocol import PROTOCOLS, Protocol
+from atari_dqn.policy.files import Header
 from atari_dqn.policy.source import check_module, read_source
 
 if TYPE_CHECKING:
     import gymnasium as gym
-
-    from atari_dqn.envs.protocol import Protocol
 
 
 class Policy:
@@ -46,14 +45,13 @@ class Policy:
         """Load a run or an exported policy.
 
         Args:
-            path: `policy.safetensors` (computed by torch), `policy.onnx` (by onnxruntime), a directory with them, or
-                a run directory.
+            path: a run directory, `policy.safetensors` (computed by torch), `policy.onnx` (by onnxruntime), or a
+                directory with them.
             checkpoint: latest, best or an env step of a run.
             device: cpu, cuda or auto, for torch.
             seed: of the random actions; None takes one from the operating system.
 
-        Raises:
-            ConfigError: a `ValueError`; the path is none of these, or the file is corrupt.
+        Raises `ConfigError`, a `ValueError`, if the path is none of these, or the file is corrupt.
         """
         source = read_source(Path(path), checkpoint)
         exported = source.exported
@@ -76,14 +74,11 @@ class Policy:
 
     @property
     def num_actions(self) -> int:
-        """Number of actions of the env it was trained in, under its protocol."""
         return self.header.num_actions
 
     @property
     def protocol(self) -> Protocol:
         """Protocol under which its training presented Atari games."""
-        from atari_dqn.envs.protocol import PROTOCOLS
-
         return PROTOCOLS[self.header.config.env.protocol]
 
     def act(self, observation: npt.ArrayLike, epsilon: float = 0.0) -> Any:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.policy.files import ONNX, SAFETENSORS, SUFFIXES, Exported, read_exported
-from atari_dqn.policy.header import Header
+from atari_dqn.policy.files import ONNX, SAFETENSORS, SUFFIXES, Exported, Header, read_exported
 from atari_dqn.runs.directory import is_run_dir, read_config
 
 if TYPE_CHECKING:  # imported when the input is known to be right: it takes seconds
@@ -65,24 +64,22 @@ def read_source(path: Path, checkpoint: str = "latest") -> Source:
 
 
 def playable_source(path: Path, checkpoint: str = "latest") -> Source:
-    """`read_source`, with the env of a file checked too. Raises `ConfigError` as it and `check_env`."""
+    """`read_source`; raises `ConfigError` also unless the env that a file names is as the file describes it."""
     source = read_source(path, checkpoint)
     if source.exported is not None:
         try:
-            check_env(source.exported.header)
+            _check_env(source.exported.header)
         except ConfigError as error:
             raise ConfigError(f"{source.path}: {error}") from None
     return source
 
 
-def check_env(header: Header) -> None:
-    """Raise `ConfigError` unless the env that a file names is as the file describes it."""
+def _check_env(header: Header) -> None:
     check_module(header)
-    from atari_dqn.envs.make import env_spec, resolve_env_id
-    from atari_dqn.envs.protocol import PROTOCOLS
+    from atari_dqn.envs.make import resolve_env_id, spec_of
     from atari_dqn.envs.single import interface
 
-    spec = env_spec(resolve_env_id(header.env_id), PROTOCOLS[header.config.env.protocol], header.spec.stack)
+    spec = spec_of(header.config.replace(env_id=resolve_env_id(header.env_id)).env)
     shape, first_action = interface(spec)
     if (spec, shape, first_action) != (header.spec, header.observation_shape, header.first_action):
         raise ConfigError(

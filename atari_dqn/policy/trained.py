@@ -21,8 +21,7 @@ from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import spec_of
 from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.envs.single import interface
-from atari_dqn.policy.files import Exported
-from atari_dqn.policy.header import Header
+from atari_dqn.policy.files import Exported, Header
 from atari_dqn.runs.checkpoint_files import LEARNER
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
 from atari_dqn.runs.directory import read_config
@@ -113,7 +112,7 @@ def load_exported(exported: Exported, file: Path, device: str | torch.device = "
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX graph, run by onnxruntime on the CPU, in place of a `QNetwork`."""
+    """An ONNX graph, run by onnxruntime on the CPU."""
 
     def __init__(self, graph: bytes, header: Header, device: str | torch.device = "cpu") -> None:
         from atari_dqn.policy.onnx import onnx_q

@@ -1,7 +1,8 @@
-"""Clips of a training under way: short films with an animated GIF for TensorBoard, and the process that makes one.
+"""Clips of a training under way: short films, with an animated GIF for TensorBoard.
 
 The weights of a moment are played and filmed to RUN/videos/<env step>-clip.mp4 by a process of its own, on the spare
-time of a core.
+time of a core. The training only waits while its weights are written. Whatever happens to the environment, the encoder
+or the disk stays in the process that films.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import multiprocessing
 import os
+import time
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +28,19 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.evaluation.references import with_human
 from atari_dqn.policy.trained import TrainedNetwork
-from atari_dqn.runs.checkpoint_files import load_tensors
-from atari_dqn.system.processes import end_with_parent
+from atari_dqn.runs.checkpoint_files import load_tensors, tensor_bytes
+from atari_dqn.system.processes import end_with_parent, quiet_spawn
 
 GIF_HEIGHT, GIF_RATE = 240, 20
 """Largest height in pixels; approximate pictures a second, every third of 60: then a sprite that is drawn in every
 other picture is seen."""
+
+
+SECONDS = 12
+"""Length of a clip, from the beginning of a game; where the game is shorter, the next one follows."""
+DEADLINE, LAST_DEADLINE = 900.0, 300.0
+"""Seconds after which an unfinished clip is given up: during the training, and at its end, when nothing else is left to
+do. A clip takes 10 to 20 seconds of a core, and the training leaves it little."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +78,7 @@ class Clip:
     def __str__(self) -> str:
         count, file = len(self.scores), self.order.file
         score = with_human(self.order.spec.env_id, round(float(np.mean(self.scores)), 2) if count else self.score)
-        games = f"{count} whole games of mean score" if count > 1 else "a whole game of score"
-        played = f"{games} {score}" if count else f"score {score} in {self.order.seconds} s"
+        played = f"whole games: {count} of mean score {score}" if count else f"score {score} in {self.order.seconds} s"
         return f"{file}, {megabytes(file.stat().st_size)}, {played}"
 
 
@@ -129,3 +139,89 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+@dataclasses.dataclass
+class _Making:
+    """A clip that is being made."""
+
+    order: Order
+    process: SpawnProcess
+    answer: Connection
+    give_up: float
+    """When, by the monotonic clock."""
+
+
+class Recorder:
+    """Has clips of one run made, one at a time. Every clip shows the same seed, so that they can be compared.
+
+    No method raises when a clip fails.
+    """
+
+    def __init__(self, run_dir: Path, config: TrainConfig, spec: EnvSpec, seed: int) -> None:
+        self._directory, self._config, self._spec, self._seed = run_dir / "videos", config, spec, seed
+        self._making: _Making | None = None
+        self._clean_up()  # leftovers of a killed training
+
+    @property
+    def env_step(self) -> int | None:
+        """Env step of the clip that is being made; None when there is none."""
+        return self._making.order.env_step if self._making else None
+
+    def begin(self, env_step: int, network: torch.nn.Module) -> str:
+        """Start a clip of `network` as it is now. Returns why that is impossible, or an empty string."""
+        if self._making:
+            return f"the clip of {self.env_step:,} is not finished"
+        weights = self._directory / f".{env_step}-clip.weights"
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            weights.write_bytes(tensor_bytes(network.state_dict()))
+            file = self._directory / f"{env_step}-clip.mp4"
+            order = Order(file, weights, self._config, self._spec, env_step, SECONDS, self._seed)
+            answer, theirs = multiprocessing.Pipe(duplex=False)
+            process = multiprocessing.get_context("spawn").Process(
+                target=serve, args=(theirs, order), name="clip", daemon=True
+            )
+            with theirs, quiet_spawn():
+                process.start()
+        except (OSError, RuntimeError) as error:  # RuntimeError: a GPU cannot hand over the weights
+            self._clean_up()
+            return one_line(error)
+        self._making = _Making(order, process, answer, time.monotonic() + DEADLINE)
+        return ""
+
+    def poll(self, seconds: float = 0.0) -> Clip | str | None:
+        """Wait up to `seconds` for the clip. Returns it, or why it failed; None while it is being made."""
+        if self._making is None:
+            return None
+        answer: Clip | str = "timed out"
+        try:
+            if self._making.answer.poll(seconds):
+                answer = self._making.answer.recv()
+            elif time.monotonic() < self._making.give_up:
+                return None
+        except (EOFError, OSError):
+            self._making.process.join(1.0)
+            answer = f"the process that films it ended with exit code {self._making.process.exitcode}"
+        self.close()
+        return answer
+
+    def hurry(self) -> None:
+        """Give up sooner: from now on the training waits for the clip."""
+        if self._making:
+            self._making.give_up = min(self._making.give_up, time.monotonic() + LAST_DEADLINE)
+
+    def close(self) -> None:
+        """Give up the clip that is being made, if there is one."""
+        if self._making is None:
+            return
+        self._making.answer.close()
+        self._making.process.kill()  # it has answered, or its clip is not wanted any more
+        self._making.process.join()
+        self._making = None
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        with contextlib.suppress(OSError):
+            for leftover in self._directory.glob(".*-clip.*"):
+                leftover.unlink(missing_ok=True)

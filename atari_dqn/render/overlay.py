@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 import cv2
+import matplotlib
 import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
 
 from atari_dqn.cli.format import q_value
 from atari_dqn.envs.film import FilmedEnv
@@ -20,23 +26,21 @@ from atari_dqn.envs.protocol import Protocol
 from atari_dqn.envs.single import action_names
 from atari_dqn.evaluation.player import Decision
 from atari_dqn.policy.trained import TrainedNetwork
-from atari_dqn.render.drawing import (
-    BLUE,
-    DIM,
-    FAINT,
-    GREEN,
-    INK,
-    ORANGE,
-    RAISED,
-    RED,
-    Picture,
-    bar,
-    blank,
-    blend,
-    text_width,
-    write,
-)
-from atari_dqn.render.video import enlarge
+from atari_dqn.render.video import Picture, enlarge
+
+Colour = tuple[int, int, int]
+
+PAPER: Colour = (18, 21, 27)
+RAISED: Colour = (38, 44, 55)
+"""Background of what is highlighted."""
+FAINT: Colour = (62, 70, 84)
+DIM: Colour = (148, 157, 171)
+INK: Colour = (236, 239, 244)
+BLUE: Colour = (74, 163, 255)
+ORANGE: Colour = (255, 159, 64)
+GREEN: Colour = (88, 214, 118)
+RED: Colour = (255, 84, 84)
+"""The colour-blind can tell blue from orange; green and red always come with a sign."""
 
 PANEL_WIDTH, MARGIN, ROWS_AT, LEAST_PITCH, GRAPH_HEIGHT = 400, 16, 132, 16, 160
 """Pixels: width and margin of the panel, its top to the first action, least height of an action and of the graph."""
@@ -72,8 +76,7 @@ class Overlay:
         least = ROWS_AT + LEAST_PITCH * min(18, len(names)) + GRAPH_HEIGHT
         self._least_height = least + least % 2
         """Least height of a film in pixels; a lower picture is centred."""
-        self._flash = FLASH_SECONDS * fps
-        """Pictures that a highlight lasts."""
+        self._flash = FLASH_SECONDS * fps  # in pictures
         window = round(WINDOW_SECONDS * fps / pictures_per_step)
         self._moments: collections.deque[_Moment] = collections.deque(maxlen=window)
         self._decision = Decision(np.zeros(len(names), np.float32), -1, False)
@@ -81,7 +84,6 @@ class Overlay:
         self._score, self._reward = 0.0, 0.0
         self._lives: int | None = None
         self._since_reward = self._since_loss = self._flash
-        """Number of pictures since then."""
         self._panel: Picture | None = None
         """The panel without the figures that change with every picture."""
 
@@ -151,7 +153,7 @@ class Overlay:
 
     def _draw_actions(self, panel: Picture, pitch: int) -> None:
         size = max(9, min(15, pitch - 6))
-        bars_from = MARGIN + 12 + max(text_width(name, size, bold=True) for name in self._names) + 10
+        bars_from = MARGIN + 12 + max(_mask(name, size, True).shape[1] for name in self._names) + 10
         bars_to = PANEL_WIDTH - MARGIN - 62
         middle = (bars_from + bars_to) // 2
         decision = self._decision
@@ -185,18 +187,64 @@ class Overlay:
         write(panel, q_value(values[-1]), right, top, 15, bold=True, align="right")
         least, most = float(values.min()), float(values.max())
         x = np.linspace(left, right, self._moments.maxlen or 1)[-len(values) :]
+        rare = sum(moment.reward != 0 for moment in self._moments) < len(values) / 2
         for at, moment in zip(x, self._moments, strict=True):
             if moment.life_lost:
-                blend(panel[high:low, round(at) - 1 : round(at) + 1], RED, 0.8)
-        rewards = np.array([moment.reward for moment in self._moments])
-        if np.count_nonzero(rewards) < len(rewards) / 2:
-            for at, reward in zip(x, rewards, strict=True):
-                bar(panel, at, low - 10, 2 if reward else 0, 10, GREEN if reward > 0 else RED)
-        room = (low - high) - 32
+                panel[high:low, round(at) - 1 : round(at) + 1] = RED
+            if moment.reward and rare:
+                bar(panel, at, low - 10, 2, 10, GREEN if moment.reward > 0 else RED)
         heights = (values - least) / (most - least) if most > least else np.full(len(values), 0.5)
-        thickness = 2 if len(self._moments) < (right - left) / 2 else 1
-        points = np.round(np.stack((x, low - 16 - heights * room), axis=1) * 16).astype(np.int32)
+        points = np.round(np.stack((x, low - 16 - heights * (low - high - 32)), axis=1) * 16).astype(np.int32)
+        thickness = 2 if len(values) < (right - left) / 2 else 1
         cv2.polylines(panel, [points], False, BLUE, thickness, cv2.LINE_AA, shift=4)  # 4 bits behind the binary point
         digits = 3 if most - least > 0.01 else 5
         write(panel, q_value(most, digits), left + 4, high + 2, 10, DIM)
         write(panel, q_value(least, digits), left + 4, low - 14, 10, DIM)
+
+
+def blank(height: int, width: int) -> Picture:
+    return np.full((height, width, 3), PAPER, np.uint8)
+
+
+def write(
+    picture: Picture,
+    text: str,
+    x: int,
+    y: int,
+    size: int = 13,
+    colour: Colour = INK,
+    *,
+    bold: bool = False,
+    align: Literal["left", "right"] = "left",
+) -> int:
+    """Write a line of text with its top at `y` and its left or right edge at `x`; what reaches beyond the picture's
+    right or lower edge is clipped. Returns its width. All lengths are in pixels."""
+    mask = _mask(text, size, bold)
+    width: int = mask.shape[1]
+    left = x if align == "left" else max(0, x - width)
+    place = picture[y : y + len(mask), left : left + width]
+    strength = mask[: len(place), : place.shape[1], None]
+    place[:] = (place + (np.asarray(colour, np.float32) - place) * strength).astype(np.uint8)
+    return width
+
+
+def bar(picture: Picture, x: float, y: int, width: float, height: int, colour: Colour) -> None:
+    """Draw a filled rectangle, to the left of `x` for a negative width; at least a pixel wide unless the width is 0."""
+    left, right = sorted((round(x), round(x + width)))
+    picture[y : y + height, max(0, left) : max(right, left + (width != 0))] = colour
+
+
+@functools.lru_cache(maxsize=4096)
+def _mask(text: str, size: int, bold: bool) -> npt.NDArray[np.float32]:
+    """The share of each pixel that text covers, [height, width]; the height is the font's, whatever the text."""
+    font = _font(size, bold)
+    ascent, descent = font.getmetrics()
+    image = Image.new("L", (max(1, round(font.getlength(text))), ascent + descent))
+    ImageDraw.Draw(image).text((0, 0), text, fill=255, font=font)
+    return np.asarray(image, np.float32) / np.float32(255)
+
+
+@functools.lru_cache
+def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

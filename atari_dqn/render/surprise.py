@@ -73,10 +73,7 @@ class Surprise:
 
 
 def draw_surprises(run_dir: Path, which: str, console: Console) -> Path:
-    """Draw the contact sheet of checkpoint `which` of a run. Returns its file.
-
-    Raises `ConfigError` if there is no such checkpoint, or no transition in it.
-    """
+    """Draw the contact sheet of checkpoint `which` of a run. Returns its file. Raises `ConfigError` as `surprises`."""
     policy = load_policy(run_dir, which, say=partial(say, console))
     say(console, f"reading the replay of env step {policy.env_step:,}")
     replay, target = load_replay(policy, CheckpointStore(run_dir).find(str(policy.env_step)))

@@ -18,8 +18,7 @@ from atari_dqn.cli.format import duration
 from atari_dqn.config.live import Edit, Request
 from atari_dqn.evaluation.evaluation import Progress, evaluate
 from atari_dqn.monitoring.monitor import Monitor
-from atari_dqn.render.clips import Clip
-from atari_dqn.render.recorder import LAST_DEADLINE, Recorder
+from atari_dqn.render.clips import LAST_DEADLINE, Clip, Recorder
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.edits import RECORD, EditDesk, discard_edits
 from atari_dqn.system.machine import is_out_of_memory

@@ -25,8 +25,17 @@ from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.policy import files
-from atari_dqn.policy.files import CHECKSUMS, ONNX, SAFETENSORS, checksums, read_exported, to_safetensors
-from atari_dqn.policy.header import FORMAT, KEY, Header
+from atari_dqn.policy.files import (
+    CHECKSUMS,
+    FORMAT,
+    KEY,
+    ONNX,
+    SAFETENSORS,
+    Header,
+    checksums,
+    read_exported,
+    to_safetensors,
+)
 from atari_dqn.policy.onnx import OPSET, onnx_q, to_onnx
 from atari_dqn.policy.policy import Policy
 from atari_dqn.policy.source import read_source

@@ -26,9 +26,8 @@ from atari_dqn.config.live import Request
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.monitoring.monitor import Monitor
-from atari_dqn.render import recorder as recording
-from atari_dqn.render.clips import Clip, Order, make_clip
-from atari_dqn.render.recorder import Recorder
+from atari_dqn.render import clips as recording
+from atari_dqn.render.clips import Clip, Order, Recorder, make_clip
 from atari_dqn.runs.checkpoint_files import tensor_bytes
 from atari_dqn.runs.records import read_rows
 from atari_dqn.training.session import Session
@@ -141,7 +140,7 @@ def test_a_clip_continues_with_the_next_game_and_reports_the_scores(tmp_path: Pa
     assert 2 <= len(clip.scores) <= 7
     # One picture of the reset of each game, and one of each step, which CartPole pays 1 for.
     assert 50 - len(clip.scores) - sum(clip.scores) == clip.score + 1
-    assert f"{len(clip.scores)} whole games of mean score {round(np.mean(clip.scores), 2):g}" in str(clip)
+    assert f"whole games: {len(clip.scores)} of mean score {round(np.mean(clip.scores), 2):g}" in str(clip)
 
 
 def test_an_atari_clip_has_natural_speed_and_size(tmp_path: Path) -> None:
