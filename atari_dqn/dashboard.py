@@ -20,14 +20,7 @@ from atari_dqn.cli.command import DONE, parse_flags, run_command
 from atari_dqn.config.setting import Setting, help_from_settings
 from atari_dqn.labml.http import API
 from atari_dqn.labml.launch import PORT
-from atari_dqn.labml.server import (
-    check_labml_app,
-    default_data_dir,
-    listening_socket,
-    locked_data_dir,
-    make_app,
-    serve,
-)
+from atari_dqn.labml.server import check_labml_app, listening_socket, locked_data_dir, make_app, serve, user_dir
 
 
 @help_from_settings
@@ -56,7 +49,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.das
     if command.until_stdin_ends:
         threading.Thread(target=_exit_with_stdin, daemon=True).start()  # before imports that take seconds
     check_labml_app()
-    data_dir = (command.data_dir or default_data_dir()).expanduser().absolute()
+    data_dir = (command.data_dir or user_dir("XDG_DATA_HOME", ".local/share")).expanduser().absolute()
     # The socket first: of two dashboards started at once the second says that the port is taken, not the directory.
     with listening_socket(command.port) as listener, locked_data_dir(data_dir):
         port = listener.getsockname()[1]

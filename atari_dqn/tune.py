@@ -96,12 +96,7 @@ def _number(text: str) -> Any:
 
 
 def _ask(run_dir: Path, request: Request) -> Edit:
-    """Write a request into the run's inbox, wait for the answer and print it.
-
-    Raises:
-        CommandFailed: The run did not answer.
-        ConfigError: The user may not write to the run's directory.
-    """
+    """Write a request into the run's inbox, wait for the answer and print it."""
     try:
         file = Inbox(run_dir).put(request)
     except OSError as error:

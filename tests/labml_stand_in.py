@@ -43,8 +43,8 @@ class StandIn:
     """Serves on 127.0.0.1 until `stop`; `behaviour` may change meanwhile.
 
     `labml` is the real server's protocol without its 3 s of waiting. The others: `html`, `invalid_json`, `errors`,
-    `status_500`, `redirect` (to `elsewhere`), `gigabyte`, `slow` (30 s a reply), and until `release` `drip` and
-    `drip_head` (body or head a byte at a time) and `silent`.
+    `status_500`, `redirect` (to `elsewhere`), `gigabyte`, `slow` (30 s a reply), and until `release`
+    `drip` (a byte at a time) and `silent`.
     """
 
     def __init__(self, behaviour: str = "labml", port: int = 0, elsewhere: str = "") -> None:
@@ -110,8 +110,8 @@ class StandIn:
                 return {"errors": []}
             with self._changed:
                 return {"series": [{"name": key, "sub": {"value": [value]}} for key, value in self.asked.items()]}
-        if request.method == "PUT":
-            return {"is_successful": True}
+        if "/track" not in request.path:
+            return {"errors": []}
         with self._changed:
             edits, self._pending = self._pending, {}
         return {"errors": [], "url": f"{self.url}/run", "dynamic": edits}
@@ -149,10 +149,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(200, GIGABYTE)
             while not stand_in.release.wait(0.05):
                 self.wfile.write(b" ")
-        if behaviour == "drip_head":
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
-            while not stand_in.release.wait(0.05):
-                self.wfile.write(b"x")
         if behaviour == "gigabyte":
             self._head(200, GIGABYTE)
             for _ in range(GIGABYTE // 2**16):

@@ -1,7 +1,6 @@
 """Runs to compare, as read from their directories, and configurations: groups of runs with the same settings.
 
-A configuration is all settings except the game, the seed and those that cannot change learning. Nothing here imports
-torch.
+A configuration is all settings except the game, the seed and those that cannot change learning.
 """
 
 from __future__ import annotations
@@ -76,11 +75,10 @@ class Run:
         return np.interp(env_steps, self.steps, self.scores)
 
     def reached(self, threshold: float) -> tuple[float, float, float]:
-        """How long it took until the mean of the last 100 games was `threshold`; fewer games do not count.
+        """Env steps, seconds and games until the mean of the last 100 games was `threshold`, infinite if it never was.
 
-        Returns:
-            (env steps, seconds, games), infinite when the threshold was never reached: exact to the game where the run
-            recorded its games, else to the row of `metrics.jsonl`.
+        Fewer games do not count. Exact to the game where the run recorded its games, else to the row of
+        `metrics.jsonl`.
         """
         # A run that an older version started has no record of its first games.
         if self.episodes and self.episodes[0].get("episode", 1) == 1:

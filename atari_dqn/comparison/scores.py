@@ -1,7 +1,6 @@
 """Scores of the runs of one configuration, with intervals over seeds.
 
-The statistics are those of `evaluation.intervals`: interquartile means, and intervals by stratified bootstrap. Nothing
-here imports torch.
+The statistics are those of `evaluation.intervals`: interquartile means, and intervals by stratified bootstrap.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """HTTP client for a labml server that may be down, slow or hostile.
 
-A request has one deadline for all of it, a reply has a size limit, and neither redirects nor proxies are followed.
+A reply has a deadline and a size limit, and neither redirects nor proxies are followed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,17 +46,12 @@ def check_url(url: str) -> str:
 class RequestFailed(Exception):
     """The server could not be reached or gave a wrong reply; the message is one short printable line."""
 
-    def __init__(self, message: str, answered: bool) -> None:
-        super().__init__(printable(message))
-        self.answered = answered
-        """Whether the server sent a reply, if only its beginning."""
-
 
 class LabmlServer:
     """The labml server at `api_url`, an address returned by `check_url`."""
 
     def __init__(self, api_url: str, seconds: float = REPLY_SECONDS) -> None:
-        self.name = urlsplit(api_url).netloc
+        self._name = urlsplit(api_url).netloc
         self._api_url, self._seconds = api_url, seconds
         self._ssl = ssl.create_default_context()  # the system's certificates, as a browser has them
 
@@ -68,55 +63,43 @@ class LabmlServer:
         query: Mapping[str, Any] | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
-        """Send a request and return the JSON object in its reply.
+        """Send `content` as JSON to a path below the API's address, and return the JSON object in its reply.
 
-        Args:
-            method: An HTTP method.
-            path: The path below the API's address.
-            content: What to send as JSON.
-            query: The query parameters.
-            on_sent: Called when the request has been sent, before the reply is awaited.
-
-        Raises:
-            RequestFailed: There was no valid reply within the time given to the constructor.
+        `on_sent` is called when the request has been sent, before the reply is awaited. Raises `RequestFailed` unless
+        there is a valid reply within the time given to the constructor.
         """
-        answered = False
-
-        async def trace(event: str, _: Any) -> None:
-            nonlocal answered
-            if event == "http11.send_request_body.complete" and on_sent is not None:
-                on_sent()
-            answered = answered or event == "http11.receive_response_headers.complete"
-
-        request = {"json": content, "params": query, "extensions": {"trace": trace}}
-        try:
-            # In asyncio, since httpx's own timeouts start again with every byte.
-            status, text = asyncio.run(self._exchange(method, f"{self._api_url}/{path}", request))
-        except TimeoutError:
-            raise self._failed(f"has not answered for {self._seconds:g} s", answered) from None
-        except Exception as error:  # a hostile server finds more ways to fail than httpx documents
-            raise self._failed(f"cannot be reached ({error or type(error).__name__})", answered) from None
-        return self._parse(status, text)
-
-    async def _exchange(self, method: str, url: str, request: dict[str, Any]) -> tuple[int, bytes]:
         import httpx  # 0.1 s, which a training that reports to no server does not need
 
-        async with (
-            asyncio.timeout(self._seconds),
-            httpx.AsyncClient(
-                trust_env=False,  # no proxies, and no credentials from ~/.netrc
-                verify=self._ssl,
-                timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-                headers={"Accept": "application/json", "Accept-Encoding": "identity", "Connection": "close"},
-            ) as client,
-            client.stream(method, url, **request) as reply,
-        ):
-            text = bytearray()
-            async for part in reply.aiter_raw():
-                text += part
-                if len(text) > MAX_REPLY_BYTES:
-                    break
-            return reply.status_code, bytes(text)
+        def trace(event: str, _: Any) -> None:
+            if event == "http11.send_request_body.complete" and on_sent is not None:
+                on_sent()
+
+        give_up = time.monotonic() + self._seconds
+        text = bytearray()
+        try:
+            with (
+                httpx.Client(
+                    trust_env=False,  # no proxies, and no credentials from ~/.netrc
+                    verify=self._ssl,
+                    timeout=httpx.Timeout(self._seconds, connect=min(CONNECT_SECONDS, self._seconds)),
+                    headers={"Accept": "application/json", "Accept-Encoding": "identity", "Connection": "close"},
+                ) as client,
+                client.stream(
+                    method, f"{self._api_url}/{path}", json=content, params=query, extensions={"trace": trace}
+                ) as reply,
+            ):
+                status = reply.status_code
+                for part in reply.iter_raw():
+                    text += part
+                    if time.monotonic() > give_up:  # httpx's own time starts again with every byte
+                        raise httpx.ReadTimeout("")
+                    if len(text) > MAX_REPLY_BYTES:
+                        break
+        except httpx.TimeoutException:
+            raise self._failed(f"has not answered for {self._seconds:g} s") from None
+        except Exception as error:  # a hostile server finds more ways to fail than httpx documents
+            raise self._failed(f"cannot be reached ({error or type(error).__name__})") from None
+        return self._parse(status, bytes(text))
 
     def _parse(self, status: int, text: bytes) -> dict[str, Any]:
         if 300 <= status < 400:
@@ -128,18 +111,14 @@ class LabmlServer:
         try:
             reply = json.loads(text)
         except (ValueError, RecursionError):
-            raise self._failed("answers with something that is not JSON: is it a labml server?") from None
+            reply = None
         if not isinstance(reply, dict):
-            raise self._failed("answers with JSON that is not an object: is it a labml server?")
-        for error in reply.get("errors") or []:
-            if not (isinstance(error, dict) and "warning" in error):
-                raise self._failed(f"answers with an error: {json.dumps(error)}")
+            raise self._failed("answers with something that is not a JSON object: is it a labml server?")
+        errors = reply.get("errors") or []
+        if not isinstance(errors, list) or not all(isinstance(error, dict) and "warning" in error for error in errors):
+            raise self._failed(f"answers with an error: {json.dumps(errors)}")
         return reply
 
-    def _failed(self, what: str, answered: bool = True) -> RequestFailed:
-        return RequestFailed(f"the labml server {self.name} {what}", answered)
-
-
-def printable(text: str) -> str:
-    """`text` shortened to 200 characters, without anything that a terminal would obey."""
-    return re.sub(r"[^ -~]+", " ", text)[:200]
+    def _failed(self, what: str) -> RequestFailed:
+        # Without anything that a terminal would obey.
+        return RequestFailed(re.sub(r"[^ -~]+", " ", f"the labml server {self._name} {what}")[:200])

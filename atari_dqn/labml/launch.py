@@ -24,17 +24,11 @@ class DashboardProcess:
     """A dashboard in a subprocess. It ends with this process, however this one ends."""
 
     def __init__(self, process: subprocess.Popen[str], url: str, said: list[str]) -> None:
-        self._process = process
-        self.url = url
-        """URL of the page."""
-        self.api_url = url + API
-        """URL for `train --labml-url`."""
+        self._process, self.pid = process, process.pid
+        self.url, self.api_url = url, url + API
+        """URL of the page, and for `train --labml-url`."""
         self.said = said
         """Lines printed before the server was ready."""
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     def close(self) -> None:
         """Stop it, within some seconds more than `SHUTDOWN_SECONDS`."""
@@ -49,15 +43,10 @@ class DashboardProcess:
 
 
 def start(port: int = PORT, data_dir: Path | None = None) -> DashboardProcess:
-    """Start a dashboard and return when it answers.
+    """Start a dashboard at `port` (0: any free one) and return when it answers.
 
-    Args:
-        port: Port to listen at; 0 takes any free one.
-        data_dir: Where runs are kept; the command's default if None.
-
-    Raises:
-        ConfigError: The port or the directory cannot be used, or labml-app is not installed.
-        CommandFailed: It did not start for another reason.
+    Raises `ConfigError` if the port or the directory cannot be used or labml-app is not installed, else
+    `CommandFailed`.
     """
     command = [sys.executable, "-m", "atari_dqn.dashboard", "--port", str(port), "--until-stdin-ends"]
     if data_dir is not None:

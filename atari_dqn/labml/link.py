@@ -1,35 +1,32 @@
-"""The trainer's connection to the process that reports to a labml server.
+"""Reports a run to a labml server from a thread of its own, which also receives the edits made on the server's page.
 
-Nothing here waits for that process, raises, or grows: a message is given to the kernel or, if its buffer is full,
-dropped and counted.
+The thread may wait for the server, the training never waits for the thread. What they share is bounded: a server that
+is down, slow or hostile costs rows on its page and nothing else.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
-import multiprocessing
-import shutil
-import socket
-import tempfile
-import time
+import collections
+import threading
 import uuid
 from collections.abc import Mapping
-from multiprocessing import util
-from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from atari_dqn.labml.client import Introduction, LiveSlider
-from atari_dqn.labml.http import check_url
-from atari_dqn.labml.reporter import CLOSE, MESSAGE_BYTES, ROW, SHOW, run_reporter
-from atari_dqn.system.processes import quiet_spawn
+from atari_dqn.labml import packets
+from atari_dqn.labml.http import LabmlServer, RequestFailed, check_url
 
-EXIT_SECONDS = 4.7
-"""Time that `close` gives the reporter process, which itself gives up sooner, before killing it."""
-EDITS_KEPT = 1_000
-"""Number of edits that wait for `poll`; later ones are dropped."""
+ROWS_KEPT = 2_000
+"""Number of rows that wait while the server is down; the oldest are dropped first."""
+ROWS_PER_REPORT = 200
+SCORE = "charts/episodic_return"
+"""Metric that the page's chart shows first."""
+HEARTBEAT_SECONDS = 1.0
+"""Time between reports. They are sent without rows too, since edits come with the replies."""
+MAX_PAUSE_SECONDS = 15.0
+"""Longest time between tries while the server is down; the first is `HEARTBEAT_SECONDS`."""
+LAST_REPORT_SECONDS = 4.0
+"""Time to send the last report; the one before may still await its reply, for which the real server takes 3 s."""
+LAST_REPLY_SECONDS = 0.5
 
 
 class LiveParam(Protocol):
@@ -51,150 +48,183 @@ Param = TypeVar("Param", bound=LiveParam)
 
 
 class LabmlLink:
-    """Reports one run to a labml server through a process of its own; a view for the monitor.
-
-    Every link is a new run on the server. Whatever the server does, no method raises.
+    """Reports one run to a labml server; a view for the monitor. Every link is a new run on the server.
 
     Args:
         url: The server, with or without `/api/v1`.
         name: The run's name on the page.
         config: The run's settings.
         live: The present value of each live hyperparameter.
-        repository: The git repository whose revision is reported.
         env_step: The environment step at which the run starts or resumes.
 
     Raises:
-        ConfigError: `url` is not a plain http or https address.
+        ConfigError: `url` is not a plain http or https address. No method raises, whatever the server does.
     """
 
     def __init__(
-        self,
-        url: str,
-        *,
-        name: str,
-        config: Mapping[str, Any],
-        live: Mapping[Param, float],
-        repository: Path,
-        env_step: int = 0,
+        self, url: str, *, name: str, config: Mapping[str, Any], live: Mapping[Param, float], env_step: int = 0
     ) -> None:
         self.uuid = uuid.uuid4().hex
         """Identifier of the run on the server."""
-        sliders = tuple(
-            LiveSlider(param.name, param.kind is int, *param.suggested, value) for param, value in live.items()
-        )
-        introduction = Introduction(
-            uuid=self.uuid,
-            url=check_url(url),
-            name=name,
-            config=dict(config),
-            live=sliders,
-            repository=repository,
-            env_step=env_step,
-            directory=Path(tempfile.mkdtemp(prefix="atari_dqn-labml-")),
-        )
-        # Unlike a pipe, it sends a message as a whole or not at all.
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channel.setblocking(False)
-        process = multiprocessing.get_context("spawn").Process(
-            target=run_reporter, args=(theirs, introduction), name="labml-reporter", daemon=True
-        )
-        with theirs, quiet_spawn():
-            process.start()
-        self.process = process
-        # Runs once, at `close` or at exit, where it must come before multiprocessing joins its children.
-        self._end = util.Finalize(self, _end, args=(self._channel, process, introduction.directory), exitpriority=10)
-        self._unshown: dict[str, float] = {}
-        self._edits: list[tuple[str, Any]] = []
+        self.dropped = 0
+        """Number of rows that never reached the server; final after `close`."""
+        self._server = LabmlServer(check_url(url))
+        self._name, self._config, self._env_step = name, dict(config), env_step
+        self._sliders = {param.name: (param.kind.__name__, *param.suggested) for param in live}
+        self._lock = threading.Lock()
+        """Guards the next five, which both threads change."""
+        self._rows: collections.deque[Mapping[str, float]] = collections.deque()
+        self._values = {param.name: value for param, value in live.items()}
+        self._edits: dict[str, Any] = {}
         self._problem: str | None = None
-        self._dropped_here = self._dropped_there = 0
+        self._batch: list[Mapping[str, float]] = []
+        """Rows of the report under way; kept until the server accepts them."""
+        self._page: dict[str, Any] = {}
+        """Value of each hyperparameter on the server's page."""
+        self._echoes: dict[str, float] = {}
+        """Values that we set on the page ourselves, which come back like a user's edits."""
+        self._asked: dict[str, Any] = {}
+        """Last edit of each hyperparameter that we know of."""
+        self._metrics: set[str] = set()
+        """Names of all metrics reported so far."""
+        self._introduced = self._opened = False
+        self._wake, self._closing, self._last_sent = threading.Event(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._report, name="labml", daemon=True)
+        self._thread.start()
 
     def write(self, row: Mapping[str, float]) -> None:
         """Report a row: `env_step` and the scalars named `a/b`, which the page shows."""
-        try:
-            message = ROW + json.dumps(row, default=float).encode()
-        except (TypeError, ValueError):
-            self._dropped_here += 1
-            return
-        if not self._send(message):
-            self._dropped_here += 1
+        with self._lock:
+            self._rows.append(dict(row))
+            if len(self._rows) > ROWS_KEPT:
+                self._rows.popleft()
+                self.dropped += 1
 
     def show(self, values: Mapping[str, float]) -> None:
         """Show these values of live hyperparameters on the page; to be called after each edit, accepted or refused."""
-        self._unshown.update((name, value) for name, value in values.items() if _is_number(value))
-        self._show()
+        with self._lock:
+            self._values |= {name: value for name, value in values.items() if name in self._values}
+        self._wake.set()
 
     def poll(self) -> list[tuple[str, Any]]:
-        """Return the edits made on the page since the last call: names and values from JSON, unchecked.
+        """Return the edits made on the page since the last call: names of `live` and numbers, unchecked.
 
         The real server sends whole numbers as floats, too. Takes microseconds.
         """
-        self._receive()
-        edits, self._edits = self._edits, []
-        return edits
-
-    @property
-    def dropped(self) -> int:
-        """Number of rows that never reached the server, since it was down or too slow; final after `close`."""
-        self._receive()
-        return self._dropped_here + self._dropped_there
+        with self._lock:
+            edits, self._edits = self._edits, {}
+        return list(edits.items())
 
     def problem(self) -> str | None:
         """Return one line about the latest problem; None if there is none or it was returned before."""
-        self._receive()
-        problem, self._problem = self._problem, None
+        with self._lock:
+            problem, self._problem = self._problem, None
         return problem
 
     def close(self) -> None:
-        """Send what is left and end the reporter process, within 5 s. A second call does nothing."""
-        self._receive()
-        self._end()
-        self._receive()
-        self._channel.close()
+        """Send what is left and count what the server did not take, within 5 s. A second call does nothing."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._wake.set()
+        self._last_sent.wait(LAST_REPORT_SECONDS)
+        self._thread.join(LAST_REPLY_SECONDS)
+        with self._lock:
+            # A server that accepted all reports so far has accepted this one, too: do not wait longer for its reply.
+            taken = self._introduced and self._last_sent.is_set()
+            self.dropped += len(self._rows) + (0 if taken else len(self._batch))
 
-    def _show(self) -> None:
-        if self._unshown and self._send(SHOW + json.dumps(self._unshown).encode()):
-            self._unshown = {}
+    # ------------------------------------------------------------------ the thread
 
-    def _send(self, message: bytes) -> bool:
-        if len(message) > MESSAGE_BYTES:
-            return False
-        try:
-            self._channel.send(message)
-        except OSError:  # no room, too long, or the process has ended
-            return False
-        return True
-
-    def _receive(self) -> None:
-        self._show()
-        while True:
+    def _report(self) -> None:
+        wait, pause, before, last = 0.0, HEARTBEAT_SECONDS, "", False
+        while not last:
+            self._wake.wait(wait)
+            self._wake.clear()
+            last = self._closing.is_set()
             try:
-                message = self._channel.recv(MESSAGE_BYTES)
-                if not message:
-                    return
-                self._take(json.loads(message))
-            except (OSError, ValueError, RecursionError):
-                return
+                self._exchange(last)
+                wait = 0.0 if len(self._rows) >= ROWS_PER_REPORT else HEARTBEAT_SECONDS
+                pause, before = HEARTBEAT_SECONDS, ""
+            except RequestFailed as error:
+                self._introduced = False  # the server may have lost what it knew
+                wait, pause = pause, min(2 * pause, MAX_PAUSE_SECONDS)
+                if str(error) != before:
+                    with self._lock:
+                        self._problem = before = str(error)
+        self._last_sent.set()
 
-    def _take(self, news: dict[str, Any]) -> None:
-        if "edit" in news and len(self._edits) < EDITS_KEPT:
-            name, value = news["edit"]
-            self._edits.append((name, value))
-        self._dropped_there = news.get("dropped", self._dropped_there)
-        self._problem = news.get("problem", self._problem)
+    def _exchange(self, last: bool) -> None:
+        """Send one report and use its reply. After a `RequestFailed` its rows are kept for the next try."""
+        with self._lock:
+            values = dict(self._values)
+            if not self._batch:
+                self._batch = [self._rows.popleft() for _ in range(min(len(self._rows), ROWS_PER_REPORT))]
+            if last:
+                self._batch += self._rows
+                self._rows.clear()
+        report = []
+        if not self._introduced:
+            sliders = {name: (*slider, values[name]) for name, slider in self._sliders.items()}
+            report.append(packets.introduction(self.uuid, self._name, self._config, sliders))
+        # The page has no slider for a value that was never reported.
+        first = [] if self._metrics or self._introduced else [{"env_step": self._env_step}]
+        report.append(packets.points([*first, *self._batch], values))
+        self._metrics |= {name for name in report[-1].get("track", {}) if "/" in name}
+        if last:
+            report.append(packets.farewell())
+        query = {**packets.CLIENT, "run_uuid": self.uuid}
+        reply = self._server.ask("POST", "track", report, query, self._last_sent.set if last else None)
+        self._batch = []
+        if last:
+            return
+        if not self._introduced:
+            self._page = dict(values)
+            self._server.ask("PUT", f"run/{self.uuid}/claim")
+            self._introduced = True
+        self._take_edits(reply.get("dynamic"))
+        self._correct_page()
+        self._open_with_score()
+
+    def _take_edits(self, asked: Any) -> None:
+        for name, value in asked.items() if isinstance(asked, dict) else ():
+            if name not in self._sliders or not isinstance(value, int | float):
+                continue
+            self._page[name] = self._asked[name] = value
+            if self._echoes.pop(name, None) != value:
+                with self._lock:
+                    self._edits[name] = value
+
+    def _open_with_score(self) -> None:
+        """Select the score on the page's chart once there is one; by default it shows the first metric by name."""
+        if self._opened or SCORE not in self._metrics:
+            return
+        place = sorted(self._metrics).index(SCORE)  # the page identifies series by position only
+        self._server.ask("POST", f"metrics/preferences/{self.uuid}", {"series_preferences": [*[-1] * place, place]})
+        self._opened = True
+
+    def _correct_page(self) -> None:
+        """Correct values on the page that the run does not have: an edit was refused, or made elsewhere.
+
+        labml has no packet for that. The page's input shows the last edit, so we make an edit to the present value.
+        """
+        with self._lock:
+            wrong = {name: value for name, value in self._values.items() if self._page.get(name) != value}
+        if not wrong:
+            return
+        path = f"hyper_params/{self.uuid}"
+        on_page = _last_edits(self._server.ask("GET", path))
+        # An edit that we have not received yet was made after the last report and comes with the next: keep it.
+        wrong = {name: value for name, value in wrong.items() if on_page.get(name) == self._asked.get(name)}
+        if wrong:
+            for known in (self._page, self._asked, self._echoes):
+                known.update(wrong)
+            self._server.ask("POST", path, wrong)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _end(channel: socket.socket, process: SpawnProcess, directory: Path) -> None:
-    deadline = time.monotonic() + EXIT_SECONDS
-    with contextlib.suppress(OSError):
-        channel.settimeout(EXIT_SECONDS / 2)  # in case the process does not read
-        channel.send(CLOSE)
-    with contextlib.suppress(OSError):
-        channel.setblocking(False)
-    process.join(max(0.0, deadline - time.monotonic()))
-    process.kill()
-    process.join()
-    shutil.rmtree(directory, ignore_errors=True)
+def _last_edits(hyper_params: dict[str, Any]) -> dict[str, Any]:
+    """The value of the last edit on the page of each hyperparameter that was ever edited, by name."""
+    try:
+        return {line["name"]: line["sub"]["value"][-1] for line in hyper_params["series"] if "sub" in line}
+    except (KeyError, IndexError, TypeError):
+        return {}

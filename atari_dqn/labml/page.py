@@ -78,10 +78,8 @@ PACKAGES = (
 NPM = "https://registry.npmjs.org"
 MAX_TARBALL_BYTES = 16 * 2**20
 """Largest tarball accepted; the largest of the three has 3.9 MB."""
-DOWNLOAD_SECONDS = 60.0
-"""Longest time for one tarball."""
-SILENCE_SECONDS = 10.0
-"""Longest time without a byte from the registry."""
+DOWNLOAD_SECONDS, SILENCE_SECONDS = 60.0, 10.0
+"""Longest time for one tarball, and without a byte of it."""
 
 PORTRAIT = "https://raw.githubusercontent.com/azouaoui-med/pro-sidebar-template/gh-pages/src/img/user.jpg"
 """Picture that the page's script shows for a user who has none."""
@@ -100,18 +98,9 @@ REPORTER_STUB = """\
 
 
 def registry() -> str:
-    """URL of the user's npm registry: from the environment, else `~/.npmrc`, else npm's own."""
+    """URL of the npm registry that the environment names, else npm's own."""
     environment = {name.lower(): value for name, value in os.environ.items()}  # npm accepts either case
-    return (environment.get("npm_config_registry") or _from_npmrc() or NPM).rstrip("/")
-
-
-def _from_npmrc() -> str | None:
-    try:
-        text = (Path.home() / ".npmrc").read_text(errors="replace")
-    except OSError:
-        return None
-    values = re.findall(r"^\s*registry\s*=\s*(\S+)", text, flags=re.MULTILINE)
-    return values[-1].strip("\"'") if values else None
+    return (environment.get("npm_config_registry") or NPM).rstrip("/")
 
 
 class Packages:
@@ -212,16 +201,9 @@ def _download(package: Package) -> bytes:
 def localise(static: Path, page: Path, packages: Packages | None) -> str:
     """Copy labml-app's page without its reporters and, given `packages`, without links to other servers.
 
-    Args:
-        static: labml-app's folder of static files.
-        page: Folder to write; what was there is removed.
-        packages: The downloaded npm packages; None keeps the links to CDNs.
-
-    Returns:
-        The Content-Security-Policy to send with the page.
-
-    Raises:
-        PageError: The page is not that of the supported version of labml-app.
+    `static` is labml-app's folder of static files; what was in the folder `page` is removed. Without `packages` the
+    links to CDNs stay. Returns the Content-Security-Policy to send with the page; raises `PageError` for the page of
+    another version of labml-app.
     """
     shutil.rmtree(page, ignore_errors=True)
     shutil.copytree(static, page)

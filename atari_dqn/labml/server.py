@@ -12,12 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from atari_dqn.cli.command import CommandFailed
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.labml.launch import SHUTDOWN_SECONDS
 from atari_dqn.labml.page import PACKAGES, Packages, PageError, localise
+from atari_dqn.system.files import exclusive
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -25,13 +24,9 @@ if TYPE_CHECKING:
 LABML_APP = "0.0.102"
 
 
-def default_data_dir() -> Path:
-    """Where runs are kept unless the user names a directory."""
-    return _user_dir("XDG_DATA_HOME", ".local/share") / "dashboard"
-
-
-def _user_dir(variable: str, default: str) -> Path:
-    return Path(os.environ.get(variable) or Path.home() / default) / "atari_dqn"
+def user_dir(variable: str, default: str) -> Path:
+    """The dashboard's folder in one of the user's directories, such as `~/.local/share`."""
+    return Path(os.environ.get(variable) or Path.home() / default) / "atari_dqn" / "dashboard"
 
 
 def check_labml_app() -> None:
@@ -61,31 +56,20 @@ def listening_socket(port: int) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def locked_data_dir(data_dir: Path) -> Iterator[None]:
-    """Create `data_dir` for this user alone (labml keeps pickles in it), and lock it meanwhile.
-
-    Raises:
-        ConfigError: The directory cannot be written to, or another dashboard uses it.
-    """
-    lock = FileLock(data_dir / ".lock")
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ConfigError(f"another dashboard uses {data_dir}; try another --data-dir") from None
-    except OSError as error:
-        raise ConfigError(f"--data-dir {data_dir}: {error.strerror}") from None
-    try:
+    """Create `data_dir` for this user alone (labml keeps pickles in it), and lock it. Raises `ConfigError`."""
+    with contextlib.ExitStack() as stack:
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            stack.enter_context(exclusive(data_dir / ".lock"))
+        except BlockingIOError:
+            raise ConfigError(f"another dashboard uses {data_dir}; try another --data-dir") from None
+        except OSError as error:
+            raise ConfigError(f"--data-dir {data_dir}: {error.strerror}") from None
         yield
-    finally:
-        lock.release()
 
 
 def make_app(port: int, data_dir: Path) -> ASGIApp:
-    """Return labml's app with our page, behind our guards, and change this process's working directory to `data_dir`.
-
-    Raises:
-        CommandFailed: The page cannot be prepared.
-    """
+    """Return labml's app with our page, behind our guards, and move this process to `data_dir`."""
     log = logging.handlers.RotatingFileHandler(data_dir / "server.log", maxBytes=2**20, backupCount=1, delay=True)
     logging.basicConfig(handlers=[log], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
@@ -122,7 +106,7 @@ def make_app(port: int, data_dir: Path) -> ASGIApp:
 
 def page_packages() -> Packages:
     """The npm packages of the page, in the user's cache."""
-    return Packages(_user_dir("XDG_CACHE_HOME", ".cache") / "dashboard")
+    return Packages(user_dir("XDG_CACHE_HOME", ".cache"))
 
 
 def _download_packages() -> Packages | None:

@@ -21,19 +21,6 @@ from atari_dqn.monitoring.views import Film, Page, Row, View
 from atari_dqn.runs.records import Journal, discard_after, line
 
 
-class JsonLines:
-    """Appends each row to `metrics.jsonl` at once, so that a killed run keeps what it had logged."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-
-    def write(self, row: Row) -> None:
-        self._journal.write(line(row))
-
-    def close(self) -> None:
-        self._journal.close()
-
-
 class Monitor:
     """All views of one run."""
 
@@ -48,21 +35,18 @@ class Monitor:
         learning_starts: int = 0,
     ) -> None:
         """Cuts the run's records back to `env_steps`, where it resumes. Raises `OSError` if they cannot be written."""
-        metrics, evaluations, episodes = (run_dir / f"{name}.jsonl" for name in ("metrics", "evaluations", "episodes"))
-        for file in (metrics, evaluations, episodes):
+        files = [run_dir / f"{name}.jsonl" for name in ("metrics", "evaluations", "episodes")]
+        for file in files:
             discard_after(file, env_steps)
-        self._console = console
+        self._console, self._link = console, link
         self._tensorboard = TensorBoard(run_dir, env_steps, self.say)
-        self._views: list[View] = [JsonLines(Journal(metrics, self.say)), self._tensorboard]
-        self._evaluations, self._episodes = Journal(evaluations, self.say), Journal(episodes, self.say)
+        self._metrics, self._evaluations, self._episodes = (Journal(file, self.say) for file in files)
         self._terminal = Terminal(console, title, total_env_steps, env_steps, learning_starts)
-        self._views.append(self._terminal)
-        self._link = link
-        if link is not None:
-            self._views.append(link)
+        self._views: list[View] = [self._tensorboard, self._terminal, *([] if link is None else [link])]
 
     def write(self, row: Row) -> None:
-        """Hand a row to every view."""
+        """Hand a row to every view; `metrics.jsonl` has it at once, so that a killed run keeps what it had logged."""
+        self._metrics.write(line(row))
         for view in self._views:
             view.write(row)
 
@@ -109,7 +93,7 @@ class Monitor:
     def close(self) -> None:
         for view in self._views:
             view.close()
-        self._evaluations.close()
-        self._episodes.close()
+        for journal in (self._metrics, self._evaluations, self._episodes):
+            journal.close()
         if self._link is not None and self._link.dropped:
             self.say(f"labml: {self._link.dropped:,} points did not reach the server; metrics.jsonl has them all")

@@ -33,13 +33,11 @@ class TensorBoard:
         self._put(step=env_steps + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, row: Row) -> None:
-
         values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if "/" in name]
         self._put(step=int(row["env_step"]), summary=Summary(value=values))
 
     def show(self, clip: Film) -> None:
         """Show a film among the images, where an animated GIF plays."""
-
         height, width = clip.gif_size
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=clip.gif)
         self._put(step=clip.env_step, summary=Summary(value=[Summary.Value(tag="clips/game", image=image)]))
@@ -48,5 +46,4 @@ class TensorBoard:
         self._journal.close()
 
     def _put(self, **content: Any) -> None:
-
         self._records.write(Event(wall_time=time.time(), **content).SerializeToString())

@@ -53,17 +53,15 @@ class Counters(TypedDict, total=False):
 
     env_steps: int
     episodes: dict[str, Any]
-    """State of the running episodes' scores and lengths."""
+    """The running episodes' scores and lengths."""
     evaluated: float | None
     """Mean score of the last evaluation."""
     actor: dict[str, Any]
-    """State of the actor's generator."""
     rate: list[float]
     """Replay ratio, batch size and learning starts, which decide how many updates are due."""
     rate_set_at: tuple[int, int]
     """Env steps and updates when that rate was set."""
     live: dict[str, Any]
-    """Values that were edited live."""
     edit_lines: int
     """Number of lines in the record of live edits."""
     time: float
@@ -116,18 +114,11 @@ def check(directory: Path) -> None:
 
 
 def read(directory: Path, frames: Tensor) -> Snapshot:
-    """Read a checkpoint that passed `check`.
+    """Read a checkpoint that passed `check`; its tensors are on the CPU, and its frames are rows of `frames`.
 
-    Args:
-        directory: The checkpoint's directory.
-        frames: The ring's own tensor, [rows, num_envs, *frame_shape]; its first rows are overwritten.
-
-    Returns:
-        A snapshot whose tensors are on the CPU, except for its frames, which are rows of `frames`.
-
-    Raises:
-        CorruptError: a file is not what a checkpoint has under that name, whoever wrote it.
-        ConfigError: it was written for a ring of another size.
+    `frames` is the ring's own tensor, [rows, num_envs, *frame_shape], whose first rows are overwritten. Raises
+    `CorruptError` for a file that is not what a checkpoint has under that name, and `ConfigError` for a checkpoint of a
+    ring of another size.
     """
     state = _json(directory / STATE)
     rows = state.get("frame_rows")

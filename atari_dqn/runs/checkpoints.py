@@ -83,17 +83,12 @@ class CheckpointStore:
     def load_newest(self, frames: torch.Tensor) -> tuple[Snapshot | None, list[str]]:
         """Load the newest valid checkpoint and rename the corrupt ones that were skipped.
 
-        Renamed ones neither hide newer checkpoints nor count among those that are kept.
+        Renamed ones neither hide newer checkpoints nor count among those that are kept. The frames are read into the
+        first rows of `frames`, the ring's own tensor, [rows, num_envs, *frame_shape].
 
-        Args:
-            frames: The ring's own tensor, [rows, num_envs, *frame_shape]; the frames are read into its first rows.
-
-        Returns:
-            The snapshot, None without any checkpoint; and a line about each that was skipped.
-
-        Raises:
-            ConfigError: all checkpoints are corrupt (starting over would bury what can perhaps be repaired), or the
-                newest valid one does not fit this run or cannot be read.
+        Returns the snapshot, None without any checkpoint, and a line about each that was skipped. Raises `ConfigError`
+        if all checkpoints are corrupt (starting over would bury what can perhaps be repaired), or the newest valid one
+        does not fit this run or cannot be read.
         """
         try:
             self._remove_leftovers()
@@ -166,13 +161,9 @@ def _set_aside(corrupt: Path, reason: str) -> str:
 
 
 def load_weights(source: Path) -> dict[str, torch.Tensor]:
-    """Weights of the online network, on the CPU.
+    """Weights of the online network, on the CPU. Raises `ConfigError` without any, or for a corrupt checkpoint.
 
-    Args:
-        source: A checkpoint's directory, which is checked, or its `learner.safetensors`, which may be anybody's.
-
-    Raises:
-        ConfigError: there are no such weights, or the checkpoint is not valid.
+    `source` is a checkpoint's directory, which is checked, or its `learner.safetensors`, which may be anybody's.
     """
     try:
         if source.is_dir():

@@ -32,13 +32,8 @@ def new_run_dir(config: TrainConfig, seeds: int = 1) -> Path:
 def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
     """Check that a run with `config` can start or resume in `run_dir`, without creating anything.
 
-    A run may resume with other rates and intervals, but not as another run.
-
-    Returns:
-        A line for each setting that changes, such as `--learning-rate 0.0001 -> 0.0005`.
-
-    Raises:
-        ConfigError: it cannot.
+    A run may resume with other rates and intervals, but not as another run. Returns a line for each setting that
+    changes, such as `--learning-rate 0.0001 -> 0.0005`; raises `ConfigError` if it cannot.
     """
     try:
         place = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())

@@ -114,18 +114,10 @@ EVALUATION: Fields = {
 
 
 def read_rows(file: Path, fields: Fields | None = None, having: str = "env_step") -> list[dict[str, Any]]:
-    """Read a record, as far as it is complete.
+    """The rows of a record, oldest first, without an incomplete last one; an absent record has none.
 
-    Args:
-        file: The record; an absent one has no rows.
-        fields: Fields that each row must have, beside its `env_step`.
-        having: A field; rows without it are left out.
-
-    Returns:
-        The rows, oldest first, without an incomplete last one.
-
-    Raises:
-        ConfigError: the file cannot be read, or a row is invalid, perhaps edited by hand.
+    Each row must have its `env_step` and `fields`; rows without the field `having` are left out. Raises `ConfigError`
+    if the file cannot be read or a row is invalid, perhaps edited by hand.
     """
     if not file.is_file():
         return []

@@ -1,4 +1,4 @@
-"""Start and end of helper processes (env workers, the labml reporter): shielded from signals, never orphaned.
+"""Start and end of helper processes (env workers): shielded from signals, never orphaned.
 
 This module imports the standard library alone, because every helper process imports it.
 """

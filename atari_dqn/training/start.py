@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-import atari_dqn
 from atari_dqn.agent.device import set_up_torch
 from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
 from atari_dqn.cli.output import say
@@ -119,7 +118,6 @@ def connect(trainer: Trainer, run: Run, console: Console) -> Monitor:
             name=run.run_dir.name,
             config=config.to_dict(),
             live={live: values[name] for name, live in trainer.live.settings.items()},
-            repository=Path(atari_dqn.__file__).parent,
             env_step=trainer.env_steps,
         )
         say(console, f"watch and tune at {run.labml_url.removesuffix(API)}/run/{page.uuid}")

@@ -207,10 +207,6 @@ def test_the_users_registry_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in ("npm_config_registry", "NPM_CONFIG_REGISTRY"):
         monkeypatch.delenv(name, raising=False)
     assert registry() == "https://registry.npmjs.org"
-    (tmp_path / ".npmrc").write_text(
-        'cafile=/x\n@other:registry=https://no.example\nregistry = "https://rc.example/"\n'
-    )
-    assert registry() == "https://rc.example"
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "https://upper.example/npm/")
     assert registry() == "https://upper.example/npm"
 
