@@ -169,20 +169,17 @@ def _labml_url(command: TrainCommand) -> str | None:
 @contextlib.contextmanager
 def _dashboard(command: TrainCommand, console: Console, stop: StopRequest) -> Iterator[None]:
     """For `--dashboard`, the local dashboard: one that already runs is left running, one started here ends with us."""
-    if not command.dashboard:
+    if not command.dashboard or launch.running(f"http://127.0.0.1:{launch.PORT}"):
         yield
         return
-    url = f"http://127.0.0.1:{launch.PORT}"
-    with contextlib.ExitStack() as stack:
-        if not launch.running(url):
-            try:
-                with stop.breaking():
-                    server = stack.enter_context(contextlib.closing(launch.start(launch.PORT)))
-            except ConfigError as error:
-                # Its advice names flags of its own.
-                raise ConfigError(f"{error} [python -m atari_dqn.dashboard; then train --labml-url]") from None
-            for line in server.said:
-                say(console, line)
+    try:
+        with stop.breaking():
+            server = launch.start(launch.PORT)
+    except ConfigError as error:  # its advice names flags of its own
+        raise ConfigError(f"{error} [python -m atari_dqn.dashboard; then train --labml-url]") from None
+    with contextlib.closing(server):
+        for line in server.said:
+            say(console, line)
         yield
 
 

@@ -27,11 +27,9 @@ class Actor:
 
     @torch.inference_mode()
     def act(self, obs: Tensor, epsilon: float | npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
-        """Actions, int64 [N].
+        """Actions, int64 [N], for `obs` [N, stack, *frame_shape] on the network's device.
 
-        Args:
-            obs: [N, stack, *frame_shape] on the network's device.
-            epsilon: probability of a random action, one for all envs or one per env, [N].
+        `epsilon` is the probability of a random action, one for all envs or one per env, [N].
         """
         num_envs = len(obs)
         self.explored = explore = self._rng.random(num_envs) < np.broadcast_to(epsilon, num_envs)

@@ -8,6 +8,7 @@ replay, so decisions in Python, such as when to sync the target, stay outside.
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from atari_dqn.agent.learner import Learner
 from atari_dqn.agent.network import QNetwork
-from atari_dqn.agent.weights import Precision
 from atari_dqn.config.schema import LearnerConfig
 from atari_dqn.replay.base import Replay
 
@@ -32,11 +32,8 @@ class Captured(Generic[T]):
 
     Every call does the work once, the eager and the capturing ones too, and returns the tensors that `work` returned at
     the capture, which the next call overwrites. Make all calls on one stream.
-
-    Args:
-        work: the function. Its shapes and addresses do not change between calls, and it reads no value on the host.
-        device: a CUDA device.
-        generator: the one that `work` draws from. Every replay advances it; it may be saved and set in between.
+    `work`'s shapes and addresses do not change between calls, and it reads no value on the host. It draws from
+    `generator`, which every replay advances, and which may be saved and set in between.
     """
 
     def __init__(self, work: Callable[[], T], device: torch.device, generator: torch.Generator | None = None) -> None:
@@ -100,23 +97,14 @@ class CapturedLearner(Learner):
     """
 
     replay: Replay
+    _recorded_for: LearnerConfig | None = None
+    """Settings that the graph was captured with"""
 
-    def __init__(
-        self,
-        make_net: Callable[[], QNetwork],
-        replay: Replay,
-        config: LearnerConfig,
-        *,
-        seed: int,
-        device: torch.device,
-        precision: Precision = "fp32",
-    ) -> None:
-        super().__init__(make_net, replay, config, seed=seed, device=device, precision=precision)
-        self.captured = Captured(super().gradient_step, device, replay.generator)
-        self._recorded_for = config
+    @functools.cached_property
+    def captured(self) -> Captured[None]:
+        return Captured(super().gradient_step, self.device, self.replay.generator)
 
     def gradient_step(self) -> None:
-        """The eager step, bit for bit if the kernels are deterministic."""
         if not self.replay.fill:
             self.replay.sample(self.config.batch_size)  # raises; a replay of the graph would draw nonsense
         if self.config is not self._recorded_for:

@@ -45,11 +45,8 @@ def keep_freed_memory() -> None:
     Every update frees and allocates activations of a few megabytes; by default each allocation costs newly zeroed
     pages. This affects the whole process, may be repeated, and does nothing without glibc.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        m_trim_threshold, m_mmap_threshold = -1, -3
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(m_mmap_threshold, 1 << 25)  # the largest value allowed
         mallopt(m_trim_threshold, 1 << 30)
 

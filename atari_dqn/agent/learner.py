@@ -141,7 +141,7 @@ class Learner:
         self._last = batch, error, target
 
     def _count_if_not_finite(self, figures: Tensor) -> Tensor:
-        """[] bool: whether one of `figures` is not finite, so that this update is counted as skipped."""
+        """Whether one of `figures` is not finite, so that this update is counted as skipped; bool []."""
         skip = (0 * figures).any()  # 0 times NaN or infinity is NaN, which `any` takes for true
         self._not_finite.copy_(skip)
         self._skipped += skip
@@ -199,14 +199,11 @@ class Learner:
         return {name: total / count for name, total in zip(METRICS, sums, strict=True)} if count else {}
 
     def skipped(self) -> Skipped:
-        """Counts of skipped updates. Waits for the device."""
+        """Waits for the device."""
         return Skipped(*self._skipped.tolist())
 
     def evidence(self) -> dict[str, Any]:
-        """What the last update read and computed, inputs before results: views, not copies.
-
-        Before the first update there is no `batch`, `td_errors` [B] or `targets` [B].
-        """
+        """What the last update, if there was one, read and computed, inputs before results: views, not copies."""
         found: dict[str, Any] = {}
         if self._last is not None:
             batch, error, target = self._last
@@ -226,20 +223,14 @@ class Learner:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state()`. Settings, the learning rate included, stay this learner's own.
-
-        Raises:
-            ConfigError: the weights or the moments do not fit.
-        """
+        """Continue from a `state()`, with this learner's own settings. Raises `ConfigError` where it does not fit."""
         moments: dict[str, Tensor] = state["optimizer"]
         wanted = {"step": [], "exp_avg": [*self._weights.shape], "exp_avg_sq": [*self._weights.shape]}
         if self.optimizer.defaults["amsgrad"]:
             wanted["max_exp_avg_sq"] = [*self._weights.shape]
         if moments and {name: [*value.shape] for name, value in moments.items()} != wanted:
             raise ConfigError("the optimizer's state in the checkpoint is of another network or optimizer")
-        take_weights(self.online, state["online"], "the checkpoint")
-        take_weights(self.target, state["target"], "the checkpoint")
-        self._follow()
+        self._take(state["online"], state["target"], "the checkpoint")
         self.updates = state["updates"]
         self._skipped.copy_(state["skipped"])
         self._metric_sums.copy_(state["metric_sums"])
@@ -249,11 +240,11 @@ class Learner:
 
     def load_weights(self, weights: Mapping[str, Tensor], file: Path) -> None:
         """Start both networks from the weights in `file`. Raises `ConfigError`, naming it, if they do not fit."""
-        take_weights(self.online, weights, file)
-        take_weights(self.target, weights, file)
-        self._follow()
+        self._take(weights, weights, file)
 
-    def _follow(self) -> None:
+    def _take(self, online: Mapping[str, Tensor], target: Mapping[str, Tensor], file: Path | str) -> None:
+        take_weights(self.online, online, file)
+        take_weights(self.target, target, file)
         follow(self.policy, self.online)
         follow(self.target_policy, self.target)
 
@@ -266,8 +257,7 @@ def _make_optimizer(config: LearnerConfig, weights: Tensor, learning_rate: Tenso
     capturable = learning_rate.device.type == "cuda"  # without it torch cannot capture the step in a graph
     # This warning is about the first steps, which run before the capture.
     warnings.filterwarnings("ignore", message=".*constructed with capturable=True.*")
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(
-            [weights], lr=learning_rate, eps=config.adam_epsilon, amsgrad=True, fused=True, capturable=capturable
-        )
-    return torch.optim.Adam([weights], lr=learning_rate, eps=config.adam_epsilon, fused=True, capturable=capturable)
+    is_adamw = config.optimizer == "adamw"
+    return (torch.optim.AdamW if is_adamw else torch.optim.Adam)(
+        [weights], lr=learning_rate, eps=config.adam_epsilon, amsgrad=is_adamw, fused=True, capturable=capturable
+    )

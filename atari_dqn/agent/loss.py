@@ -1,6 +1,6 @@
 """Targets, TD errors and the loss, as pure functions of tensors.
 
-Every shape is checked, because `[B] - [B, 1]` silently broadcasts to `[B, B]`. Targets never carry a gradient.
+A wrong shape raises `ValueError`, because `[B] - [B, 1]` silently broadcasts to `[B, B]`. Targets carry no gradient.
 """
 
 from __future__ import annotations
@@ -12,37 +12,21 @@ from torch import Tensor
 
 
 def q_target(q_next: Tensor, returns: Tensor, discounts: Tensor) -> Tensor:
-    """Target values of Mnih et al. 2015: `returns + discounts * max_a q_next`.
+    """Target values of Mnih et al. 2015, [B]: `returns + discounts * max_a q_next`.
 
     Args:
         q_next: the target network's Q values of the next observations, [B, A].
         returns: rewards summed over n steps, [B].
         discounts: gamma^n, or 0 after a terminal step, [B].
-
-    Returns:
-        Targets, [B].
-
-    Raises:
-        ValueError: a shape is wrong.
     """
     _check(q_next, returns, discounts)
     return returns + discounts * q_next.detach().amax(1)
 
 
 def double_q_target(q_next_online: Tensor, q_next_target: Tensor, returns: Tensor, discounts: Tensor) -> Tensor:
-    """Target values of van Hasselt et al. 2016, eq. 4: the online network picks the action, the target values it.
+    """Target values of van Hasselt et al. 2016, eq. 4, [B]: the online network picks the action, the target values it.
 
-    Args:
-        q_next_online: the online network's Q values of the next observations, [B, A].
-        q_next_target: the target network's, [B, A].
-        returns: rewards summed over n steps, [B].
-        discounts: gamma^n, or 0 after a terminal step, [B].
-
-    Returns:
-        Targets, [B].
-
-    Raises:
-        ValueError: a shape is wrong.
+    As `q_target`, with the Q values of both networks, [B, A].
     """
     if q_next_online.shape != q_next_target.shape:
         raise ValueError(f"both Q values must have the same shape, not {_shapes(q_next_online, q_next_target)}")
@@ -52,10 +36,7 @@ def double_q_target(q_next_online: Tensor, q_next_target: Tensor, returns: Tenso
 
 
 def td_error(q: Tensor, actions: Tensor, target: Tensor) -> Tensor:
-    """`target - q[actions]`, [B], for `q` [B, A], `actions` int64 [B] and `target` [B].
-
-    Raises `ValueError` if a shape is wrong.
-    """
+    """`target - q[actions]`, [B], for `q` [B, A], `actions` int64 [B] and `target` [B]."""
     _check(q, actions, target)
     return target.detach() - q.gather(1, actions.unsqueeze(1)).squeeze(1)
 
@@ -72,17 +53,13 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"huber": huber, "mse": torch.sq
 
 
 def weighted_loss(error: Tensor, weights: Tensor, loss: Callable[[Tensor], Tensor] = huber) -> Tensor:
-    """Mean over the batch of `weights * loss(error)`, both [B] (Schaul et al. 2016, algorithm 1).
-
-    Raises `ValueError` if a shape is wrong.
-    """
+    """Mean over the batch of `weights * loss(error)`, both [B] (Schaul et al. 2016, algorithm 1)."""
     if error.ndim != 1 or error.shape != weights.shape:
         raise ValueError(f"errors and weights must both be [B], not {_shapes(error, weights)}")
     return (weights * loss(error)).mean()
 
 
 def _check(q: Tensor, *per_sample: Tensor) -> None:
-    """Raise `ValueError` unless Q values are [B, A] and everything else is [B]."""
     if q.ndim != 2 or any(tensor.shape != q.shape[:1] for tensor in per_sample):
         raise ValueError(f"Q values must be [B, A] and everything else [B], not {_shapes(q, *per_sample)}")
 

@@ -20,15 +20,7 @@ from atari_dqn.config.schema import NetworkConfig
 
 
 def make_network(spec: ObservationSpec, config: NetworkConfig) -> QNetwork:
-    """A freshly initialised network.
-
-    Args:
-        spec: shapes of observations and actions.
-        config: which network, head and activation.
-
-    Raises:
-        ConfigError: frames are too small to convolve, or an MLP has no hidden layer.
-    """
+    """A freshly initialised network. Raises `ConfigError` as `trunks.make_trunk`."""
     return QNetwork(spec, config)
 
 
@@ -57,11 +49,7 @@ class QNetwork(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         """Q values, float32 [B, num_actions].
 
-        Args:
-            obs: [B, stack, *frame_shape], uint8 for pixels and float32 for vectors.
-
-        Raises:
-            ValueError: another dtype or shape.
+        `obs` is [B, stack, *frame_shape], uint8 for pixels and float32 for vectors; `ValueError` otherwise.
         """
         return self.q_values(self.prepare(obs))
 
@@ -109,12 +97,12 @@ class QNetwork(nn.Module):
     def from_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of `to_reference`. That only moves entries, so moving their indices shows where each one goes."""
         own = self.state_dict()
-        numbers = torch.arange(sum(value.numel() for value in own.values())).split([v.numel() for v in own.values()])
-        moved = self.to_reference({name: n.view(own[name].shape) for name, n in zip(own, numbers, strict=True)})
-        flat = torch.empty(sum(value.numel() for value in own.values()))
-        for name, places in moved.items():
+        sizes = [value.numel() for value in own.values()]
+        numbers = dict(zip(own, torch.arange(sum(sizes)).split(sizes), strict=True))
+        flat = torch.empty(sum(sizes))
+        for name, places in self.to_reference({name: n.view_as(own[name]) for name, n in numbers.items()}).items():
             flat[places.flatten()] = state[name].flatten()
-        return {name: flat[n].view(own[name].shape) for name, n in zip(own, numbers, strict=True)}
+        return {name: flat[n].view_as(own[name]) for name, n in numbers.items()}
 
 
 class Wide(nn.Linear):

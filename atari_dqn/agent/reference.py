@@ -56,8 +56,7 @@ class Trunk(nn.Module):
     def to_reference(self, name: str, weight: Tensor) -> Tensor:
         """A weight, or its gradient, in the layout of the reference network: entries moved, nothing computed.
 
-        Args:
-            name: its name in the trunk, or "columns" for that of the layer which reads the features, [out, features].
+        Its `name` is that in the trunk, or "columns" for the layer which reads the features, [out, features].
         """
         return weight
 
@@ -89,12 +88,10 @@ class PixelTrunk(Trunk):
             obs = obs.permute(0, 1, 4, 2, 3).flatten(1, 2)
         return obs.to(next(self.parameters()).dtype) / 255
 
-    def feature_count(self, channels: int, *convolutions: tuple[int, int]) -> int:
-        """Number of outputs of the last of several convolutions (kernel, stride) without padding."""
-        height, width = self.height, self.width
-        for kernel, stride in convolutions:
-            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-        return channels * height * width
+    @torch.no_grad()
+    def feature_count(self) -> int:
+        """Number of features, by a forward pass; to be called once the layers are there."""
+        return int(self(torch.zeros(1, self.stack * self.colors, self.height, self.width)).shape[1])
 
 
 class Nature(PixelTrunk):
@@ -108,7 +105,7 @@ class Nature(PixelTrunk):
         self.conv2 = nn.Conv2d(32, 64, 4, stride=2)
         self.conv3 = nn.Conv2d(64, 64, 3)
         self.activation = ACTIVATIONS[config.activation]()
-        self.features = self.feature_count(64, (8, 4), (4, 2), (3, 1))
+        self.features = self.feature_count()
 
     def forward(self, planes: Tensor) -> Tensor:
         x: Tensor = self.activation(self.conv1(planes))
@@ -127,7 +124,7 @@ class Small(PixelTrunk):
         self.conv1 = nn.Conv2d(self.stack * self.colors, 16, 8, stride=4)
         self.conv2 = nn.Conv2d(16, 32, 4, stride=2)
         self.activation = ACTIVATIONS[config.activation]()
-        self.features = self.feature_count(32, (8, 4), (4, 2))
+        self.features = self.feature_count()
 
     def forward(self, planes: Tensor) -> Tensor:
         x: Tensor = self.activation(self.conv1(planes))
@@ -146,10 +143,7 @@ class Impala(PixelTrunk):
         activation = ACTIVATIONS[config.activation]
         self.blocks = nn.Sequential(*(ImpalaBlock(a, b, activation) for a, b in itertools.pairwise(channels)))
         self.activation = activation()
-        height, width = self.height, self.width
-        for _ in self.blocks:
-            height, width = (height + 1) // 2, (width + 1) // 2
-        self.features = channels[-1] * height * width
+        self.features = self.feature_count()
 
     def forward(self, planes: Tensor) -> Tensor:
         x: Tensor = self.activation(self.blocks(planes))
@@ -253,8 +247,7 @@ class ReferenceNetwork(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         """Q values, float32 [B, num_actions].
 
-        Args:
-            observation: [B, stack, *frame_shape], uint8 for pixels and float32 for vectors.
+        `observation` is [B, stack, *frame_shape], uint8 for pixels and float32 for vectors.
         """
         x = self.trunk(self.trunk.prepare(observation))
         if not self.dueling:

@@ -14,7 +14,6 @@ class Clock:
         self._start: float | None = None
 
     def start(self, env_steps: int) -> None:
-        """Start counting at `env_steps`."""
         self._start = self._asked = time.monotonic()
         self._env_steps = env_steps
 
@@ -31,16 +30,12 @@ class Clock:
 
 
 class Every:
-    """Tells when a counter has reached or passed another multiple of an interval.
-
-    The interval is an argument, since it may change while the run trains.
-    """
+    """Tells when a counter, now at `count`, has reached or passed another multiple of an interval."""
 
     def __init__(self, count: int) -> None:
-        """`count`: the counter's present value."""
         self._before = count
 
     def passed(self, count: int, interval: int) -> bool:
-        """Whether a multiple of `interval` lies after the previous call's count, up to `count`; never for 0."""
+        """Whether a multiple of `interval`, which may change, lies after the last call's count; never for 0."""
         before, self._before = self._before, count
         return bool(interval) and count // interval > before // interval

@@ -1,14 +1,11 @@
 """`train --seeds N`: one training per seed.
 
 Each is a separate `python -m atari_dqn.train` in RUN_DIR/seed-K, with its output in RUN_DIR/output-K.txt. As many run
-at once as cores and memory allow; this process starts them, shows their progress and passes on a request to stop.
+at once as cores and memory allow; this process starts them, waits for them and passes on a request to stop.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
 import shlex
 import signal
 import subprocess
@@ -19,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
-from atari_dqn.cli.format import duration
-from atari_dqn.cli.output import StatusLine, open_console, say
+from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.derived import Derived
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, flag, settings
@@ -33,83 +29,11 @@ from atari_dqn.system.signals import StopRequest
 if TYPE_CHECKING:
     from rich.console import Console
 
-
 RUN_BYTES = 1.2e9
 """Bytes of one run besides its replay: 0.7 GB were measured with 8 workers, and saving takes some more"""
 LOOK_SECONDS = 0.2
-TAIL_BYTES = 16_384
-"""More bytes than a row of metrics.jsonl has"""
-
-
-@dataclasses.dataclass
-class Run:
-    """The training of one seed."""
-
-    seed: int
-    run_dir: Path
-    command: Sequence[str]
-    total: int
-    """Length in env steps"""
-    learns_from: int = 0
-    """Env step after which a row's pace is that of learning; random play is many times faster"""
-    process: subprocess.Popen[bytes] | None = None
-    code: int | None = None
-    said_before: int = 0
-    """Bytes in its log left by an earlier attempt"""
-
-    @property
-    def log(self) -> Path:
-        return self.run_dir.with_name(f"output-{self.seed}.txt")  # not `seed-*`, which names only runs
-
-    @property
-    def state(self) -> str:
-        if self.process is None:
-            return "waiting"
-        if self.code is None:
-            return "running"
-        if self.code in (INTERRUPTED, -signal.SIGTERM):  # killed before it could handle signals
-            return "stopped"
-        return "failed" if self.code else "done"
-
-    def start(self) -> None:
-        """Start it in its own session: a terminal's Ctrl-C reaches it once, from us; it stops if we are killed."""
-        try:
-            file = self.log.open("a")
-        except OSError as error:
-            raise CommandFailed(f"{self.log} cannot be written: {error.strerror}") from None
-        self.said_before = file.tell()
-        with file:
-            self.process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-                preexec_fn=hang_up_after_parent(),
-            )
-
-    def look(self) -> None:
-        """Update whether it has ended."""
-        if self.process is not None:
-            self.code = self.process.poll()
-
-    def stop(self) -> None:
-        if self.process is not None and self.code is None:
-            self.process.terminate()
-
-    def row(self) -> dict[str, Any]:
-        """Its newest row of metrics; empty before the first."""
-        with contextlib.suppress(OSError, ValueError), (self.run_dir / "metrics.jsonl").open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
-            whole = file.read().rpartition(b"\n")[0]
-            row: dict[str, Any] = json.loads(whole.rpartition(b"\n")[2])
-            return row
-        return {}
-
-    def reason(self) -> str:
-        """Why it failed: the last line of its output."""
-        said = self.log.read_bytes()[self.said_before :].decode(errors="replace").strip()
-        return said.splitlines()[-1].strip() if said else f"exit code {self.code}"
+STOPPED = (INTERRUPTED, -signal.SIGTERM)
+"""Exit codes of a run that was stopped; the second if that was before it could handle signals"""
 
 
 def train_seeds(
@@ -122,13 +46,12 @@ def train_seeds(
     failed.
     """
     first, last = config.run.seed, config.run.seed + seeds - 1
-    fault = settings(TrainConfig)["seed"].fault(last)
-    if fault:
+    if fault := settings(TrainConfig)["seed"].fault(last):
         raise ConfigError(f"--seeds {seeds}: the last seed {fault}")
     if is_run_dir(run_dir):
         raise ConfigError(f"--run-dir {run_dir} is a single run; name an empty or new directory for several seeds")
-    own = {seed: run_dir / f"seed-{seed}" for seed in range(first, last + 1)}
-    for seed, place in own.items():
+    places = {seed: run_dir / f"seed-{seed}" for seed in range(first, last + 1)}
+    for seed, place in places.items():
         check_not_training(place)
         check_run_dir(config.replace(seed=seed, run_dir=place), place)
     stop.check()
@@ -138,9 +61,6 @@ def train_seeds(
     beside = _beside(config, derived, seeds)
     if beside > 1 and not config.run.torch_threads:
         config = config.replace(torch_threads=max(1, cores() // beside))
-    total, learning_starts = config.run.total_env_steps, config.learner.learning_starts
-    learns_from = min(learning_starts + config.run.log_interval, total) if learning_starts < total else 0
-    runs = [Run(seed, place, _command(config, seed, place, flags), total, learns_from) for seed, place in own.items()]
     console = open_console()
     how = f"{beside} at a time" if beside > 1 else "one at a time"
     say(
@@ -149,9 +69,10 @@ def train_seeds(
         f" {available_memory() / 1e9:.1f} GB free), each in {run_dir}/seed-K, output in output-K.txt",
     )
     stop.check()
+    commands = {seed: _command(config, seed, place, flags) for seed, place in places.items()}
     with locked(run_dir):
-        _train_all(runs, beside, stop, console)
-    return _end(runs, run_dir, console)
+        codes = _train_all(commands, run_dir, beside, stop, console)
+    return _end(list(places.values()), codes, run_dir, console, first)
 
 
 def _beside(config: TrainConfig, derived: Derived, seeds: int) -> int:
@@ -191,76 +112,69 @@ def _words(name: str, value: Any) -> list[str]:
     return [flag(name), *map(str, value if isinstance(value, list) else [value])]
 
 
-def _train_all(runs: list[Run], beside: int, stop: StopRequest, console: Console) -> None:
-    told = False
+def _train_all(
+    commands: Mapping[int, Sequence[str]], run_dir: Path, beside: int, stop: StopRequest, console: Console
+) -> dict[int, int]:
+    """Run the commands of all seeds. Returns the exit codes by seed, without those that a stop left unstarted."""
+    waiting, told = list(commands), False
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    codes: dict[int, int] = {}
     try:
-        with StatusLine(console, "starting") as status:
-            while any(run.state == "running" or (run.state == "waiting" and not told) for run in runs):
-                if stop.asked() and not told:
-                    told = True
-                    say(console, "stopping as soon as every run has saved its state")
-                    for run in runs:
-                        run.stop()
-                waiting = [run for run in runs if run.state == "waiting"]
-                if waiting and not told and sum(run.state == "running" for run in runs) < beside:
-                    waiting[0].start()
-                status.update(_line(runs, beside))
-                time.sleep(LOOK_SECONDS)
-                for run in runs:
-                    run.look()
+        while running or (waiting and not told):
+            if stop.asked() and not told:
+                told = True
+                say(console, "stopping as soon as every run has saved its state")
+                for process in running.values():
+                    process.terminate()
+            elif waiting and not told and len(running) < beside:
+                seed = waiting.pop(0)
+                running[seed] = _start(commands[seed], _log(run_dir, seed))
+                say(console, f"seed {seed} started")
+            time.sleep(LOOK_SECONDS)
+            for seed in [seed for seed, process in running.items() if process.poll() is not None]:
+                code = codes[seed] = running.pop(seed).returncode
+                failed = f"failed with exit code {code}: see {_log(run_dir, seed)}"
+                say(console, f"seed {seed} {'done' if code == DONE else 'stopped' if code in STOPPED else failed}")
     finally:
-        for run in runs:
-            run.stop()
+        for process in running.values():
+            process.terminate()
+    return codes
 
 
-def _line(runs: list[Run], beside: int) -> str:
-    def one(run: Run) -> str:
-        row = run.row()
-        if not row or run.state == "waiting":
-            return f"seed {run.seed} {run.state if run.state != 'running' else 'starting'}"
-        share = f"{row['env_step'] / run.total:.0%}" if run.state == "running" else run.state
-        score = _score(row)
-        return f"seed {run.seed} {share}{score and f' score {score}'}"
-
-    return "  ".join([*map(one, runs), f"ETA {_eta(runs, beside)}"])
+def _log(run_dir: Path, seed: int) -> Path:
+    return run_dir / f"output-{seed}.txt"  # not `seed-*`, which names only runs
 
 
-def _score(row: dict[str, Any]) -> str:
-    """Mean score of the last games; empty before the first game has ended."""
-    score, human = (row.get(f"charts/{name}") for name in ("episodic_return", "human_normalized"))
-    return "" if score is None else f"{score:.2f}" + ("" if human is None else f" (human {human:.2f})")
-
-
-def _eta(runs: list[Run], beside: int) -> str:
-    """Time until all are done, at the mean pace of those that are learning."""
-    rows = [(run, run.row()) for run in runs]
-    learn = [row for run, row in rows if run.state != "waiting" and row.get("env_step", 0) >= run.learns_from]
-    paces = [row["charts/SPS"] for row in learn if row.get("charts/SPS")]
-    left = sum(run.total - row.get("env_step", 0) for run, row in rows if run.state in ("waiting", "running"))
-    return duration(max(0, left) * len(paces) / sum(paces) / beside) if paces else "..."
-
-
-def _end(runs: list[Run], run_dir: Path, console: Console) -> int:
-    """Print how each has ended. Returns the exit code; raises `CommandFailed` if one failed and none was stopped."""
-    for run in runs:
-        reason = f": {run.reason()} ({run.log})" if run.state == "failed" else ""
-        steps = f" at env step {run.row().get('env_step', 0):,}" if run.state != "waiting" else ""
-        say(console, f"seed {run.seed} {run.state}{steps}{reason}")
-    failed = [str(run.seed) for run in runs if run.state == "failed"]
-    if any(run.state in ("stopped", "waiting") for run in runs):
-        # A resume takes its settings from a run that has started.
-        begun = any(is_run_dir(run.run_dir) for run in runs)
-        how = f"--run-dir {shlex.quote(str(run_dir))} --seed {runs[0].seed} --seeds {len(runs)}"
-        say(
-            console,
-            f"stopped, state saved; resume with {how}"
-            if begun
-            else "stopped, nothing to save; run the same command again",
+def _start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a run in its own session: a terminal's Ctrl-C reaches it once, from us; it stops if we are killed."""
+    try:
+        file = log.open("a")
+    except OSError as error:
+        raise CommandFailed(f"{log} cannot be written: {error.strerror}") from None
+    with file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            preexec_fn=hang_up_after_parent(),
         )
+
+
+def _end(places: Sequence[Path], codes: Mapping[int, int], run_dir: Path, console: Console, first: int) -> int:
+    """Say how to continue. Returns the exit code; raises `CommandFailed` if a seed failed and none was stopped."""
+    if len(codes) < len(places) or any(code in STOPPED for code in codes.values()):
+        # A resume takes its settings from a run that has started.
+        how = f"--run-dir {shlex.quote(str(run_dir))} --seed {first} --seeds {len(places)}"
+        saved = f"stopped, state saved; resume with {how}"
+        nothing = "stopped, nothing to save; run the same command again"
+        say(console, saved if any(map(is_run_dir, places)) else nothing)
         return INTERRUPTED
     say(console, f"to compare: python -m atari_dqn.compare {shlex.quote(str(run_dir))}/seed-*")
-    if failed:
+    if failed := [str(seed) for seed, code in codes.items() if code != DONE]:
         raise CommandFailed(
-            f"of {len(runs)} seeds these failed: {', '.join(failed)}; the same command tries them again"
+            f"of {len(places)} seeds these failed: {', '.join(sorted(failed, key=int))};"
+            " the same command tries them again"
         )
     return DONE

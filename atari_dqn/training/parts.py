@@ -27,14 +27,12 @@ class EnvPool(Protocol):
     failures: list[str]
     """Messages about replaced workers not yet shown to the user"""
 
-    def reset(self) -> StepResult:
-        """Start an episode in every environment."""
+    def reset(self) -> StepResult: ...
 
     def send(self, actions: npt.NDArray[np.integer[Any]]) -> None:
         """Let every environment take its action, [num_envs], and return at once."""
 
-    def recv(self) -> StepResult:
-        """Wait for the results of the last `send`."""
+    def recv(self) -> StepResult: ...
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """What `restore` needs to bring the environments back; empty where they cannot be."""
@@ -42,8 +40,7 @@ class EnvPool(Protocol):
     def restore(self, state: Mapping[str, npt.NDArray[Any]], on_tick: Callable[[int, int], None]) -> StepResult:
         """Bring the environments back to where they stood at `state()`. Returns the last tick's result."""
 
-    def close(self) -> None:
-        """End all processes of the pool."""
+    def close(self) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atari_dqn.agent.finite import NotFiniteError, where_not_finite, write_dump
+from atari_dqn.agent.finite import NotFiniteError, where_not_finite
 from atari_dqn.cli.format import duration
 from atari_dqn.config.live import Edit, Request
 from atari_dqn.evaluation.evaluation import Progress, evaluate
@@ -25,8 +25,7 @@ from atari_dqn.system.machine import is_out_of_memory
 from atari_dqn.training.clock import Every
 from atari_dqn.training.metrics import human, row_of
 from atari_dqn.training.parts import seeds_of
-from atari_dqn.training.saving import NotSaved, Saver
-from atari_dqn.training.snapshot import Resumed
+from atari_dqn.training.snapshot import NotSaved, Resumed, Saver
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerError
 
@@ -56,16 +55,8 @@ class Session:
     ) -> None:
         """Discard what the run's edit log has past the checkpoint that was resumed.
 
-        Args:
-            trainer: New or resumed.
-            run_dir: The run's directory.
-            monitor: Shows rows and messages.
-            should_stop: Whether the user has asked to stop.
-            repeated: Another run's live edits, to be made at the same environment steps.
-            resumed: What `snapshot.resume` found.
-
-        Raises:
-            OSError: The edit log cannot be written.
+        `repeated` are another run's live edits, to be made at the same environment steps; `resumed` is what
+        `snapshot.resume` found. Raises `OSError` where the edit log cannot be written.
         """
         resumed = resumed or Resumed()
         self.trainer, self.run_dir, self.monitor, self.should_stop = trainer, run_dir, monitor, should_stop
@@ -83,8 +74,6 @@ class Session:
         self._workers_replaced = 0
         self._skipped = trainer.learner.skipped().in_all
         """Number of skipped updates that the user knows of"""
-        self._stuck = False
-        """Whether too many updates in a row were skipped"""
 
     def run(self) -> bool:
         """Train until the trainer is done (True) or the user asks to stop (False). Saves at the end either way.
@@ -94,7 +83,7 @@ class Session:
         Raises:
             NotSaved: The last save failed.
             NotFiniteError: `SKIPPED_LIMIT` updates in a row were skipped (the state is saved if it is finite), or there
-                is NaN or infinity in what was to be saved. Both leave a dump.
+                is NaN or infinity in what was to be saved.
             WorkerError: A worker failed too often. What was learned is saved.
             InexactError: A deterministic run could not be resumed exactly.
         """
@@ -103,7 +92,7 @@ class Session:
         trainer = self.trainer
         try:
             self._start()
-            while not (trainer.done or self._stuck or self.should_stop()):
+            while not (trainer.done or self.should_stop()):
                 trainer.iterate()
                 self._report()
                 self._edit([*self._desk.asked(trainer.env_steps, trainer.learner.updates), *self.monitor.asked()])
@@ -114,17 +103,15 @@ class Session:
                 self._check_updates()
             return self._finish()
         except FloatingPointError as error:
-            file = self.run_dir / "dumps" / f"{trainer.learner.updates}.pt"
-            dump = write_dump(file, trainer.learner.evidence(), trainer.config.to_dict())
-            raise NotFiniteError(f"stopped at env step {trainer.env_steps:,}, {error}; {dump}") from None
+            raise NotFiniteError(f"stopped at env step {trainer.env_steps:,}, {error}") from None
         except Stopped:
             # A worker is silent, perhaps for good: the step in flight is abandoned.
-            if self._has_progress and (problem := self._save(report=False)):
+            if self._has_progress and (problem := self._save()):
                 raise NotSaved(problem) from None
             return False
         except Exception as error:
             if self._has_progress and (isinstance(error, WorkerError) or is_out_of_memory(error)):
-                self._save()  # the step in flight is lost; what was learned is not
+                self._save_and_say()  # the step in flight is lost; what was learned is not
             raise
         finally:
             self._recorder.close()
@@ -146,19 +133,17 @@ class Session:
 
     def _finish(self) -> bool:
         """Save, log the last row and wait for the last clip."""
-        trainer = self.trainer
-        problem = self._save(report=False)
-        if trainer.env_steps > self._logged:
-            self._log()  # after the save: a resumed run continues the means
+        problem = self._save_and_log()
         self._await_clip()
-        if self._stuck:
-            raise NotFiniteError(
-                f"{problem or 'state saved'}: {trainer.learner.skipped().in_a_row:,} updates in a row were skipped;"
-                f" {where_not_finite(trainer.learner.evidence()) or 'a sum of finite numbers is infinite'}"
-            )
         if problem:
             raise NotSaved(problem)
-        return trainer.done
+        return self.trainer.done
+
+    def _save_and_log(self) -> str:
+        problem = self._save()
+        if self.trainer.env_steps > self._logged:
+            self._log()  # after the save: a resumed run continues the means
+        return problem
 
     def _wait(self, note: str) -> None:
         """Called during anything that takes long: shows `note` and makes it possible to stop."""
@@ -282,12 +267,22 @@ class Session:
     def _save_if_due(self) -> None:
         due = self._saving.passed(self.trainer.env_steps, self.trainer.config.run.checkpoint_interval)
         if (due or self._saver.overdue()) and not self.trainer.done:
-            self._save()
+            self._save_and_say()
 
-    def _save(self, *, report: bool = True) -> str:
-        return self._saver.save(self._desk.lines, report=report)
+    def _save_and_say(self) -> None:
+        if problem := self._save():
+            self.monitor.say(problem)
+
+    def _save(self) -> str:
+        """The problem in one line; empty when there is none."""
+        return self._saver.save(self._desk.lines)
 
     def _check_updates(self) -> None:
         learner = self.trainer.learner
         if self._checking.passed(learner.updates, CHECK_INTERVAL):
-            self._stuck = learner.skipped().in_a_row >= SKIPPED_LIMIT
+            in_a_row = learner.skipped().in_a_row
+            if in_a_row >= SKIPPED_LIMIT:
+                raise NotFiniteError(
+                    f"{self._save_and_log() or 'state saved'}: {in_a_row:,} updates in a row were skipped;"
+                    f" {where_not_finite(learner.evidence()) or 'a sum of finite numbers is infinite'}"
+                )

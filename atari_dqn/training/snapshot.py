@@ -1,16 +1,20 @@
-"""Saving a trainer to a checkpoint and resuming it from one."""
+"""Saving a trainer to checkpoints, with an alarm while that fails, and resuming it from one."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from atari_dqn.agent.finite import refuse_not_finite, where_not_finite
+from atari_dqn.agent.finite import NotFiniteError, where_not_finite
 from atari_dqn.config.live import Request
 from atari_dqn.config.setting import ConfigError
+from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoint_files import Counters, Snapshot
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
 from atari_dqn.training.parts import branch_of
@@ -32,20 +36,13 @@ class Resumed:
 def save(trainer: Trainer, store: CheckpointStore, edit_lines: int = 0) -> Path:
     """Write a checkpoint of everything, in a deterministic run including what restores the environments.
 
-    Args:
-        trainer: Between two iterations.
-        store: The run's checkpoints.
-        edit_lines: Number of lines in the edit log by now.
-
-    Returns:
-        The checkpoint's directory.
-
-    Raises:
-        OSError: Writing failed; what was stored before is still there.
-        NotFiniteError: There is NaN or infinity in weights, moments or priorities; nothing was saved.
+    The trainer is between two iterations, and the edit log has `edit_lines` lines by now. Returns the checkpoint's
+    directory. Raises `OSError` (what was stored before is still there), and `NotFiniteError`, with nothing saved, if
+    there is NaN or infinity in weights, moments or priorities.
     """
     learner, replay = trainer.learner.state(), trainer.replay.state()
-    refuse_not_finite({**learner, "priorities": replay["leaves"], "largest_priority": replay["largest"]})
+    if where := where_not_finite({**learner, "priorities": replay["leaves"], "largest_priority": replay["largest"]}):
+        raise NotFiniteError(f"not saved: {where}")
     frames = replay.pop("frames")[: trainer.replay.newest + 1]
     counters: Counters = {
         "env_steps": trainer.env_steps,
@@ -107,9 +104,69 @@ def init_from(trainer: Trainer, file: Path) -> None:
 
 
 def _rate(trainer: Trainer) -> list[float]:
-    """The settings that decide how many updates are due.
-
-    When they change, updates are counted from there, or a burst of them would be due at once.
-    """
+    """The settings that decide how many updates are due; when they change, updates are counted from there."""
     learner = trainer.config.learner
     return [learner.replay_ratio, learner.batch_size, learner.learning_starts]
+
+
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space on the disk"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "check the permissions"),
+}
+"""What to do about a save that failed with that error; "of" a directory follows."""
+
+
+class NotSaved(Exception):
+    """The state at the end of a run could not be saved; the message says what is left and what to do."""
+
+
+class Saver:
+    """Writes checkpoints of `trainer` and reports on them."""
+
+    def __init__(self, trainer: Trainer, store: CheckpointStore, monitor: Monitor) -> None:
+        self._trainer, self._store, self._monitor = trainer, store, monitor
+        self.failed = 0
+        """Number of saves that have failed in a row"""
+        self._saved: tuple[int, ...] = ()
+        """Identifies the state that was saved last"""
+        self._tried = time.monotonic()
+
+    def overdue(self) -> bool:
+        """Whether `--checkpoint-minutes` have passed since the last attempt."""
+        minutes = self._trainer.config.run.checkpoint_minutes
+        return bool(minutes) and time.monotonic() - self._tried > 60 * minutes
+
+    def save(self, edit_lines: int) -> str:
+        """Save, unless this very state is saved already, and say how long it took; or sound the alarm.
+
+        `edit_lines` is the number of lines in the edit log by now. Returns the problem in one line; empty if there is
+        none.
+        """
+        trainer, monitor = self._trainer, self._monitor
+        state = trainer.replay.newest, trainer.learner.updates, edit_lines
+        self._tried = began = time.monotonic()
+        if state == self._saved:
+            return ""
+        monitor.tick(trainer.env_steps, "saving")
+        try:
+            path = save(trainer, self._store, edit_lines)
+            size = sum(file.stat().st_size for file in path.iterdir())
+        except OSError as error:
+            self.failed += 1
+            return self._alarm(error)
+        self._saved, self.failed = state, 0
+        monitor.alarm("")
+        monitor.say(f"env step {trainer.env_steps:,} saved: {size / 1e6:,.1f} MB in {time.monotonic() - began:.2f} s")
+        return ""
+
+    def _alarm(self, error: OSError) -> str:
+        """Sound the alarm. Returns the problem in one line."""
+        left = None
+        with contextlib.suppress(OSError):
+            left, _ = self._store.newest_valid()
+        self._monitor.alarm(f"NOT SAVED since env step {left.name if left else 0}")
+        return (
+            f"NOT SAVED at env step {self._trainer.env_steps:,}: {error.strerror or error};"
+            f" {f'the last valid checkpoint is {left}' if left else 'there is no valid checkpoint'};"
+            f" {ADVICE.get(error.errno or 0, 'check the disk')} of {self._store.directory}"
+        )

@@ -23,9 +23,8 @@ from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.directory import describe_run, threads_before
 from atari_dqn.system.machine import is_out_of_memory
 from atari_dqn.training.assembly import local_trainer
-from atari_dqn.training.saving import NotSaved
 from atari_dqn.training.session import Session
-from atari_dqn.training.snapshot import Resumed, init_from, resume
+from atari_dqn.training.snapshot import NotSaved, Resumed, init_from, resume
 from atari_dqn.training.trainer import InexactError, Trainer
 from atari_dqn.workers.pool import WorkerError
 
@@ -55,7 +54,7 @@ def train(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should
         return DONE
     began_at = trainer.env_steps
     with _writing(run.run_dir):
-        monitor = connect(trainer, run, console)
+        monitor = connect(trainer, config, run, console)
     try:
         with _writing(run.run_dir):
             session = Session(trainer, run.run_dir, monitor, should_stop, run.repeated, resumed)
@@ -68,7 +67,14 @@ def train(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should
         raise CommandFailed(f"{error}{hint}") from None
     finally:
         monitor.close()
-    return finish(trainer, run.run_dir, console, done, began_at)
+    if done:
+        reached = trainer.env_steps < config.run.total_env_steps
+        why = f"a mean score of {config.run.stop_score:g} or more reached at " if reached else ""
+        say(console, f"done: {why}{trainer.env_steps:,} env steps in {run.run_dir}")
+        return DONE
+    saved = "state saved" if trainer.env_steps > began_at else "nothing to save"
+    say(console, f"stopped at env step {trainer.env_steps:,}, {saved}; resume with --run-dir {run.run_dir}")
+    return INTERRUPTED
 
 
 def open_run(config: TrainConfig, spec: EnvSpec, run: Run, console: Console) -> tuple[Trainer, Resumed]:
@@ -108,9 +114,12 @@ def open_run(config: TrainConfig, spec: EnvSpec, run: Run, console: Console) -> 
     return trainer, resumed
 
 
-def connect(trainer: Trainer, run: Run, console: Console) -> Monitor:
-    """The monitor, with the dashboard's page if there is one. Raises `OSError` where files cannot be written."""
-    config, page = trainer.config, None
+def connect(trainer: Trainer, config: TrainConfig, run: Run, console: Console) -> Monitor:
+    """The monitor, with the dashboard's page if there is one, which is sent `config`: the settings before live edits.
+
+    Raises `OSError` where files cannot be written.
+    """
+    page = None
     if run.labml_url is not None:
         values = for_page(trainer.live.values)
         page = LabmlLink(
@@ -124,19 +133,6 @@ def connect(trainer: Trainer, run: Run, console: Console) -> Monitor:
     title = f"{config.env.env_id} · {trainer.device} {trainer.learner.precision}"
     total, learning_starts = config.run.total_env_steps, config.learner.learning_starts
     return Monitor(run.run_dir, console, title, total, trainer.env_steps, page, learning_starts)
-
-
-def finish(trainer: Trainer, run_dir: Path, console: Console, done: bool, began_at: int) -> int:
-    """Tell the user how the session ended. Returns the exit code."""
-    run = trainer.config.run
-    if done:
-        reached = trainer.env_steps < run.total_env_steps
-        why = f"a mean score of {run.stop_score:g} or more reached at " if reached else ""
-        say(console, f"done: {why}{trainer.env_steps:,} env steps in {run_dir}")
-        return DONE
-    saved = "state saved" if trainer.env_steps > began_at else "nothing to save"
-    say(console, f"stopped at env step {trainer.env_steps:,}, {saved}; resume with --run-dir {run_dir}")
-    return INTERRUPTED
 
 
 @contextlib.contextmanager

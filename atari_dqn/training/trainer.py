@@ -67,7 +67,6 @@ class Trainer:
 
     @property
     def device(self) -> torch.device:
-        """Where replay, networks and loss live."""
         return self.learner.device
 
     def start(
@@ -75,13 +74,9 @@ class Trainer:
     ) -> None:
         """Start the environments and give the replay their first observations, or restore them to its newest ones.
 
-        Args:
-            on_wait: Told, now and later, of workers that keep the loop waiting. What it raises ends the wait.
-            on_tick: Told after each tick of a restore how many are done, of how many. What it raises ends it.
-
-        Raises:
-            WorkerError: A worker fails.
-            InexactError: The environments were not restored to the same state.
+        `on_wait` is told, now and later, of workers that keep the loop waiting; `on_tick`, after each tick of a
+        restore, how many are done of how many. What they raise ends it. Raises `WorkerError` where a worker fails, and
+        `InexactError` where the environments were not restored to the same state.
         """
         self.clock.start(self.env_steps)
         self.workers = self._make_pool(self.env_seed, on_wait)

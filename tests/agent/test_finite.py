@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 
-from atari_dqn.agent.finite import not_finite, where_not_finite, write_dump
+from atari_dqn.agent.finite import not_finite, where_not_finite
 
 
 def test_a_few_tensors_are_named_and_the_rest_counted() -> None:
@@ -17,8 +16,3 @@ def test_a_few_tensors_are_named_and_the_rest_counted() -> None:
     assert where_not_finite(tensors) == "NaN or infinity is in b.c, b.d.e"
     assert where_not_finite({str(i): bad for i in range(6)}) == "NaN or infinity is in 0, 1, 2, 3 and 2 more"
     assert where_not_finite({"a": good}) == ""
-
-
-def test_a_failed_dump_returns_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "dumps").write_text("a file where the directory should be")
-    assert write_dump(file := tmp_path / "dumps" / "3.pt", {}, {}) == f"cannot write {file}: File exists"

@@ -32,8 +32,8 @@ from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.directory import check_run_dir
 from atari_dqn.runs.records import MAX_WAITING, Journal, discard_after, line
 from atari_dqn.system.files import append
-from atari_dqn.training.saving import NotSaved
 from atari_dqn.training.session import Session
+from atari_dqn.training.snapshot import NotSaved
 from tests.faults import saver
 from tests.test_train import SHORT, rows
 from tests.training.test_trainer import make_trainer

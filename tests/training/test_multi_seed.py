@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from atari_dqn import train
 from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
+from atari_dqn.cli.output import open_console
 from atari_dqn.config.derived import Derived, derive
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
@@ -47,7 +45,7 @@ def test_a_stop_reaches_all_and_the_same_command_goes_on_with_all(tmp_path: Path
         assert harmed.end(60) == INTERRUPTED, harmed.said
     said = harmed.said
     assert "seeds 1 to 2" in said
-    assert "seed 1 stopped at env step" in said
+    assert "seed 1 stopped" in said.splitlines()
     assert "resume with --run-dir run --seed 1 --seeds 2" in said
     assert "Traceback" not in said + (harmed.run_dir / "output-1.txt").read_text()
     assert "state saved" in (harmed.run_dir / "output-1.txt").read_text()
@@ -92,34 +90,22 @@ def test_a_seed_that_fails_is_named_and_the_others_go_on(
     with pytest.raises(CommandFailed, match=r"of 2 seeds these failed: 1; the same command"):
         train.main(flags)
     said = capsys.readouterr().out
-    assert "seed 1 failed at env step 0: error: run/seed-1/metrics.jsonl cannot be written" in said
-    assert "seed 2 done at env step" in said
-
-
-def test_the_reason_of_a_failure_is_no_earlier_attempts(tmp_path: Path) -> None:
-    """One that is killed says nothing."""
-    run = seeds.Run(1, tmp_path / "seed-1", [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], 100)
-    run.log.write_text("error: something of yesterday\n")
-    run.start()
-    assert run.process is not None
-    run.process.wait()
-    run.look()
-    assert (run.state, run.reason()) == ("failed", "exit code -9")
+    assert "seed 1 failed with exit code 1: see run/output-1.txt" in said
+    assert "error: run/seed-1/metrics.jsonl cannot be written" in Path("run/output-1.txt").read_text()
+    assert "seed 2 done" in said
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_a_stop_promises_no_more_than_there_is(begun: bool, tmp_path: Path) -> None:
+def test_a_stop_promises_no_more_than_there_is(begun: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Settings are taken from a run that has begun, perhaps not the first: without one, defaults would train on."""
-    runs = [seeds.Run(seed, tmp_path / f"seed-{seed}", [], 100) for seed in (3, 4)]
+    places = [tmp_path / f"seed-{seed}" for seed in (3, 4)]
     if begun:
-        runs[1].run_dir.mkdir()
-        (runs[1].run_dir / "config.json").write_text(json.dumps(TrainConfig().to_dict()))
-    console = Console(width=200, file=io.StringIO())
-    assert seeds._end(runs, tmp_path, console) == INTERRUPTED
-    assert isinstance(console.file, io.StringIO)
-    last = console.file.getvalue().splitlines()[-1]
+        places[1].mkdir()
+        (places[1] / "config.json").write_text(json.dumps(TrainConfig().to_dict()))
+    assert seeds._end(places, {}, tmp_path, open_console(), 3) == INTERRUPTED
+    said = capsys.readouterr().out.splitlines()
     saved = f"stopped, state saved; resume with --run-dir {tmp_path} --seed 3 --seeds 2"
-    assert last == (saved if begun else "stopped, nothing to save; run the same command again")
+    assert said == [saved if begun else "stopped, nothing to save; run the same command again"]
 
 
 def test_a_disk_that_takes_no_output_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,25 +182,3 @@ def test_as_many_are_beside_each_other_as_cores_and_memory_allow(
     monkeypatch.setattr(seeds, "available_memory", lambda: int(gigabytes * 1e9))
     config = TrainConfig().replace(device="cpu", torch_threads=threads)
     assert seeds._beside(config, derived(config), 5) == beside
-
-
-def test_the_status_line_shows_the_progress_of_all(tmp_path: Path) -> None:
-    runs = [seeds.Run(seed, tmp_path / f"seed-{seed}", [], 10_000_000, 2_000_000) for seed in (1, 2, 10)]
-    for made, steps in zip(runs, (10_000_000, 2_500_000), strict=False):
-        made.run_dir.mkdir()
-        row = {"env_step": steps, "charts/SPS": 250.0, "charts/episodic_return": 123.456}
-        row |= {"charts/human_normalized": 4.228} if made is runs[0] else {}
-        (made.run_dir / "metrics.jsonl").write_text(f'{{"env_step": 1}}\n{json.dumps(row)}\n{{"env_st')
-    for made, code in ((runs[0], 0), (runs[1], None)):
-        made.command = ["sleep", "100"]
-        made.start()
-        made.stop()
-        assert made.process is not None
-        made.process.wait()
-        made.code = code
-    assert [made.state for made in runs] == ["done", "running", "waiting"]
-    line = seeds._line(runs, beside=2)
-    assert line == ("seed 1 done score 123.46 (human 4.23)  seed 2 25% score 123.46  seed 10 waiting  ETA 9h43m")
-    at_random = {"env_step": 1_999_999, "charts/SPS": 3_000.0}
-    (runs[1].run_dir / "metrics.jsonl").write_text(f"{json.dumps(at_random)}\n")
-    assert seeds._line(runs, beside=2).endswith("ETA 10h00m"), "random play says nothing of what learning takes"
