@@ -1,4 +1,4 @@
-"""Number formats: durations, scores, counts and sizes as text for people."""
+"""Number formats: durations, scores and counts as text for people."""
 
 from __future__ import annotations
 
@@ -45,13 +45,3 @@ def thousands(value: float, position: float | None = None) -> str:
 def q_value(value: float, digits: int = 3) -> str:
     """`1.5` -> `1.500`, `1234.5` -> `1234.5`: a width that hardly changes from one frame to the next."""
     return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:.5g}"
-
-
-def megabytes(size: float) -> str:
-    """Bytes as megabytes: `1234567` -> `1.2 MB`."""
-    return f"{size / 1e6:,.1f} MB"
-
-
-def gigabytes(size: float) -> str:
-    """Bytes as gigabytes: `1234567890` -> `1.2 GB`."""
-    return f"{size / 1e9:,.1f} GB"

@@ -1,7 +1,4 @@
-"""Numbers derived from the settings: rows, bytes, knots, and the updates that a number of environment steps calls for.
-
-How many updates are due now is for `Trainer.updates_due` to say.
-"""
+"""Numbers that follow from the settings: rows, bytes, knots, and the updates due after a number of env steps."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from atari_dqn.config.schema import LearnerConfig, TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Derived:
-    """Counts that are printed at the start of a run."""
+    """Counts that follow from the settings."""
 
     num_envs: int
     rows: int

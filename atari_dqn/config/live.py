@@ -1,8 +1,7 @@
 """Live edits: hyperparameters that may change while a run trains.
 
 A `Request` is a name and whatever JSON value somebody sent. `LiveValues.decide` turns it into an `Edit`, applied or
-refused with the reason, which the trainer obeys between two iterations. Names, types and bounds are those of the
-settings marked `live` in the schema.
+refused with the reason, which the trainer obeys between two iterations.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class LiveSetting:
 
     @property
     def suggested(self) -> tuple[float, float]:
-        """Range of the slider on the page; it starts at `PAGE_SCHEDULE` for a scheduled setting."""
+        """Range of the slider on the page."""
         low, high = self.setting.suggested
         return (PAGE_SCHEDULE if self.scheduled else low, high)
 
@@ -124,12 +123,9 @@ class LiveValues:
 
     def __init__(self, config: TrainConfig) -> None:
         self.settings = live_settings()
-        self.config = config
-        """The settings as edited"""
-        self._configured = config
-        """The settings as the run was started with"""
-        self._numbers: dict[str, float] = {}
-        """Numbers that replace a schedule, by name"""
+        self.config = config  # as edited
+        self._configured = config  # as the run was started
+        self._numbers: dict[str, float] = {}  # those that replace a schedule
         self._edited: set[str] = set()
 
     @property
@@ -169,8 +165,7 @@ class LiveValues:
     def load(self, state: Mapping[str, Any]) -> list[Request]:
         """Take over a `state()`, except where a setting has changed since: a flag given later wins.
 
-        Returns:
-            Requests that set the overruled values, to be decided and recorded before any other edit.
+        Returns requests that set the overruled values, to be decided and recorded before any other edit.
         """
         overruled = []
         for name, stored in state.items():

@@ -53,8 +53,7 @@ class EnvConfig:
         float, Setting("time without an answer after which a worker is killed and replaced", "seconds", 0.1, 86400)
     ] = 60.0
     worker_restarts: Annotated[
-        int,
-        Setting("consecutive failures of a worker (fewer than 100 ticks apart) before the run stops", "", 0, 1000),
+        int, Setting("consecutive failures of a worker (fewer than 100 ticks apart) before the run stops", "", 0, 1000)
     ] = 5
 
 
@@ -72,8 +71,7 @@ class ReplayConfig:
         ),
     ] = "prioritized"
     replay_capacity: Annotated[
-        int,
-        Setting("transitions kept; a power of two if prioritized", "transitions", 2, 2**30, structural=REPLAY),
+        int, Setting("transitions kept; a power of two if prioritized", "transitions", 2, 2**30, structural=REPLAY)
     ] = 2**17
     n_step: Annotated[
         int,
@@ -106,10 +104,7 @@ class ReplayConfig:
     ] = (0.4, 1.0)
     beta_at: Annotated[
         tuple[float, ...], Setting("position of each knot of beta", "fraction of total_env_steps", 0, 1)
-    ] = (
-        0.0,
-        1.0,
-    )
+    ] = (0.0, 1.0)
 
 
 @help_from_settings
@@ -161,16 +156,11 @@ class LearnerConfig:
     """Learner"""
 
     learning_rate: Annotated[
-        float,
-        Setting("Adam's step size", "per update", 0, 1, low_open=True, live="learning_rate", suggested=(0, 1e-3)),
+        float, Setting("Adam's step size", "per update", 0, 1, low_open=True, live="learning_rate", suggested=(0, 1e-3))
     ] = 1e-4
     optimizer: Annotated[
         Literal["adam", "adamw"],
-        Setting(
-            "adam, or adamw with amsgrad",
-            source="Kingma & Ba 2015",
-            structural="its saved moments would not fit",
-        ),
+        Setting("adam, or adamw with amsgrad", source="Kingma & Ba 2015", structural="its saved moments would not fit"),
     ] = "adam"
     adam_epsilon: Annotated[float, Setting("added to Adam's denominator", "", 0, 1, low_open=True)] = 1e-8
     batch_size: Annotated[int, Setting("transitions drawn per update", "transitions", 1, 65536)] = 32
@@ -200,13 +190,7 @@ class LearnerConfig:
     ] = 2_000
     target_tau: Annotated[
         float,
-        Setting(
-            "share of the online weights it takes: 1 copies them, less averages (Polyak)",
-            "",
-            0,
-            1,
-            low_open=True,
-        ),
+        Setting("share of the online weights it takes: 1 copies them, less averages (Polyak)", "", 0, 1, low_open=True),
     ] = 1.0
     loss: Annotated[
         Literal["huber", "mse"], Setting("loss of a TD error d: huber (d^2 / 2, linear beyond 1) or mse (d^2)")
@@ -245,8 +229,7 @@ class ExplorationConfig:
     """Exploration"""
 
     epsilon_values: Annotated[
-        tuple[float, ...],
-        Setting("probability of a random action at its knots", "", 0, 1, live="epsilon"),
+        tuple[float, ...], Setting("probability of a random action at its knots", "", 0, 1, live="epsilon")
     ] = (1.0, 0.1, 0.01)
     epsilon_at: Annotated[tuple[float, ...], Setting("position of each knot", "fraction of total_env_steps", 0, 1)] = (
         0.0, 0.025, 0.5,
@@ -302,8 +285,7 @@ class RunConfig:
         ),
     ] = 100_000
     checkpoint_minutes: Annotated[
-        float,
-        Setting("longest time between checkpoints, for slow runs; 0: no limit", "minutes", 0, 1e6),
+        float, Setting("longest time between checkpoints, for slow runs; 0: no limit", "minutes", 0, 1e6)
     ] = 3.0
     keep_checkpoints: Annotated[int, Setting("number of newest checkpoints kept, besides the best", "", 1, 1000)] = 2
     eval_interval: Annotated[

@@ -1,15 +1,12 @@
-"""Settings that suit a machine, from what it has and from a few seconds of measurement.
-
-The measurements are those of `atari_dqn.bench`, on Breakout, in one turn of half a second each.
-"""
+"""Settings that suit a machine, from what it has and from a few seconds of measurement on Breakout."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
+import statistics
 from collections.abc import Callable
-
-import numpy as np
 
 from atari_dqn.cli.format import duration
 from atari_dqn.config.derived import derive
@@ -18,15 +15,19 @@ from atari_dqn.training.multi_seed import RUN_BYTES
 
 GAME = "breakout"
 FRAME_BYTES, STACK = 84 * 84, 4
-TURN_SECONDS = 0.5
+ROUNDS, TURN_SECONDS = 2, 0.5
 MOST_WORKERS = {"cpu": 8, "cuda": 32}
-"""Largest number of workers; on a CPU the learner takes most of the time, and its threads need the cores."""
+"""Largest number of workers; on a CPU the learner takes most of the time, and its threads need the cores"""
 ENVS_CPU, ENVS_PER_WORKER_GPU = 8, 8
-"""Least number of envs on a CPU; envs of each worker beside a GPU, as in experiments/breakout_fast.py."""
+"""Least number of envs on a CPU; envs of each worker beside a GPU, as in experiments/breakout_fast.py"""
 LARGEST_CAPACITY, SMALLEST_CAPACITY = 2**20, 2**13
+FILL_SECONDS = 7_200
+"""Time within which a replay larger than the default must be full"""
 LARGEST_BATCH = 512
-BUSY_CORES = 0.2
-"""CPU use of other programs, in cores, from which it is mentioned."""
+PRESETS = {"cpu": ("breakout_cpu", 4.0), "cuda": ("breakout_fast", 8.0)}
+"""Experiment that suits a device, and its replay ratio"""
+FIRST_IMPROVEMENT = 150_000
+"""Env steps after which experiments.breakout_cpu clearly scores more than random play, see experiments/results"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,19 +35,28 @@ class Machine:
     """What a machine has, and how fast it is."""
 
     device: str
-    """Device type of the learner: cpu or cuda."""
+    """Device type of the learner: cpu or cuda"""
     cores: int
-    """Number of CPU cores this process may use."""
+    """Number of CPU cores this process may use"""
     memory: int
-    """Free memory of the device that will hold the replay, in bytes."""
+    """Free memory of the device that will hold the replay, in bytes"""
     steps_per_core: float = 0.0
-    """Env steps per CPU second of the workers."""
+    """Env steps per CPU second of the workers"""
     updates: float = 0.0
-    """Updates per second in batches of 32, with idle envs."""
-    loop: float = 0.0
-    """Env steps per second of the loop with the default batch size and replay ratio."""
-    taken: float = 0.0
-    """CPU use of other programs meanwhile, in cores."""
+    """Updates per second in batches of 32, with idle envs and the better number of torch threads"""
+    loops: dict[int, float] = dataclasses.field(default_factory=dict)
+    """Env steps per second of the loop with the default batch size and replay ratio, by number of torch threads"""
+    load: float = 0.0
+    """Processes that wanted a core in the last minute before the measurement, on average"""
+
+    @property
+    def loop(self) -> float:
+        return max(self.loops.values(), default=0.0)
+
+    @property
+    def threads(self) -> int:
+        """The number of torch threads with the faster loop."""
+        return max(self.loops, key=lambda threads: self.loops[threads])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,27 +72,25 @@ def envs_for(machine: Machine) -> list[Advice]:
     """Number of workers and of envs per worker; everything else is measured with these."""
     most = MOST_WORKERS[machine.device]
     workers = min(machine.cores, most)
-    if machine.device == "cuda":
-        per_worker = ENVS_PER_WORKER_GPU
-        reason = f"one forward pass on the GPU serves all {workers * per_worker} envs"
-    else:
-        per_worker = max(1, -(-ENVS_CPU // workers))
-        reason = f"{workers * per_worker} envs: one forward pass serves all of them"
+    per_worker = ENVS_PER_WORKER_GPU if machine.device == "cuda" else max(1, -(-ENVS_CPU // workers))
     return [
         Advice("num_workers", workers, f"one for each of {machine.cores} cores, at most {most}"),
-        Advice("envs_per_worker", per_worker, reason),
+        Advice("envs_per_worker", per_worker, f"one forward pass serves all {workers * per_worker} envs"),
     ]
 
 
-def capacity_for(machine: Machine) -> Advice:
-    """The largest power of two, up to a million, that leaves half of the free memory to others."""
+def capacity_for(machine: Machine, rate: float) -> Advice:
+    """The largest power of two, up to a million, that leaves half of the memory to others and is soon full.
+
+    `rate` is in env steps per second.
+    """
     capacity = LARGEST_CAPACITY
     room = machine.memory / 2 - (RUN_BYTES if machine.device == "cpu" else 0)
-    while capacity > SMALLEST_CAPACITY and replay_bytes(capacity) > room:
+    soon = max(TrainConfig().replay.replay_capacity, rate * FILL_SECONDS)
+    while capacity > SMALLEST_CAPACITY and (replay_bytes(capacity) > room or capacity > soon):
         capacity //= 2
-    most = ", the million of Mnih et al. 2015" if capacity == LARGEST_CAPACITY else ""
-    reason = f"{replay_bytes(capacity) / 1e9:.1f} of {machine.memory / 1e9:.1f} GB free{most}"
-    return Advice("replay_capacity", capacity, reason)
+    reason = f"{replay_bytes(capacity) / 1e9:.1f} of {machine.memory / 1e9:.1f} GB free"
+    return Advice("replay_capacity", capacity, f"{reason}, full after {duration(capacity / rate)}")
 
 
 def batch_for(machine: Machine) -> list[Advice]:
@@ -94,44 +102,58 @@ def batch_for(machine: Machine) -> list[Advice]:
     """
     default = TrainConfig().learner
     batch = default.batch_size
-    if machine.device == "cpu":
-        reason = f"{_keep_up(machine, batch)}; larger batches take as much longer"
-        return [Advice("batch_size", batch, reason)]
-    while batch < LARGEST_BATCH and _learned_from(machine, batch) < machine.steps_per_core * machine.cores:
+    while machine.device == "cuda" and batch < LARGEST_BATCH and _learned_from(machine, batch) < _played(machine):
         batch *= 2
-    advice = [Advice("batch_size", batch, _keep_up(machine, batch))]
+    reason = f"{machine.updates:,.0f} updates/s keep up with {_learned_from(machine, batch):,.0f} env steps/s"
+    advice = [Advice("batch_size", batch, reason)]
     if batch > default.batch_size:
         interval = default.target_update_interval * default.batch_size // batch
         advice.append(Advice("target_update_interval", interval, "updates, or as many env steps as by default"))
     return advice
 
 
+def threads_for(machine: Machine) -> list[Advice]:
+    """The better number of torch threads, if several were measured."""
+    others = [f"{loop:,.0f} with {threads}" for threads, loop in machine.loops.items() if threads != machine.threads]
+    reason = f"the loop makes {machine.loop:,.0f} env steps/s with it, {', '.join(others)}"
+    return [Advice("torch_threads", machine.threads, reason)] if others else []
+
+
 def expected_rate(machine: Machine, batch_size: int) -> float:
     """Env steps per second: measured for the default batch size, else the limit set by emulators and updates."""
     if batch_size == TrainConfig().learner.batch_size:
         return machine.loop
-    return min(machine.steps_per_core * machine.cores, _learned_from(machine, batch_size))
+    return min(_played(machine), _learned_from(machine, batch_size))
 
 
 def suggestion(machine: Machine) -> list[str]:
     """Lines of text: the suggested flags with their reasons, the expected speed, and last the command itself."""
-    advice = [*envs_for(machine), capacity_for(machine), *batch_for(machine)]
-    rate = expected_rate(machine, next(each.value for each in advice if each.name == "batch_size"))
-    measured = "measured" if rate == machine.loop else "at most"
+    batch = batch_for(machine)
+    rate = expected_rate(machine, batch[0].value)
+    advice = [*envs_for(machine), capacity_for(machine, rate), *batch, *threads_for(machine)]
     total = TrainConfig().run.total_env_steps
-    lines = [
+    flags = {f"--{each.name.replace('_', '-')}": each for each in advice}
+    preset, ratio = PRESETS[machine.device]
+    # An update takes the same time whatever the ratio; the rest of an env step does not depend on it.
+    default = TrainConfig().learner
+    saved = (default.replay_ratio - ratio) / default.batch_size / machine.updates
+    first = FIRST_IMPROVEMENT * max(1 / rate - saved, 1 / _played(machine))
+    threads = f" --torch-threads {machine.threads}" if threads_for(machine) else ""
+    return [
+        f"load: {machine.load:.1f} on {machine.cores} cores before the measurement"
+        + ("; other programs make all of this slower" if machine.load > machine.cores / 2 else ""),
         f"an emulator makes {machine.steps_per_core:,.0f} env steps per second on one core; suggested:",
-        *(f"  --{each.name.replace('_', '-'):<23}{each.value:<9}{each.reason}" for each in advice),
-        f"  expected: {rate:,.0f} env steps/s ({measured}), {3600 * rate:,.0f} an hour;"
-        f" a whole run of {total:,} takes {duration(total / rate)}",
+        *(f"  {flag:<25}{each.value:<9}{each.reason}" for flag, each in flags.items()),
+        f"  expected: {rate:,.0f} env steps/s ({'measured' if rate == machine.loop else 'at most'}),"
+        f" {3600 * rate:,.0f} an hour; a whole run of {total:,} takes {duration(total / rate)}",
+        f"the preset for such a machine: python -m experiments.{preset}{threads}; its score rises above that of random"
+        f" play after some {FIRST_IMPROVEMENT:,} env steps, here about {duration(first)}",
+        "",
+        shlex.join(
+            ["python", "-m", "atari_dqn.train", "--env-id", GAME]
+            + [word for flag, each in flags.items() for word in (flag, str(each.value))]
+        ),
     ]
-    if machine.taken > BUSY_CORES:
-        lines.append(
-            f"  (other programs used {machine.taken:.1f} cores during the measurement; while they run,"
-            f" --torch-threads {max(1, machine.cores - 1)} is faster)"
-        )
-    flags = [word for each in advice for word in (f"--{each.name.replace('_', '-')}", str(each.value))]
-    return [*lines, "", shlex.join(["python", "-m", "atari_dqn.train", "--env-id", GAME, *flags])]
 
 
 def measure_machine(tick: Callable[[], None]) -> Machine:
@@ -144,32 +166,39 @@ def measure_machine(tick: Callable[[], None]) -> Machine:
     from atari_dqn.system.machine import available_memory, cgroup_cores, cores
     from atari_dqn.training.assembly import local_trainer
 
+    load = os.getloadavg()[0]
     device = resolve_device("auto")
     memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     allowed = int(max(1, min([cores(), *cgroup_cores()])))
-    machine = Machine(device.type, allowed, memory)
+    machine = Machine(device.type, allowed, memory, load=load)
     config = TrainConfig().replace(
         env_id=resolve_env_id(GAME),
         replay_capacity=SMALLEST_CAPACITY,
         learning_starts=600,
-        torch_threads=allowed,
+        torch_threads=1,
         **{each.name: each.value for each in envs_for(machine)},
     )
     set_up_torch(config)
+    counts = sorted({1, allowed}) if device.type == "cpu" else [allowed]
+    updates: dict[int, list[float]] = {threads: [] for threads in counts}
+    loops: dict[int, list[float]] = {threads: [] for threads in counts}
     trainer = local_trainer(config, spec_of(config.env))
     bench = Bench(trainer, tick)
     try:
         bench.prepare()
-        workers, learner, loop = (take(TURN_SECONDS) for take in (bench.workers_alone, bench.learner_alone, bench.loop))
+        workers = bench.workers_alone(TURN_SECONDS)
+        for threads in ROUNDS * counts:
+            torch.set_num_threads(threads)
+            updates[threads].append(bench.learner_alone(TURN_SECONDS).updates_per_second)
+            loops[threads].append(bench.loop(TURN_SECONDS).env_steps_per_second)
     finally:
         trainer.close()
-    return dataclasses.replace(
+    machine = dataclasses.replace(
         machine,
         steps_per_core=workers.env_steps / workers.cpu,
-        updates=learner.updates / learner.wall,
-        loop=loop.env_steps / loop.wall,
-        taken=float(np.median([turn.others / turn.wall for turn in (workers, learner, loop)])),
+        loops={threads: statistics.mean(rates) for threads, rates in loops.items()},
     )
+    return dataclasses.replace(machine, updates=statistics.mean(updates[machine.threads]))
 
 
 def replay_bytes(capacity: int = TrainConfig().replay.replay_capacity) -> int:
@@ -177,10 +206,11 @@ def replay_bytes(capacity: int = TrainConfig().replay.replay_capacity) -> int:
     return derive(TrainConfig().replace(replay_capacity=capacity), FRAME_BYTES, STACK).replay_bytes
 
 
+def _played(machine: Machine) -> float:
+    """Env steps per second of the emulators, if they had all cores."""
+    return machine.steps_per_core * machine.cores
+
+
 def _learned_from(machine: Machine, batch_size: int) -> float:
     """Env steps per second for which the updates keep the default replay ratio."""
     return machine.updates * batch_size / TrainConfig().learner.replay_ratio
-
-
-def _keep_up(machine: Machine, batch_size: int) -> str:
-    return f"{machine.updates:,.0f} updates/s keep up with {_learned_from(machine, batch_size):,.0f} env steps/s"

@@ -83,17 +83,13 @@ def check_gpu() -> Iterator[Finding]:
         name, (free, total) = torch.cuda.get_device_name(), torch.cuda.mem_get_info()
         try:
             ones = torch.ones(256, 256, device="cuda")
-            right = (ones @ ones).sum().item() == 256**3
+            (ones @ ones).sum().item()
         except RuntimeError as error:
             text = f"{name} cannot compute: {first_line(error)}"
             yield Finding("error", text, f"install a torch built for this GPU ({GET_TORCH}), or use --device cpu")
             return
         memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-        text = f"{name}, {memory}, CUDA {torch.version.cuda}; {driver or 'driver unknown'}"
-        if right:
-            yield Finding("ok", text)
-        else:
-            yield Finding("error", f"{text}; its matrix product is wrong", "choose another: CUDA_VISIBLE_DEVICES")
+        yield Finding("ok", f"{name}, {memory}, CUDA {torch.version.cuda}; {driver or 'driver unknown'}")
     elif driver and torch.version.cuda is None:
         version = torch.__version__.partition("+")[0]
         yield Finding(

@@ -54,9 +54,7 @@ UPDATE_PARTS = tuple(dict.fromkeys([*PHASES.values(), "update"]))
 
 @contextmanager
 def account_of(
-    trainer: Trainer,
-    meter: Callable[[], float] = time.perf_counter,
-    settle: Callable[[], object] = lambda: None,
+    trainer: Trainer, meter: Callable[[], float] = time.perf_counter, settle: Callable[[], object] = lambda: None
 ) -> Iterator[dict[str, float]]:
     """Measure the parts of the loop while the context lasts.
 

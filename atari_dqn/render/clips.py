@@ -23,7 +23,6 @@ from PIL import Image
 
 from atari_dqn.agent.network import make_network
 from atari_dqn.agent.weights import take_weights
-from atari_dqn.cli.format import megabytes
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.evaluation.references import with_human
@@ -79,7 +78,7 @@ class Clip:
         count, file = len(self.scores), self.order.file
         score = with_human(self.order.spec.env_id, round(float(np.mean(self.scores)), 2) if count else self.score)
         played = f"whole games: {count} of mean score {score}" if count else f"score {score} in {self.order.seconds} s"
-        return f"{file}, {megabytes(file.stat().st_size)}, {played}"
+        return f"{file}, {file.stat().st_size / 1e6:,.1f} MB, {played}"
 
 
 def serve(answer: Connection, order: Order) -> None:

@@ -73,16 +73,10 @@ def available_memory() -> int:
 
 
 def cgroup_memory(proc: Path = Path("/proc"), mounts: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Memory left in the control groups of this process.
+    """Bytes left in each control group of this process that has a limit, from its own up to the root.
 
-    Pages of files that the kernel can reclaim count as free.
-
-    Args:
-        proc: Directory where the kernel describes processes.
-        mounts: Directory with the tree of cgroup v2, or with version 1's `memory` tree, alone or beside `unified`.
-
-    Returns:
-        Bytes left in each group that has a limit, from the process's own group up to the root.
+    Pages of files that the kernel can reclaim count as free. `proc` is where the kernel describes processes; `mounts`
+    has the tree of cgroup v2, or version 1's `memory` tree, alone or beside `unified`.
     """
     left = []
     for group, second in _groups("memory", proc, mounts):
