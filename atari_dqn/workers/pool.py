@@ -59,8 +59,8 @@ class WorkerPool:
             deadline: Seconds within which a worker must answer.
             restarts: Number of consecutive failures after which a worker is still replaced.
             exact: Whether to record what `state` needs.
-            on_wait: Called with a message while a worker keeps the others waiting for more than a few seconds. An
-                exception from it ends the wait; the pool can then only be closed.
+            on_wait: Called with a message while a worker keeps the others waiting. What it raises ends the wait; the
+                pool can then only be closed.
 
         Raises:
             WorkerError: A worker cannot start or cannot make its environments.
@@ -125,11 +125,9 @@ class WorkerPool:
         self._sent = True
 
     def recv(self) -> StepResult:
-        """Wait until every environment has taken the last actions sent.
+        """Wait until every environment has taken the last actions sent. The results are valid until the next command.
 
-        Returns:
-            Results as views, valid until the next command. Where a worker had to be replaced, `is_reset` is True for
-            its environments though their episodes had not ended.
+        Where a worker had to be replaced, `is_reset` is True for its environments though their episodes had not ended.
 
         Raises:
             WorkerError: A worker failed once more than it may be restarted.
@@ -153,14 +151,9 @@ class WorkerPool:
         return self._history.state()
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]], on_tick: Callable[[int, int], None]) -> StepResult:
-        """Bring the environments to where they were at `state()` by repeating their ticks.
+        """Bring the environments to where they were at the `state` of a pool with as many, by repeating their ticks.
 
-        Args:
-            state: Result of `state` of a pool with as many environments.
-            on_tick: Called after each tick with the number done and the number in all.
-
-        Returns:
-            The result of the last tick.
+        After each tick `on_tick` is called with the number done and the number in all. Returns the last tick's result.
 
         Raises:
             WorkerError: A worker failed.
