@@ -12,96 +12,61 @@ from typing import Any
 
 import ale_py
 import cv2
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from ale_py import roms
-from gymnasium.spaces import Box, Discrete
-from gymnasium.vector.utils import batch_space
 
 from atari_dqn.envs.protocol import FRAME_SIZE, Protocol
 from atari_dqn.envs.step import StepResult
 
 
-class AtariGames(gym.vector.VectorEnv[npt.NDArray[np.uint8], npt.NDArray[np.integer[Any]], npt.NDArray[Any]]):
-    """`num_envs` emulators of one game with gymnasium's vector interface and next-step autoreset.
+class AtariGames:
+    """Emulators of one game with next-step autoreset, which write their results to `out`.
 
-    An observation, [num_envs, 84, 84] uint8, is the pixelwise maximum of the last two of an action's 4 frames, resized.
-    `info` has `lives` and `episode_frame_number`, int32 [num_envs]. All arrays returned are views of `out` and
-    overwritten by the next call.
+    A frame, [84, 84] uint8, is the pixelwise maximum of the last two of an action's 4 frames, resized.
     """
 
-    def __init__(self, rom: str, num_envs: int, protocol: Protocol, out: StepResult | None = None) -> None:
-        """Start the emulators.
-
-        Args:
-            rom: ALE's name of the game, such as "breakout".
-            num_envs: Number of emulators.
-            protocol: How the game is presented.
-            out: Arrays to write results to; new ones by default.
-        """
-        frame_shape = (FRAME_SIZE, FRAME_SIZE)
-        self.out = out if out is not None else StepResult.empty(num_envs, frame_shape, np.dtype(np.uint8))
-        self._info = {"lives": self.out.lives, "episode_frame_number": np.zeros(num_envs, np.int32)}
+    def __init__(self, rom: str, protocol: Protocol, out: StepResult) -> None:
+        """Start the emulators of `rom`, ALE's name of a game such as "breakout", presented as `protocol` says."""
+        self.out = out
         path = roms.get_rom_path(rom)
         assert path is not None, "every registered game's ROM comes in ale-py's wheel"
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         cv2.setNumThreads(1)  # a frame is too small to split, and the other cores run environments of their own
-        self._games = [_Game(path, protocol, frame) for frame in self.out.frames]
-        self._actions = self._games[0].actions()
-        self.num_envs, self.num_actions = num_envs, len(self._actions)
-        self.single_observation_space = Box(0, 255, frame_shape, np.uint8)
-        self.single_action_space = Discrete(self.num_actions)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
+        self._games = [_Game(path, protocol, frame) for frame in out.frames]
+        self.actions = self._games[0].actions()
+        """The console's actions, by the number that `step` takes."""
 
-    def reset(  # type: ignore[override]
-        self, *, seed: Sequence[int], options: dict[str, Any] | None = None
-    ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
-        """Start a game from its seed (31 bits) in every emulator, or only where `options["reset_mask"]` is True.
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Start a game from its seed (31 bits) in every emulator, but for those whose seed is negative."""
+        for env, seed in enumerate(seeds):
+            if seed >= 0:
+                self._games[env].seed(int(seed))
+                self._start_game(env)
 
-        Args:
-            seed: One seed for each emulator.
-            options: May hold `reset_mask`, bool [num_envs].
-
-        Returns:
-            The frames, [num_envs, 84, 84], and `info`.
-        """
-        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_))
-        for env, game in enumerate(self._games):
-            if mask[env]:
-                game.seed(seed[env])
-                self._start_game(env, game)
-        return self.out.frames, self._info
-
-    def step(
-        self, actions: npt.NDArray[np.integer[Any]]
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], dict[str, Any]]:
-        """Take an action for 4 frames in every emulator; one whose game has just ended starts another game instead."""
+    def step(self, actions: npt.NDArray[np.integer[Any]]) -> None:
+        """Take an action for 4 frames in every emulator; one whose game has just ended starts another instead."""
         out = self.out
         for env, action in enumerate(actions.tolist()):
             game = self._games[env]
             if game.over:
-                self._start_game(env, game)
+                self._start_game(env)
                 continue
             lives = game.lives
-            out.rewards[env] = out.raw_rewards[env] = game.act(self._actions[action])
+            out.rewards[env] = out.raw_rewards[env] = game.act(self.actions[action])
             out.terminated[env] = game.terminated
             out.truncated[env] = game.over and not game.terminated
             out.lives[env] = game.lives
-            out.life_lost[env] = game.lives < lives and not game.terminated
+            out.life_lost[env] = game.lives < lives and not game.terminated  # a bonus life raises them
             out.is_reset[env] = False
-            self._info["episode_frame_number"][env] = game.frame_number
-        return out.frames, out.rewards, out.terminated, out.truncated, self._info
 
-    def _start_game(self, env: int, game: _Game) -> None:
-        game.start()
-        out = self.out
-        out.rewards[env] = out.raw_rewards[env] = out.terminated[env] = out.truncated[env] = out.life_lost[env] = 0
-        out.lives[env] = game.lives
-        out.is_reset[env] = True
-        self._info["episode_frame_number"][env] = game.frame_number
+    def close(self) -> None:
+        """Do nothing: an emulator ends with its object."""
+
+    def _start_game(self, env: int) -> None:
+        self._games[env].start()
+        self.out.put_reset(env)
+        self.out.lives[env] = self._games[env].lives
 
 
 class _Game:

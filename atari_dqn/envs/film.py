@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.plain import raw_reward
 from atari_dqn.envs.protocol import FRAME_SKIP, EnvSpec, Protocol
-from atari_dqn.envs.single import AnyEnv, NoOpStart, make_emulator, preprocess
+from atari_dqn.envs.single import AnyEnv, NoOpStart, make_emulator, make_plain, opened, preprocess
 
 Frame = npt.NDArray[Any]
 Picture = npt.NDArray[np.uint8]
@@ -29,29 +30,22 @@ def check_drawable(spec: EnvSpec) -> None:
     """Raise `ConfigError` if the environment cannot render itself."""
     if spec.is_atari:
         return
-    env = gym.make(spec.env_id, disable_env_checker=True)
-    modes = env.metadata.get("render_modes") or []
-    env.close()
+    with opened(spec.env_id) as env:
+        modes = env.metadata.get("render_modes") or []
     if "rgb_array" not in modes:
         raise ConfigError(f"{spec.env_id} cannot draw itself: it has no render mode rgb_array")
 
 
 class FilmedEnv:
-    """Single environment that shows every picture while it is played.
+    """Single environment that shows every picture while it is played."""
 
-    Attributes:
-        spec: The environment's specification.
-        fps: Natural speed of the pictures, per second.
-        pictures_per_step: Pictures shown for each environment step.
-    """
+    fps: int
+    """Natural speed of the pictures, per second."""
+    pictures_per_step: int
+    """Pictures shown for each environment step."""
 
     def __init__(self, spec: EnvSpec, protocol: Protocol, show: Callable[[Picture], None] | None) -> None:
-        """Make the environment.
-
-        Args:
-            spec: The environment.
-            protocol: How an Atari game is presented.
-            show: Called with every picture, [height, width, 3] uint8 RGB. None plays the same games undrawn.
+        """Make the environment; `show` gets every picture, [height, width, 3] uint8 RGB, or is None to draw nothing.
 
         Raises:
             ConfigError: The environment cannot render itself.
@@ -65,7 +59,7 @@ class FilmedEnv:
         else:
             # Rendering is into memory: without this SDL looks for a screen and complains if there is none.
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-            plain = gym.make(spec.env_id, render_mode="rgb_array", disable_env_checker=True)
+            plain = make_plain(spec.env_id, render_mode="rgb_array")
             self._env = self._shown = _Shown(plain, show)
             self.fps, self.pictures_per_step = round(plain.metadata.get("render_fps") or 30), 1
         self._first_action = int(self._env.action_space.start)  # type: ignore[attr-defined]
@@ -110,7 +104,7 @@ class _Shown(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         result = self.env.step(action)
         _, reward, _, _, info = result
-        self.score += float(info.get("raw_reward", reward))
+        self.score += raw_reward("", reward, info)
         self._draw(info)
         return result
 
@@ -121,7 +115,8 @@ class _Shown(gym.Wrapper[Any, Any, Any, Any]):
         return result
 
     def _draw(self, info: dict[str, Any]) -> None:
-        self.lives = info.get("lives")
+        lives = info.get("lives")
+        self.lives = int(lives) if isinstance(lives, int | np.integer) else None
         if self._show is not None:
             picture: Any = self.env.render()
             self._show(np.asarray(picture, dtype=np.uint8))

@@ -1,7 +1,7 @@
 """Resolution of environment ids, specifications, and vector environments.
 
-Every vector environment made here returns only the newest frame of each environment and unclipped rewards, and resets a
-finished environment on the tick after its end (gymnasium's next-step autoreset).
+Every vector environment made here writes the newest frame of each environment and unclipped rewards to a `StepResult`,
+and resets a finished environment on the tick after its end (gymnasium's next-step autoreset).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +18,9 @@ from atari_dqn.config.schema import EnvConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.atari import AtariGames
 from atari_dqn.envs.ids import is_atari
+from atari_dqn.envs.plain import PlainEnvs
 from atari_dqn.envs.protocol import FRAME_SIZE, PROTOCOLS, EnvSpec, Protocol
+from atari_dqn.envs.single import opened
 from atari_dqn.envs.step import StepResult
 
 
@@ -85,24 +86,11 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
         ConfigError: The environment cannot be made, or its observations are not a Box or its actions not Discrete.
     """
     if is_atari(env_id):
-        return EnvSpec(
-            env_id=env_id,
-            is_atari=True,
-            kind="pixels",
-            frame_shape=(FRAME_SIZE, FRAME_SIZE),
-            frame_dtype=np.dtype(np.uint8),
-            num_actions=_atari(env_id, protocol, 1).num_actions,
-            stack=frame_stack,
-        )
-    try:
-        env = gym.make(env_id, disable_env_checker=True)
-    except (gym.error.Error, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        if "Box2D is not installed" in reason:
-            reason = 'Box2D is not installed; try pip install "atari_dqn[box2d]"'
-        raise ConfigError(f"--env-id {env_id}: cannot make the environment: {reason}") from error
-    frames, actions = env.observation_space, env.action_space
-    env.close()
+        shape, dtype = (FRAME_SIZE, FRAME_SIZE), np.dtype(np.uint8)
+        num_actions = len(_atari(env_id, protocol, StepResult.empty(1, shape, dtype)).actions)
+        return EnvSpec(env_id, True, "pixels", shape, dtype, num_actions, frame_stack)
+    with opened(env_id) as env:
+        frames, actions = env.observation_space, env.action_space
     if not isinstance(frames, Box):
         raise ConfigError(f"--env-id {env_id}: observations are {frames}; only Box is supported")
     if not isinstance(actions, Discrete):
@@ -121,37 +109,22 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
 
 
 def make_vector_env(
-    spec: EnvSpec, protocol: Protocol, num_envs: int, out: StepResult | None = None
-) -> gym.vector.VectorEnv[Any, Any, Any]:
-    """Make environments that are stepped together in this process.
+    spec: EnvSpec, protocol: Protocol, num_envs: int, out: StepResult | None = None, first_env: int = 0
+) -> AtariGames | PlainEnvs:
+    """Make environments that are stepped together in this process, with actions from 0 to `num_actions - 1`.
 
-    Seed them with `reset(seed=[one int per environment])`. An action out of range hangs an Atari game forever, so check
-    actions before.
+    An action out of range hangs an Atari game forever, so check actions before.
 
     Args:
         spec: The environment.
         protocol: How an Atari game is presented.
         num_envs: Number of environments.
-        out: Arrays to which Atari games write their results; new ones by default.
-
-    Returns:
-        A vector environment with actions 0 to `num_actions - 1` and observations [num_envs, *frame_shape], but for
-        axes of length 1 and flattening.
+        out: Where they write their results; new arrays by default.
+        first_env: Number of the first, for messages.
     """
-    if spec.is_atari:
-        return _atari(spec.env_id, protocol, num_envs, out)
-    # Not an environment's own vector version: most draw from one generator for all environments, so that the randomness
-    # of one would depend on how many share its worker.
-    return gym.vector.SyncVectorEnv([lambda: _make_one(spec)] * num_envs, copy=False)
+    out = out if out is not None else StepResult.empty(num_envs, spec.frame_shape, spec.frame_dtype)
+    return _atari(spec.env_id, protocol, out) if spec.is_atari else PlainEnvs(spec, out, first_env)
 
 
-def _make_one(spec: EnvSpec) -> gym.Env[Any, Any]:
-    env = gym.make(spec.env_id, disable_env_checker=True)
-    start = int(env.action_space.start)  # type: ignore[attr-defined]
-    if start == 0:
-        return env
-    return gym.wrappers.TransformAction(env, lambda action: action + start, Discrete(spec.num_actions))
-
-
-def _atari(env_id: str, protocol: Protocol, num_envs: int, out: StepResult | None = None) -> AtariGames:
-    return AtariGames(gym.spec(env_id).kwargs["game"], num_envs, protocol, out)
+def _atari(env_id: str, protocol: Protocol, out: StepResult) -> AtariGames:
+    return AtariGames(gym.spec(env_id).kwargs["game"], protocol, out)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -15,13 +17,31 @@ from atari_dqn.envs.protocol import FRAME_SIZE, FRAME_SKIP, EnvSpec, Protocol
 AnyEnv = gym.Env[Any, Any]
 
 
+@contextlib.contextmanager
+def opened(env_id: str, **kwargs: Any) -> Iterator[AnyEnv]:
+    """An environment to look at. Whatever it raises meanwhile, as a user's may, becomes a `ConfigError`."""
+    try:
+        env = make_plain(env_id, **kwargs)
+        yield env
+        env.close()
+    except (Exception, SystemExit) as error:
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        if "Box2D is not installed" in reason:
+            reason = 'Box2D is not installed; try pip install "atari_dqn[box2d]"'
+        raise ConfigError(f"--env-id {env_id}: cannot use the environment: {type(error).__name__}: {reason}") from error
+
+
+def make_plain(env_id: str, **kwargs: Any) -> AnyEnv:
+    """An environment other than an Atari game, not wrapped. `kwargs` go to `gym.make`."""
+    return gym.make(env_id, disable_env_checker=True, **kwargs)
+
+
 def interface(spec: EnvSpec) -> tuple[tuple[int, ...], int]:
     """Shape of an observation as a single environment returns it (pixels: stacked), and its first action's number."""
     if spec.is_atari:
         return (spec.stack, *spec.frame_shape), 0
-    env = gym.make(spec.env_id, disable_env_checker=True)
-    shape, first = env.observation_space.shape, int(env.action_space.start)  # type: ignore[attr-defined]
-    env.close()
+    with opened(spec.env_id) as env:
+        shape, first = env.observation_space.shape, int(env.action_space.start)  # type: ignore[attr-defined]
     assert shape is not None, "the observations of an EnvSpec's environment are a Box"
     return ((spec.stack, *shape) if spec.kind == "pixels" else shape), first
 
@@ -113,10 +133,9 @@ CLASSICS = {
 def action_names(spec: EnvSpec, protocol: Protocol) -> tuple[str, ...]:
     """Names of the `num_actions` actions: the console's (NOOP, FIRE, ...), the environment's own, or `action 0`..."""
     modes = {"full_action_space": protocol.full_action_space} if spec.is_atari else {}
-    env = gym.make(spec.env_id, disable_env_checker=True, **modes)
-    get_meanings = getattr(env.unwrapped, "get_action_meanings", None)
-    names = get_meanings() if get_meanings is not None else CLASSICS.get(spec.env_id.split("-v")[0], ())
-    env.close()
+    with opened(spec.env_id, **modes) as env:
+        get_meanings = getattr(env.unwrapped, "get_action_meanings", None)
+        names = get_meanings() if get_meanings is not None else CLASSICS.get(spec.env_id.split("-v")[0], ())
     if len(names) != spec.num_actions:
         return tuple(f"action {action}" for action in range(spec.num_actions))
     return tuple(map(str, names))

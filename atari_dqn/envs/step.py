@@ -24,9 +24,9 @@ class StepResult:
     truncated: npt.NDArray[np.bool_]
     """Whether a time limit cut the episode, [N]."""
     lives: npt.NDArray[np.int32]
-    """Lives left, [N]; 0 if the environment has no lives."""
+    """Lives left in an Atari game, [N]; 0 in other environments."""
     life_lost: npt.NDArray[np.bool_]
-    """Whether a life was lost while the game continues, [N]."""
+    """Whether a life was lost while an Atari game continues, [N]."""
     is_reset: npt.NDArray[np.bool_]
     """Whether this tick started an episode, [N]: the action was ignored, the reward is 0, and the tick is not an
     environment step."""
@@ -43,6 +43,12 @@ class StepResult:
     def empty(cls, num_envs: int, frame_shape: tuple[int, ...], frame_dtype: np.dtype[Any]) -> StepResult:
         """Zeros in this process's own memory."""
         return cls(*(np.zeros(shape, dtype) for dtype, shape in cls.layout(num_envs, frame_shape, frame_dtype)))
+
+    def put_reset(self, env: int) -> None:
+        """Set what the tick that starts an episode of `env` reports, besides its frame and lives."""
+        for values in (self.rewards, self.raw_rewards, self.terminated, self.truncated, self.life_lost):
+            values[env] = 0
+        self.is_reset[env] = True
 
     def of(self, envs: slice) -> StepResult:
         """The part of some environments, as views."""

@@ -66,11 +66,10 @@ class WorkerPool:
             WorkerError: A worker cannot start or cannot make its environments.
         """
         self.spec, self.num_envs = spec, num_workers * envs_per_worker
-        self._deadline, self._exact = deadline, exact
+        self._deadline = deadline
         self._history_args = (seed, self.num_envs, ANCHOR_EVERY if exact else None)
         self._was_reset = self._sent = False
         self._over = np.zeros(self.num_envs, np.bool_)
-        self._no_seeds = np.full(self.num_envs, NO_SEED)
         self._unsent: dict[int, str] = {}
         """Workers that did not get the last command, and why."""
         self._ticks = 0
@@ -116,12 +115,10 @@ class WorkerPool:
         if wrong.size:
             env = int(wrong[0])
             raise ValueError(f"action {actions[env]} of env {env} is not from 0 to {self.spec.num_actions - 1}")
-        command, self._seeds = worker.STEP, self._no_seeds
-        if self._exact and (due := self._history.due(self._over)).any():
-            self._orders.seeds[:] = self._seeds = self._history.draw(due)
-            command = worker.STEP_AND_SEED
+        self._seeds = self._history.draw(self._history.due(self._over))
+        self._orders.seeds[:] = self._seeds
         self._orders.actions[:] = actions
-        self._unsent = self._supervisor.command(command, self._everyone)
+        self._unsent = self._supervisor.command(worker.STEP, self._everyone)
         self._sent = True
 
     def recv(self) -> StepResult:
@@ -139,10 +136,8 @@ class WorkerPool:
         failed = self._unsent | self._supervisor.outcomes(without(self._everyone, self._unsent), self._deadline)
         if failed:
             self._replace(failed)
-        if failed or self._exact:
-            self._history.add(self._orders.actions, self._seeds)
-        if self._exact:
-            self._over = self._result.terminated | self._result.truncated
+        self._history.add(self._orders.actions, self._seeds)
+        self._over = self._result.terminated | self._result.truncated
         self._sent = False
         return self._result
 
@@ -168,10 +163,9 @@ class WorkerPool:
         self._reset(everyone[started < 0], history.seeds)
         for tick, actions in enumerate(history.ticks()):
             self._orders.actions[:] = actions
-            seeded = history.anchors == tick
-            self._orders.seeds[:] = np.where(seeded, history.seeds, NO_SEED)
+            self._orders.seeds[:] = np.where(history.anchors == tick, history.seeds, NO_SEED)
             playing = everyone[started < tick]
-            self._supervisor.run(worker.STEP_AND_SEED if seeded.any() else worker.STEP, playing, self._deadline)
+            self._supervisor.run(worker.STEP, playing, self._deadline)
             self._reset(everyone[started == tick], history.seeds)
             on_tick(tick + 1, len(history))
         self._over = self._result.terminated | self._result.truncated

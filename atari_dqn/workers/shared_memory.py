@@ -28,7 +28,7 @@ class Orders:
     actions: npt.NDArray[np.int64]
     """Actions to take, [N]."""
     seeds: npt.NDArray[np.int64]
-    """Seeds from which to start an episode when a command asks for it, [N]; negative: continue instead."""
+    """Seeds from which to start an episode after the action, [N]; negative: continue instead."""
 
     def of(self, envs: slice) -> Orders:
         """The part of some environments, as views."""

@@ -30,18 +30,18 @@ def test_same_actions_same_frames_as_in_training(env_id: str) -> None:
     filmed, trained = FilmedEnv(spec, STILL, no_show), make_vector_env(spec, STILL, 1)
     actions = np.random.default_rng(0).integers(spec.num_actions, size=300)
     try:
-        seeds: Any = np.array([5]) if spec.is_atari else [5]
-        frame, expected = filmed.reset(seed=5), trained.reset(seed=seeds)[0]
+        trained.reset([5])
+        frame, expected = filmed.reset(seed=5), trained.out
         over = False
         for action in actions:
             assert frame.dtype == spec.frame_dtype
             assert frame.shape == spec.frame_shape
-            np.testing.assert_array_equal(frame, expected.reshape(spec.frame_shape))
+            np.testing.assert_array_equal(frame, expected.frames[0])
             if over:
                 break
             frame, reward, over = filmed.step(int(action))
-            expected, rewards, terminated, truncated, _ = trained.step(np.array([action]))
-            assert (reward, over) == (rewards[0], terminated[0] or truncated[0])
+            trained.step(np.array([action]))
+            assert (reward, over) == (expected.rewards[0], expected.terminated[0] or expected.truncated[0])
     finally:
         filmed.close()
         trained.close()
@@ -129,3 +129,20 @@ def test_other_envs_are_shown_once_a_step_and_their_actions_shifted_to_0() -> No
 def test_an_env_that_cannot_draw_itself_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigError, match=r"^tests.stubs:Numbered-v0 cannot draw itself: [^\n]+$"):
         FilmedEnv(env_spec("tests.stubs:Numbered-v0", NATURE, 4), NATURE, no_show)
+
+
+@pytest.mark.parametrize(("told", "lives"), [(None, None), ("three", None), ([3], None), (np.int64(3), 3), (0, 0)])
+def test_lives_that_are_no_number_are_no_lives(told: Any, lives: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = FilmedEnv(env_spec("CartPole-v1", NATURE, 4), NATURE, None)
+    monkeypatch.setattr(env._shown.env, "reset", lambda **_: (np.zeros(4, np.float32), {"lives": told}))
+    env.reset(seed=1)
+    assert env.lives == lives
+
+
+def test_a_raw_reward_that_is_no_number_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = FilmedEnv(env_spec("CartPole-v1", NATURE, 4), NATURE, None)
+    env.reset(seed=1)
+    step = np.zeros(4, np.float32), 1.0, False, False, {"raw_reward": None}
+    monkeypatch.setattr(env._shown.env, "step", lambda action: step)
+    with pytest.raises(FloatingPointError, match="raw_reward is None"):
+        env.step(0)

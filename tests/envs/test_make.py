@@ -112,12 +112,6 @@ def test_the_protocols_are_those_of_the_papers() -> None:
     }
 
 
-def started(envs: Any, seeds: list[int]) -> tuple[npt.NDArray[Any], dict[str, Any]]:
-    """The first frames and infos of envs with a seed each."""
-    frames, info = envs.reset(seed=seeds)
-    return frames, info
-
-
 def twin_of(spec: EnvSpec, protocol: Protocol, seed: int) -> gym.Env[Any, Any]:
     """gymnasium's own preprocessing, over a raw emulator that skips nothing and is seeded as ours are."""
     emulator = gym.make(
@@ -143,20 +137,18 @@ def test_preprocessing_equals_gymnasiums_pixel_for_pixel(game: str, protocol: Pr
     protocol = dataclasses.replace(protocol, noop_max=0, max_episode_frames=640)
     spec = env_spec(resolve_env_id(game), protocol, 4)
     ours, twin = make_vector_env(spec, protocol, 1), twin_of(spec, protocol, seed=12345)
-    np.testing.assert_array_equal(started(ours, [12345])[0][0], twin.reset()[0])
+    ours.reset([12345])
+    np.testing.assert_array_equal(ours.out.frames[0], twin.reset()[0])
     rng, over, ends = np.random.default_rng(0), False, 0
     for _ in range(200):
         action = int(rng.integers(spec.num_actions))
-        frames, rewards, terminated, truncated, info = ours.step(np.array([action]))
+        ours.step(np.array([action]))
         after: Any = twin.step(action) if not over else (*twin.reset()[:1], 0.0, False, False, None)
-        np.testing.assert_array_equal(frames[0], after[0])
-        assert (rewards[0], terminated[0], truncated[0]) == after[1:4]
+        np.testing.assert_array_equal(ours.out.frames[0], after[0])
+        assert (ours.out.rewards[0], ours.out.terminated[0], ours.out.truncated[0]) == after[1:4]
         if not over:
-            facts = after[4]
-            assert (info["lives"][0], info["episode_frame_number"][0]) == (
-                facts["lives"],
-                facts["episode_frame_number"],
-            )
+            facts = after[4]["lives"], after[4]["episode_frame_number"]
+            assert (ours.out.lives[0], frame_numbers(ours)[0]) == facts
         over = after[2] or after[3]
         ends += over
     assert ends
@@ -180,15 +172,17 @@ def test_games_equal_those_of_ales_own_vector_env(protocol: Protocol) -> None:
     )
     seeds = env_seeds(7, 2)
     frames, _ = native.reset(seed=np.array(seeds))
-    np.testing.assert_array_equal(started(ours, seeds)[0], frames[:, 0])
+    ours.reset(seeds)
+    np.testing.assert_array_equal(ours.out.frames, frames[:, 0])
     rng, ends = np.random.default_rng(1), 0
     for _ in range(250):
         actions = rng.integers(spec.num_actions, size=2)
-        (frames, *outcome, info), expected = ours.step(actions), native.step(actions)
-        np.testing.assert_array_equal(frames, expected[0][:, 0])
-        np.testing.assert_array_equal(outcome, expected[1:4])
-        for fact in ("lives", "episode_frame_number"):
-            np.testing.assert_array_equal(info[fact], expected[4][fact])
+        ours.step(actions)
+        frames, *outcome, info = native.step(actions)
+        np.testing.assert_array_equal(ours.out.frames, frames[:, 0])
+        np.testing.assert_array_equal([ours.out.rewards, ours.out.terminated, ours.out.truncated], outcome)
+        np.testing.assert_array_equal(ours.out.lives, info["lives"])
+        np.testing.assert_array_equal(frame_numbers(ours), info["episode_frame_number"])
         ends += int(outcome[1].sum())
     assert ends
 
@@ -196,30 +190,61 @@ def test_games_equal_those_of_ales_own_vector_env(protocol: Protocol) -> None:
 @pytest.mark.parametrize("protocol", [NATURE, MACHADO], ids=["nature", "machado"])
 def test_a_step_is_four_frames(protocol: Protocol) -> None:
     envs = make_vector_env(env_spec("ALE/Pong-v5", protocol, 4), protocol, 2)
-    _, info = started(envs, [1, 2])
+    envs.reset([1, 2])
     for _ in range(10):
-        before = info["episode_frame_number"].copy()
-        *_, info = envs.step(np.zeros(2, np.int64))
-        np.testing.assert_array_equal(info["episode_frame_number"], before + 4)
+        before = frame_numbers(envs)
+        envs.step(np.zeros(2, np.int64))
+        np.testing.assert_array_equal(frame_numbers(envs), before + 4)
 
 
-def first_frame_numbers(protocol: Protocol, num_envs: int) -> npt.NDArray[np.int32]:
+def frame_numbers(envs: Any) -> npt.NDArray[np.int64]:
+    """Frames since the start of each game, as the emulators count them."""
+    return np.array([game.frame_number for game in envs._games])
+
+
+def first_frame_numbers(protocol: Protocol, num_envs: int) -> npt.NDArray[np.int64]:
     envs = make_vector_env(env_spec("ALE/Pong-v5", protocol, 4), protocol, num_envs)
-    _, info = started(envs, env_seeds(0, num_envs))
-    return np.array(info["episode_frame_number"])
+    envs.reset(env_seeds(0, num_envs))
+    return frame_numbers(envs)
 
 
 def test_a_reset_tick_pays_nothing() -> None:
     """Not even if the game before it ended on a reward: here it is truncated at Pong's first lost point."""
     spec = env_spec("ALE/Pong-v5", MACHADO, 4)
     envs = make_vector_env(spec, MACHADO, 1)
-    started(envs, [1])
-    nothing = np.zeros(1, np.int64)
-    steps = next(step for step in range(1, 200) if envs.step(nothing)[1][0])
+    envs.reset([1])
+    nothing, steps = np.zeros(1, np.int64), 0
+    while not envs.out.rewards[0]:
+        envs.step(nothing)
+        steps += 1
     cut = make_vector_env(spec, dataclasses.replace(MACHADO, max_episode_frames=4 * steps), 1)
-    started(cut, [1])
-    ticks = [(float(tick[1][0]), bool(tick[3][0])) for tick in (cut.step(nothing) for _ in range(steps + 1))]
+    cut.reset([1])
+    ticks = []
+    for _ in range(steps + 1):
+        cut.step(nothing)
+        ticks.append((float(cut.out.rewards[0]), bool(cut.out.truncated[0])))
     assert ticks[-2:] == [(-1.0, True), (0.0, False)]
+
+
+@pytest.mark.parametrize(("after", "lost"), [(4, True), (5, False), (6, False), (0, True)])
+def test_a_bonus_life_is_not_a_lost_one(after: int, lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = env_spec("ALE/Breakout-v5", NATURE, 4)
+    envs: Any = make_vector_env(spec, NATURE, 1)
+    envs.reset([1])
+    monkeypatch.setattr(envs._games[0], "_emulator", WithLives(envs._games[0]._emulator, after))
+    envs.step(np.array([0]))
+    assert (envs.out.lives.tolist(), envs.out.life_lost.tolist()) == ([after], [lost])
+    assert not envs.out.terminated[0]
+
+
+class WithLives:
+    """An emulator that reports so many lives."""
+
+    def __init__(self, emulator: Any, lives: int) -> None:
+        self._emulator, self.lives = emulator, lambda: lives
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._emulator, name)
 
 
 def test_envs_start_apart_by_no_ops() -> None:
@@ -236,22 +261,22 @@ def test_a_game_without_fire_is_truncated_at_the_frame_cap() -> None:
     """Breakout waits for FIRE forever; only the cap on frames ends such a game, as a truncation."""
     protocol = dataclasses.replace(NATURE, max_episode_frames=400)
     envs = make_vector_env(env_spec("ALE/Breakout-v5", protocol, 4), protocol, 1)
-    started(envs, [3])
+    envs.reset([3])
     ends = []
     for _ in range(202):
-        _, _, terminated, truncated, info = envs.step(np.zeros(1, np.int64))
-        assert not terminated[0]
-        assert info["lives"][0] == 5
-        ends.append(bool(truncated[0]))
+        envs.step(np.zeros(1, np.int64))
+        assert not envs.out.terminated[0]
+        assert envs.out.lives[0] == 5
+        ends.append(bool(envs.out.truncated[0]))
     assert [step for step, end in enumerate(ends, 1) if end] == [100, 201], "100 steps, a reset tick, 100 steps"
 
 
 def test_actions_that_do_not_begin_at_zero_are_shifted() -> None:
     spec = env_spec("tests.stubs:Shifted-v0", NATURE, 4)
     envs = make_vector_env(spec, NATURE, 3)
-    started(envs, [1, 2, 3])
-    frames, *_ = envs.step(np.array([0, 1, 2]))
-    np.testing.assert_array_equal(frames[:, 3], [5, 6, 7])
+    envs.reset([1, 2, 3])
+    envs.step(np.array([0, 1, 2]))
+    np.testing.assert_array_equal(envs.out.frames[:, 3], [5, 6, 7])
 
 
 def test_names_are_checked_without_torch() -> None:

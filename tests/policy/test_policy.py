@@ -113,8 +113,8 @@ def test_same_frames_same_actions_as_in_training(game: str, breakout: Path, tmp_
     ours = make_vector_env(spec, still, 1)
     ring = FrameRing(spec.stack + 2, 1, spec.frame_shape, np.uint8, spec.stack, 1)
     observation, _ = theirs.reset(seed=11)
-    seeds: Any = [11]
-    ring.append(ours.reset(seed=seeds)[0], last=[False])
+    ours.reset([11])
+    ring.append(ours.out.frames, last=[False])
     left = 20  # steps of the second game
     while left:
         expected = ring.latest_observation()
@@ -124,14 +124,16 @@ def test_same_frames_same_actions_as_in_training(game: str, breakout: Path, tmp_
             np.testing.assert_array_equal(exact.q_values(observation), trained.network(expected)[0].numpy())
         assert exact.act(observation, epsilon) == actions[0] == near.act(observation, epsilon)
         observation, reward, terminated, truncated, _ = theirs.step(int(actions[0]))
-        frames, rewards, ended, _, _ = ours.step(actions)
-        assert (reward, terminated, truncated) == (rewards[0], ended[0], False)
-        ring.append(frames, last=ended, actions=actions, rewards=rewards, terminal=ended)
+        ours.step(actions)
+        step, ended = ours.out, ours.out.terminated
+        assert (reward, terminated, truncated) == (step.rewards[0], ended[0], False)
+        ring.append(step.frames, last=ended, actions=actions, rewards=step.rewards, terminal=ended)
         left -= left < 20
         if terminated:
             left -= 1
             observation, _ = theirs.reset()
-            ring.append(ours.step(actions)[0], last=[False], actions=actions, rewards=[0.0], terminal=[False])
+            ours.step(actions)
+            ring.append(step.frames, last=[False], actions=actions, rewards=[0.0], terminal=[False])
     theirs.close()
 
 

@@ -133,7 +133,7 @@ def test_actions_have_the_emulators_names() -> None:
     for protocol in (NATURE, MACHADO):
         spec = env_spec("ALE/Breakout-v5", protocol, 4)
         games: Any = make_vector_env(spec, protocol, 1)
-        assert action_names(spec, protocol) == tuple(action.name for action in games._actions)
+        assert action_names(spec, protocol) == tuple(action.name for action in games.actions)
     assert action_names(env_spec("CartPole-v1", NATURE, 4), NATURE) == ("left", "right")
     shifted = env_spec("tests.stubs:Shifted-v0", NATURE, 4)
     assert action_names(shifted, NATURE) == ("action 0", "action 1", "action 2")

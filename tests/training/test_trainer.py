@@ -179,14 +179,16 @@ def test_a_shaped_reward_is_learned_from_and_the_raw_one_is_the_score() -> None:
         assert result.returns.tolist() == [5.0, 5.0]
 
 
-def test_a_lost_life_is_terminal_for_learning_and_no_end_of_the_game() -> None:
-    with started(env_id="tests.stubs:FiveLives-v0", num_workers=1, envs_per_worker=1, n_step=1) as trainer:
-        while trainer.episodes.finished < 2:
+@pytest.mark.parametrize(("protocol", "terminals"), [("nature", 5), ("machado", 1)])
+def test_a_lost_life_is_terminal_under_nature_alone_and_no_end_of_the_game(protocol: str, terminals: int) -> None:
+    """Breakout's five lives. A bit for each row; the learner has not begun."""
+    game = {"env_id": "ALE/Breakout-v5", "protocol": protocol, "num_workers": 1, "envs_per_worker": 1}
+    with started(**game, replay_capacity=2048, learning_starts=2000, total_env_steps=20_000) as trainer:
+        while trainer.episodes.finished < 1:
             trainer.iterate()
         ring = trainer.replay.ring
-        rows = slice(0, ring.newest)
-        assert int(ring.terminal[rows].sum()) == 10, "five lives lost in each of two games"
-        assert int(ring.last[: ring.newest + 1].sum()) == 2, "each game ends once"
+        assert int(ring.terminal[: ring.newest].sum()) == terminals
+        assert int(ring.last[: ring.newest + 1].sum()) == 1, "the game ends once"
 
 
 def test_a_time_limit_is_no_termination() -> None:

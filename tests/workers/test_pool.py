@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,7 @@ from atari_dqn.envs.protocol import PROTOCOLS, Protocol
 from atari_dqn.envs.step import StepResult
 from atari_dqn.workers.history import env_seeds
 from atari_dqn.workers.pool import WorkerPool
-from atari_dqn.workers.shared_memory import Orders, block_bytes, map_block
-from atari_dqn.workers.worker import Envs
+from atari_dqn.workers.shared_memory import block_bytes, map_block
 
 NATURE = PROTOCOLS["nature"]
 FIELDS = [field.name for field in dataclasses.fields(StepResult)]
@@ -80,15 +80,12 @@ def test_a_pool_gives_what_its_envs_give() -> None:
     with WorkerPool(spec, protocol, num_workers=2, envs_per_worker=2, seed=5) as pool:
         results = play(pool, 90)
         first = next(results)
-        frames, info = alone.reset(seed=env_seeds(5, 4))  # type: ignore[arg-type]
-        np.testing.assert_array_equal(first.frames, frames)
+        alone.reset(env_seeds(5, 4))
+        np.testing.assert_array_equal(first.frames, alone.out.frames)
         for result in results:
-            frames, rewards, terminated, truncated, info = alone.step(rng.integers(4, size=4))
-            np.testing.assert_array_equal(result.frames, frames)
-            np.testing.assert_array_equal(result.rewards, rewards)
-            np.testing.assert_array_equal(result.terminated, terminated)
-            np.testing.assert_array_equal(result.truncated, truncated)
-            np.testing.assert_array_equal(result.lives, info["lives"])
+            alone.step(rng.integers(4, size=4))
+            for name in FIELDS:
+                np.testing.assert_array_equal(getattr(result, name), getattr(alone.out, name), err_msg=name)
 
 
 def test_a_second_reset_repeats_the_first() -> None:
@@ -108,41 +105,32 @@ def test_a_second_reset_repeats_the_first() -> None:
 )
 def test_an_env_seeded_at_any_tick_restarts_and_its_neighbour_continues(env_id: str, moments: Sequence[int]) -> None:
     """In mid-episode, at an episode's end, and at the tick of its reset: it is as after a reset from that seed."""
-    spec, seeds = env_spec(env_id, SHORT, 4), np.array([5, 6])
+    spec, nothing = env_spec(env_id, SHORT, 4), np.zeros(2, np.int64)
 
-    def envs() -> tuple[Envs, Orders, StepResult]:
-        layout = 2, spec.frame_shape, spec.frame_dtype
-        out, orders = map_block(bytearray(block_bytes(*layout)), *layout)
-        orders.seeds[:] = seeds
-        made = Envs(spec, SHORT, 0, orders, out)
-        made.reset()
-        return made, orders, out
+    def envs(seeds: list[int]) -> Any:
+        made = make_vector_env(spec, SHORT, 2)
+        made.reset(seeds)
+        return made
 
-    def seen(out: StepResult, env: int) -> list[npt.NDArray[np.generic]]:
-        return [getattr(out, name)[env].copy() for name in FIELDS]
+    def seen(made: Any, env: int) -> list[npt.NDArray[np.generic]]:
+        return [getattr(made.out, name)[env].copy() for name in FIELDS]
 
-    def ticks(made: Envs, out: StepResult, env: int, count: int) -> list[list[npt.NDArray[np.generic]]]:
-        played = [seen(out, env)]
+    def ticks(made: Any, env: int, count: int) -> list[list[npt.NDArray[np.generic]]]:
+        played = [seen(made, env)]
         for _ in range(count):
-            made.step()
-            played.append(seen(out, env))
+            made.step(nothing)
+            played.append(seen(made, env))
         return played
 
-    fresh, orders, out = envs()
-    orders.seeds[:] = 7
-    fresh.reset()
-    expected = ticks(fresh, out, 0, 25)
-    neighbour, _, out = envs()
-    undisturbed = ticks(neighbour, out, 1, 70)
+    expected, undisturbed = ticks(envs([7, 7]), 0, 25), ticks(envs([5, 6]), 1, 70)
     for before in moments:
-        made, orders, out = envs()
-        for _ in range(before):
-            made.step()
-        orders.seeds[:] = [7, -1]
-        made.step_and_seed()
-        np.testing.assert_equal(seen(out, 1), undisturbed[before + 1])
-        np.testing.assert_equal(ticks(made, out, 0, 25), expected, err_msg=f"after {before} ticks")
-        np.testing.assert_equal(seen(out, 1), undisturbed[before + 26])
+        made = envs([5, 6])
+        for _ in range(before + 1):
+            made.step(nothing)
+        made.reset([7, -1])
+        np.testing.assert_equal(seen(made, 1), undisturbed[before + 1])
+        np.testing.assert_equal(ticks(made, 0, 25), expected, err_msg=f"after {before} ticks")
+        np.testing.assert_equal(seen(made, 1), undisturbed[before + 26])
 
 
 def test_reset_ticks_are_flagged_and_are_not_environment_steps() -> None:
@@ -168,17 +156,6 @@ def test_a_time_limit_is_a_truncation_with_its_final_frame() -> None:
         ticks["frames"][[5, 11], 0, 1], [5, 5], "the final step, not the next episode's first"
     )
     np.testing.assert_array_equal(np.flatnonzero(ticks["is_reset"]), [0, 6, 12])
-
-
-def test_a_lost_life_is_reported_and_does_not_end_the_game() -> None:
-    """Five lives of 3 steps that pay 2 each: four losses in mid-game, one game over, one reset, a score of 30."""
-    ticks = recorded(pool_of("tests.stubs:FiveLives-v0", 2, 1), 32)
-    for env in range(2):
-        np.testing.assert_array_equal(np.flatnonzero(ticks["life_lost"][:, env]), [3, 6, 9, 12, 19, 22, 25, 28])
-        np.testing.assert_array_equal(np.flatnonzero(ticks["terminated"][:, env]), [15, 31])
-        np.testing.assert_array_equal(np.flatnonzero(ticks["is_reset"][:, env]), [0, 16, 32])
-        np.testing.assert_array_equal(ticks["lives"][[0, 2, 3, 14, 15, 16], env], [5, 5, 4, 1, 0, 5])
-        assert ticks["rewards"][1:16, env].sum() == 30
 
 
 def test_a_lost_life_in_breakout_does_not_end_the_game() -> None:
