@@ -23,12 +23,12 @@ from atari_dqn.config.file import load_config
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.labml import launch
-from atari_dqn.runs.directory import check_run_dir, is_run_dir, new_run_dir, read_config, seeds_in
+from atari_dqn.runs.directory import check_run_dir, is_run_dir, new_run_dir, settings_in
 from atari_dqn.runs.edits import Inbox, recorded_edits
 from atari_dqn.runs.lock import check_not_training, locked
 from atari_dqn.system.machine import is_out_of_memory
 from atari_dqn.system.signals import StopRequest
-from atari_dqn.training.summary import summary
+from atari_dqn.training.summary import exploration_warning, summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,10 +46,10 @@ class TrainCommand(TrainConfig):
     """
 
     config: Annotated[
-        Path | None, Setting("another run's config.json to take the settings from; flags override it")
+        Path | None, Setting("another run, or a config.json, to take the settings from; flags override it")
     ] = None
     init_from: Annotated[
-        Path | None, Setting("start from the weights of this checkpoint directory or learner.safetensors")
+        Path | None, Setting("start from the weights of this run, checkpoint directory or learner.safetensors")
     ] = None
     labml_url: Annotated[
         str | None, Setting("report to the labml server at this URL, such as http://127.0.0.1:5005/api/v1")
@@ -80,33 +80,33 @@ def main(
 
 
 def _main(command: TrainCommand, stop: StopRequest) -> int:
-    config = command.settings().validate()
-    run_dir = _expanded(config.run.run_dir) if config.run.run_dir else new_run_dir(config, command.seeds)
-    check_not_training(run_dir)  # before anything slow: starting a run twice is an error worth hearing at once
-    config, spec = resolve_env(config)
-    derived = derive(config, spec.frame_bytes, spec.stack)
-    if command.init_from is not None and not command.init_from.exists():
+    asked = command.settings().validate()
+    given = _expanded(asked.run.run_dir) if asked.run.run_dir else None
+    if given is not None:
+        check_not_training(given)  # before anything slow: starting a run twice is an error worth hearing at once
+    if command.init_from is not None and not command.init_from.exists() and not (given and is_run_dir(given)):
         raise ConfigError(f"--init-from {command.init_from} does not exist")
+    config, spec = resolve_env(asked)
+    derived = derive(config, spec.frame_bytes, spec.stack)
     labml_url = _labml_url(command)
     repeated = recorded_edits(command.replay_edits) if command.replay_edits else []
-    if command.seeds > 1:
-        return _train_seeds(command, config, derived, run_dir, stop)
-    changed = check_run_dir(config, run_dir)
-    stop.check()
-    console = open_console()
-    console.print(summary(config, derived, run_dir), highlight=False)
-    for line in changed:
-        say(console, line)
-    check_room(config, spec, derived)
-    stop.check()
-    began = time.time_ns()
-    with locked(run_dir):
-        Inbox(run_dir).clear(before=began)  # requests from now on, while things load, are for this run
-        with _dashboard(command, console, stop), _out_of_memory_explained(run_dir):
+    with contextlib.nullcontext(given) if given else new_run_dir(asked, command.seeds) as run_dir:
+        if command.seeds > 1:
+            return _train_seeds(command, config, derived, run_dir, stop)
+        changed = check_run_dir(config, run_dir)
+        stop.check()
+        console = open_console()
+        console.print(summary(config, derived, run_dir), highlight=False)
+        for line in (*changed, *exploration_warning(config, derived)):
+            say(console, line)
+        check_room(config, spec, derived)
+        stop.check()
+        began = time.time_ns()
+        with locked(run_dir), _dashboard(command, console, stop), _out_of_memory_explained(run_dir):
+            Inbox(run_dir).clear(before=began)  # requests from now on, while things load, are for this run
             from atari_dqn.training.start import Run, train
 
-            run = Run(run_dir, command.init_from, repeated, labml_url)
-            return train(config, spec, run, console, stop.asked)
+            return train(config, spec, Run(run_dir, command.init_from, repeated, labml_url), console, stop.asked)
 
 
 def resolve_env(config: TrainConfig) -> tuple[TrainConfig, EnvSpec]:
@@ -191,21 +191,23 @@ def _parse(argv: Sequence[str] | None, default: TrainConfig, prog: str) -> Train
     given = scan.parse_known_args(argv)[0]
     if given.config is not None:
         # The other run keeps its directory: only its settings are wanted.
-        default = load_config(given.config).replace(run_dir=None)
-    elif given.run_dir is not None and is_run_dir(_expanded(given.run_dir)):
-        default = read_config(_expanded(given.run_dir)).replace(run_dir=given.run_dir)
-    elif given.run_dir is not None and (begun := seeds_in(_expanded(given.run_dir))):
-        default = read_config(begun[0]).replace(run_dir=given.run_dir)
+        place = _expanded(given.config)
+        stored = settings_in(place)
+        if stored is None and not place.is_file():
+            raise ConfigError(f"--config {place} is neither a run nor its config.json; give one of them")
+        default = (stored or load_config(place)).replace(run_dir=None)
+    elif given.run_dir is not None and (stored := settings_in(_expanded(given.run_dir))):
+        default = stored.replace(run_dir=given.run_dir)
     sections = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
     return parse_flags(TrainCommand, argv, prog=prog, default=TrainCommand(**sections))
 
 
-def _expanded(run_dir: Path) -> Path:
+def _expanded(path: Path) -> Path:
     """Expand `~`, which no shell expands in `--run-dir=~/run`."""
     try:
-        return run_dir.expanduser()
+        return path.expanduser()
     except RuntimeError:
-        raise ConfigError(f"--run-dir {run_dir}: unknown user") from None
+        raise ConfigError(f"{path}: unknown user") from None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from atari_dqn.config.derived import Derived
+from atari_dqn.config.schema import ExplorationConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class Piecewise:
@@ -53,3 +56,13 @@ class Ladder:
     def __call__(self, env_step: int) -> npt.NDArray[np.float64]:
         rungs: npt.NDArray[np.float64] = 0.4 ** (1 + 7 * np.arange(self.num_envs) / (self.num_envs - 1))
         return rungs
+
+
+def epsilon_schedule(exploration: ExplorationConfig, derived: Derived) -> Piecewise | Exponential | Ladder:
+    """Epsilon as the settings have it, before any live edit."""
+    if exploration.epsilon_ladder:
+        return Ladder(derived.num_envs)
+    if exploration.epsilon_decay:
+        first, last = exploration.epsilon_values
+        return Exponential(first, last, exploration.epsilon_decay)
+    return Piecewise(derived.epsilon_knots)

@@ -23,7 +23,7 @@ NAME = re.compile(r"(?P<step>0|[1-9][0-9]*)|\.(?P<former>0|[1-9][0-9]*)\.former"
 """Names of a checkpoint's directory; the second one while another checkpoint of the same env step replaces it."""
 ONLINE = "online/"
 """Prefix of the online network's weights in a learner's file."""
-EXPECTED = f"give a checkpoint's directory or its {LEARNER}"
+EXPECTED = f"give a run, the directory of one of its checkpoints, or its {LEARNER}"
 
 
 class CheckpointStore:
@@ -161,18 +161,33 @@ def _set_aside(corrupt: Path, reason: str) -> str:
 
 
 def load_weights(source: Path) -> dict[str, torch.Tensor]:
-    """Weights of the online network, on the CPU. Raises `ConfigError` without any, or for a corrupt checkpoint.
+    """Weights of the online network, on the CPU. Raises `ConfigError` when they are absent or not valid.
 
-    `source` is a checkpoint's directory, which is checked, or its `learner.safetensors`, which may be anybody's.
+    `source` is a checkpoint's directory, which is checked; its `learner.safetensors`, which may be anybody's; a run or
+    its `checkpoints`, for the newest one; or `checkpoints/latest` or `checkpoints/best`.
     """
+    source = _checkpoint_of(source)
     try:
         if source.is_dir():
             files.check(source)
             source = source / LEARNER
         tensors = load_tensors(source)
     except CorruptError as error:
-        raise ConfigError(f"no weights in {source}: {error}; {EXPECTED}") from None
+        old = f"it is not a {LEARNER}, but of an older version or of another program"
+        raise ConfigError(f"no weights in {source}: {old if source.suffix == '.pt' else error}; {EXPECTED}") from None
     weights = {name.removeprefix(ONLINE): tensor for name, tensor in tensors.items() if name.startswith(ONLINE)}
     if not weights:
         raise ConfigError(f"no weights in {source}; {EXPECTED}")
     return weights
+
+
+def _checkpoint_of(source: Path) -> Path:
+    """`source`, unless it stands for a checkpoint of a run: see `load_weights`."""
+    place = source.absolute()
+    if (place / "checkpoints").is_dir():
+        place = place / "checkpoints"
+    if place.name == "checkpoints":
+        place = place / "latest"
+    if place.parent.name == "checkpoints" and place.name in ("latest", "best"):
+        return CheckpointStore(place.parents[1]).find(place.name)
+    return source

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,31 @@ PARTIAL = "config.partial"
 """Name of the settings' file while it is being written, at the start of a run."""
 
 
-def new_run_dir(config: TrainConfig, seeds: int = 1) -> Path:
-    """`runs/<env>-<seed>-<time>`, or `runs/<env>-<first>to<last>-<time>` for several seeds."""
+@contextlib.contextmanager
+def new_run_dir(config: TrainConfig, seeds: int = 1) -> Iterator[Path]:
+    """Make `runs/<env>-<seed>-<time>`, or `runs/<env>-<first>to<last>-<time>`, which nobody else has.
+
+    It is removed again if nothing was put into it. Raises `ConfigError` where it cannot be made.
+    """
     name = config.env.env_id.split(":")[-1].removeprefix("ALE/").replace("/", "-")
     seed = config.run.seed
     which = f"{seed}to{seed + seeds - 1}" if seeds > 1 else f"{seed}"
-    return Path("runs") / f"{name}-{which}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"{name}-{which}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        run_dir = Path("runs") / f"{stem}{suffix}"
+        try:
+            run_dir.mkdir(parents=True)
+            break
+        except FileExistsError:  # made in the same second
+            continue
+        except OSError as error:
+            raise ConfigError(f"--run-dir {run_dir}: {error.strerror}; choose a writable directory") from None
+    try:
+        yield run_dir
+    finally:
+        for place in (run_dir, run_dir.parent):
+            with contextlib.suppress(OSError):
+                place.rmdir()  # fails unless it is empty
 
 
 def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
@@ -53,6 +74,12 @@ def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: {error.strerror}") from None
     return _changes(config, run_dir) if started else []
+
+
+def settings_in(place: Path) -> TrainConfig | None:
+    """Settings of the run in `place`, or of the first of several seeds there; None without either."""
+    runs = [place] if is_run_dir(place) else seeds_in(place)
+    return read_config(runs[0]) if runs else None
 
 
 def is_run_dir(run_dir: Path) -> bool:

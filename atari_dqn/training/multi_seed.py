@@ -25,6 +25,7 @@ from atari_dqn.runs.lock import check_not_training, locked
 from atari_dqn.system.machine import available_memory, cores
 from atari_dqn.system.processes import hang_up_after_parent
 from atari_dqn.system.signals import StopRequest
+from atari_dqn.training.summary import exploration_warning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,6 +69,8 @@ def train_seeds(
         f"{config.env.env_id}, seeds {first} to {last}, {how} ({cores()} cores,"
         f" {available_memory() / 1e9:.1f} GB free), each in {run_dir}/seed-K, output in output-K.txt",
     )
+    for line in exploration_warning(config, derived):
+        say(console, line)
     stop.check()
     commands = {seed: _command(config, seed, place, flags) for seed, place in places.items()}
     with locked(run_dir):

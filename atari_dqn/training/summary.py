@@ -6,8 +6,24 @@ from pathlib import Path
 
 from rich.table import Table
 
+from atari_dqn.agent.schedules import epsilon_schedule
 from atari_dqn.config.derived import Derived
 from atari_dqn.config.schema import TrainConfig
+
+
+def exploration_warning(config: TrainConfig, derived: Derived) -> list[str]:
+    """A line where more than half of epsilon's way down is over before learning starts."""
+    exploration, starts = config.exploration, config.learner.learning_starts
+    if exploration.epsilon_ladder or starts >= config.run.total_env_steps:
+        return []
+    epsilon, first = epsilon_schedule(exploration, derived)(starts), exploration.epsilon_values[0]
+    if first - epsilon <= (first - min(exploration.epsilon_values)) / 2:
+        return []
+    remedy = "a larger --epsilon-decay" if exploration.epsilon_decay else "later knots (--epsilon-at)"
+    return [
+        f"warning: epsilon is down to {epsilon:.2g} when learning starts at env step {starts:,}: little will be"
+        f" explored; try a smaller --learning-starts or {remedy}"
+    ]
 
 
 def summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from atari_dqn.agent.schedules import Exponential, Ladder, Piecewise
+from atari_dqn.agent.schedules import Piecewise, epsilon_schedule
 from atari_dqn.config.derived import Derived, derive, updates_at
 from atari_dqn.config.live import SCHEDULE, Edit, LiveValues, Request
 from atari_dqn.config.schema import TrainConfig
@@ -46,7 +46,8 @@ class Trainer:
         self.workers: EnvPool | None = None
         """The environments; None before `start`"""
         self.env_steps = 0
-        self.epsilon = self._scheduled_epsilon()
+        self._scheduled_epsilon = epsilon_schedule(config.exploration, self.derived)
+        self.epsilon = self._scheduled_epsilon
         self.beta = Piecewise(self.derived.beta_knots)
         self.episodes = EpisodeStatistics(config.num_envs)
         self.ended: list[Episode] = []
@@ -172,20 +173,11 @@ class Trainer:
         """Give the schedules and the learner the present live values."""
         values = self.live.values
         epsilon, beta = values["epsilon"], values["beta"]
-        self.epsilon = self._scheduled_epsilon() if epsilon == SCHEDULE else Piecewise(((0, float(epsilon)),))
+        self.epsilon = self._scheduled_epsilon if epsilon == SCHEDULE else Piecewise(((0, float(epsilon)),))
         self.beta = Piecewise(self.derived.beta_knots if beta == SCHEDULE else ((0, float(beta)),))
         self.learner.learning_rate.fill_(self.config.learner.learning_rate)
         self.learner.max_grad_norm.fill_(self.config.learner.max_grad_norm)
         self.learner.target_update_interval = self.config.learner.target_update_interval
-
-    def _scheduled_epsilon(self) -> Piecewise | Exponential | Ladder:
-        exploration = self.config.exploration
-        if exploration.epsilon_ladder:
-            return Ladder(self.config.num_envs)
-        if exploration.epsilon_decay:
-            first, last = exploration.epsilon_values
-            return Exponential(first, last, exploration.epsilon_decay)
-        return Piecewise(self.derived.epsilon_knots)
 
     def close(self) -> None:
         """End the environments."""

@@ -435,7 +435,7 @@ def test_a_command_that_is_given_a_hostile_file_says_one_line(tmp_path: Path) ->
     torch.save({"online": Runs(tmp_path / "trace")}, tmp_path / "learner.pt")
     result = run([*SHORT, "--run-dir", "a", "--init-from", "learner.pt"], tmp_path)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: no weights in learner.pt: learner.pt cannot be read: SafetensorError")
+    assert result.stderr.startswith("error: no weights in learner.pt: it is not a learner.safetensors")
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "trace").exists()
 

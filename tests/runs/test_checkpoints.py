@@ -147,7 +147,7 @@ def test_weights_are_read_from_a_learners_file_or_a_valid_checkpoint(tmp_path: P
     for content in contents:
         file.write_bytes(content)
         with pytest.raises(
-            ConfigError, match=r"no weights in [^\n]*give a checkpoint's directory or its learner"
+            ConfigError, match=r"no weights in [^\n]*give a run, the directory of one of its checkpoints, or"
         ) as caught:
             load_weights(file)
         assert "\n" not in str(caught.value)
@@ -155,6 +155,40 @@ def test_weights_are_read_from_a_learners_file_or_a_valid_checkpoint(tmp_path: P
         load_weights(tmp_path)
     with pytest.raises(ConfigError, match="absent: No such file"):
         load_weights(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("path", "step"),
+    [
+        ("", 1000),
+        ("checkpoints", 1000),
+        ("checkpoints/latest", 1000),
+        ("checkpoints/best", 900),
+        ("checkpoints/900", 900),
+        ("checkpoints/900/learner.safetensors", 900),
+    ],
+)
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_run_stands_for_its_newest_weights(
+    path: str, step: int, relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its env step, not by its name."""
+    store = CheckpointStore(tmp_path)
+    for at, score in ((900, 2.0), (1000, 1.0)):
+        store.save(at, snapshot(at), score)
+    monkeypatch.chdir(tmp_path)
+    found = load_weights(Path(path) if relative else tmp_path / path)
+    assert torch.equal(found["weight"], snapshot(step).learner["online"]["weight"])
+
+
+def test_weights_that_a_run_does_not_have_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"online": {}}, tmp_path / "learner.pt")
+    old = "of an older version or of another program; give a run"
+    for path, words in (("", "no checkpoint in"), ("learner.pt", old)):
+        with pytest.raises(ConfigError, match=words) as caught:
+            load_weights(tmp_path / path)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_state_keeps_its_nesting_and_every_bit_of_its_tensors(tmp_path: Path) -> None:
