@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from atari_dqn.policy.files import CHECKSUMS, ONNX, SAFETENSORS, checksums, extr
 from atari_dqn.policy.policy import Policy
 from atari_dqn.runs.directory import read_config, read_system
 from atari_dqn.runs.records import EVALUATION, is_number, read_rows
-from atari_dqn.system.files import replace
+from atari_dqn.system.files import check_room_for, replace
 from atari_dqn.system.machine import git_revision
 
 CARD = "README.md"
@@ -63,8 +62,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     read_rows(file, SCORES)
     for package in ("onnx", "onnxscript", "onnxruntime", "safetensors"):
         extra(package)
-    if command.out is not None:
-        check_out(command.out)
+    check_out(command.out or command.run / "export", given=command.out is not None)
 
     # Imported now that the input is known to be right: it takes seconds.
     from atari_dqn.agent.network import QNetwork
@@ -108,16 +106,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     return DONE
 
 
-def check_out(out: Path) -> None:
+def check_out(out: Path, given: bool) -> None:
     """Make the directory `out`. Raises `ConfigError` if it is not writable or holds anything but an export."""
     try:
-        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SAFETENSORS).exists())):
+        if given and out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SAFETENSORS).exists())):
             raise ConfigError(f"--out {out} is not empty and not an export; try a new directory")
-        out.mkdir(parents=True, exist_ok=True)
-        if not os.access(out, os.W_OK):
-            raise ConfigError(f"--out {out} is not writable")
+        check_room_for(out / SAFETENSORS)
     except OSError as error:
-        raise ConfigError(f"--out {out}: {error.strerror}") from None
+        raise ConfigError(f"{'--out ' if given else 'cannot write to '}{out}: {error.strerror}") from None
 
 
 def real_play(policy: Policy, steps: int) -> npt.NDArray[Any]:

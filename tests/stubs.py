@@ -124,6 +124,25 @@ class Fragile(Numbered):
             time.sleep(3600)
 
 
+class OnlyOne(Numbered):
+    """Refuses a second one in the same process, as some emulators do."""
+
+    alive = 0
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(length=5)
+        self.render_mode, self.metadata = render_mode, {"render_modes": ["rgb_array"]}
+        if OnlyOne.alive:
+            raise RuntimeError("cannot create multiple emulator instances per process")
+        OnlyOne.alive += 1
+
+    def render(self) -> npt.NDArray[np.uint8]:
+        return np.zeros((64, 64), np.uint8)
+
+    def close(self) -> None:
+        OnlyOne.alive -= 1
+
+
 class Slow(Numbered):
     """Each step takes half a second."""
 
@@ -256,6 +275,8 @@ class Catch(gym.Env[npt.NDArray[np.uint8], Any]):
 
 gym.register("Numbered-v0", "tests.stubs:Numbered")
 gym.register("FiveSteps-v0", "tests.stubs:Numbered", kwargs={"length": 5})
+gym.register("Endless-v0", "tests.stubs:Numbered", kwargs={"length": sys.maxsize})
+gym.register("OnlyOne-v0", "tests.stubs:OnlyOne")
 gym.register("PaysSeven-v0", "tests.stubs:Numbered", kwargs={"length": 5, "reward": 7.0})
 gym.register("PaysTooMuch-v0", "tests.stubs:Numbered", kwargs={"length": 5, "reward": 3e38})  # float32 holds no two
 gym.register("Timed-v0", "tests.stubs:Numbered", kwargs={"length": sys.maxsize}, max_episode_steps=5)

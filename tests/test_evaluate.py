@@ -13,6 +13,7 @@ from rich.console import Console
 
 from atari_dqn import evaluate
 from atari_dqn.cli import output as status
+from atari_dqn.cli.command import CommandFailed
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.protocol import PROTOCOLS, protocol_for
 from atari_dqn.evaluation.intervals import interval, iqm, mean
@@ -68,6 +69,23 @@ def test_the_card_of_a_game_is_both_protocols_with_each_epsilon(
     notes = " ".join(card.split())
     assert "minimal set of 6 actions under the other protocol" in notes
     assert "limit of 200 frames" in notes
+
+
+def test_what_cannot_be_written_is_told_before_the_first_game_and_a_lost_score_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    flags = [str(run_dir), "--episodes", "1", "--num-workers", "1", "--epsilon", "0"]
+    file = run_dir / "evaluations.jsonl"
+    file.mkdir()
+    with pytest.raises(ConfigError, match=r"^cannot write \S+evaluations.jsonl: Is a directory; try [^\n]+$"):
+        evaluate.main(flags)
+    assert capsys.readouterr().out == ""
+    file.rmdir()
+    file.symlink_to("/dev/full")  # which can be opened
+    with pytest.raises(CommandFailed, match=r"^cannot write \S+evaluations.jsonl: [^\n]+$"):
+        evaluate.main(flags)
+    assert "1 games a row" in capsys.readouterr().out
 
 
 def test_an_env_other_than_atari_has_a_row_for_each_epsilon(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from atari_dqn import play
 from atari_dqn.cli.command import FAILED, INTERRUPTED, CommandFailed
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS, protocol_for
@@ -96,6 +97,27 @@ def test_the_network_sees_stacked_frames_oldest_first_and_the_score_is_raw() -> 
     assert (first == first[:, :1]).all(), "a game's first frame is repeated"
     for before, after in itertools.pairwise(seen):
         assert torch.equal(after[:, :3], before[:, 1:])
+
+
+def test_a_game_without_end_is_cut_and_an_env_is_made_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atari_dqn.envs.film.GAME_LIMIT", 4)
+    monkeypatch.setattr("atari_dqn.evaluation.player.NOTE_AFTER", 3)
+    run_dir = make_run(tmp_path / "run", "tests.stubs:OnlyOne-v0")
+    assert play.main([str(run_dir)]) == 0
+    assert "no game has ended in 3 steps" in capsys.readouterr().out
+    assert frames_of(run_dir / "videos" / "5000-nature-seed0.mp4") == 1 + 4
+
+
+def test_what_cannot_be_filmed_is_told_before_the_games_to_pick_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    (run_dir / "videos").write_text("no directory")
+    with pytest.raises(ConfigError, match=r"^cannot write to \S+/videos: File exists$"):
+        play.main([str(run_dir), "--best"])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_video_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

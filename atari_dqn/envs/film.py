@@ -6,18 +6,29 @@ frames pixel for pixel, wraps an emulator that shows each of its ticks in colour
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.plain import raw_reward
-from atari_dqn.envs.protocol import FRAME_SKIP, EnvSpec, Protocol
-from atari_dqn.envs.single import AnyEnv, NoOpStart, make_emulator, make_plain, opened, preprocess
+from atari_dqn.envs.protocol import FRAME_SKIP, GAME_LIMIT, PROTOCOLS, EnvSpec, Protocol
+from atari_dqn.envs.single import (
+    AnyEnv,
+    NoOpStart,
+    action_names_of,
+    limited,
+    make_emulator,
+    make_plain,
+    opened,
+    preprocess,
+)
 
 Frame = npt.NDArray[Any]
 Picture = npt.NDArray[np.uint8]
@@ -27,11 +38,22 @@ ATARI_FPS = 60
 
 
 def check_drawable(spec: EnvSpec) -> None:
-    """Raise `ConfigError` if the environment cannot render itself."""
+    """Raise `ConfigError` unless the environment draws a first picture that can be filmed."""
     if spec.is_atari:
         return
+    with contextlib.closing(FilmedEnv(spec, PROTOCOLS["nature"], lambda picture: None)) as env:
+        try:
+            env.reset(seed=0)
+        except ConfigError:
+            raise
+        except Exception as error:  # a user's environment may raise anything
+            raise ConfigError(f"cannot film {spec.env_id}: {_one_line(error)}") from error
+
+
+def _check_modes(spec: EnvSpec) -> None:
+    """Raise `ConfigError` if the environment cannot render itself: making it for that may fail in any way."""
     with opened(spec.env_id) as env:
-        modes = env.metadata.get("render_modes") or []
+        modes = (env.metadata or {}).get("render_modes") or []
     if "rgb_array" not in modes:
         raise ConfigError(f"{spec.env_id} cannot draw itself: it has no render mode rgb_array")
 
@@ -39,6 +61,8 @@ def check_drawable(spec: EnvSpec) -> None:
 class FilmedEnv:
     """Single environment that shows every picture while it is played."""
 
+    action_names: tuple[str, ...]
+    """Names of the actions, [num_actions]."""
     fps: int
     """Natural speed of the pictures, per second."""
     pictures_per_step: int
@@ -50,18 +74,20 @@ class FilmedEnv:
         Raises:
             ConfigError: The environment cannot render itself.
         """
-        check_drawable(spec)
         self.spec = spec
         if spec.is_atari:
-            self._shown = _Shown(make_emulator(spec, protocol, render_mode="rgb_array"), show)
+            self._shown = _Shown(make_emulator(spec, protocol, render_mode="rgb_array"), spec.env_id, show)
             self._env = preprocess(NoOpStart(self._shown, protocol))
             self.fps, self.pictures_per_step = ATARI_FPS, FRAME_SKIP
         else:
+            _check_modes(spec)
             # Rendering is into memory: without this SDL looks for a screen and complains if there is none.
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
             plain = make_plain(spec.env_id, render_mode="rgb_array")
-            self._env = self._shown = _Shown(plain, show)
-            self.fps, self.pictures_per_step = round(plain.metadata.get("render_fps") or 30), 1
+            self._shown = _Shown(plain, spec.env_id, show)
+            self._env = limited(self._shown, spec, GAME_LIMIT)
+            self.fps, self.pictures_per_step = _fps(plain.metadata.get("render_fps")), 1
+        self.action_names = action_names_of(self._env, spec)
         self._first_action = int(self._env.action_space.start)  # type: ignore[attr-defined]
 
     @property
@@ -95,16 +121,16 @@ class FilmedEnv:
 class _Shown(gym.Wrapper[Any, Any, Any, Any]):
     """Shows the picture after every step, and keeps score and lives up to it."""
 
-    def __init__(self, env: AnyEnv, show: Callable[[Picture], None] | None) -> None:
+    def __init__(self, env: AnyEnv, env_id: str, show: Callable[[Picture], None] | None) -> None:
         super().__init__(env)
-        self._show = show
+        self._env_id, self._show, self._rgb = env_id, show, _Rgb(env_id)
         self.score = 0.0
         self.lives: int | None = None
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         result = self.env.step(action)
         _, reward, _, _, info = result
-        self.score += raw_reward("", reward, info)
+        self.score += raw_reward(f"{self._env_id}: ", reward, info)
         self._draw(info)
         return result
 
@@ -117,6 +143,60 @@ class _Shown(gym.Wrapper[Any, Any, Any, Any]):
     def _draw(self, info: dict[str, Any]) -> None:
         lives = info.get("lives")
         self.lives = int(lives) if isinstance(lives, int | np.integer) else None
-        if self._show is not None:
+        if self._show is None:
+            return
+        try:
             picture: Any = self.env.render()
-            self._show(np.asarray(picture, dtype=np.uint8))
+        except Exception as error:  # a user's environment may raise anything
+            raise ConfigError(f"cannot film {self._env_id}: render() raised {_one_line(error)}") from error
+        self._show(self._rgb(picture))
+
+
+class _Rgb:
+    """Converts what an environment's `render` returns to RGB pictures, all of the first one's size."""
+
+    def __init__(self, env_id: str) -> None:
+        self._env_id = env_id
+        self._largest = 0.0
+        """Largest value so far, which tells pictures from 0 to 1 and from 0 to 65,535."""
+        self._size: tuple[int, int] | None = None
+        """Width and height of the first picture."""
+
+    def __call__(self, rendered: Any) -> Picture:
+        """[height, width, 3] uint8 of a grey, RGB or RGBA picture of any dtype. Raises `ConfigError` for another."""
+        try:
+            picture = np.asarray(rendered)
+        except ValueError:  # a list of unequal pictures
+            picture = np.empty(0, object)
+        if picture.ndim == 3 and picture.shape[0] in (1, 3, 4) and picture.shape[2] not in (1, 3, 4):
+            picture = picture.transpose(1, 2, 0)
+        if picture.ndim == 2:
+            picture = picture[..., None]
+        *_, depth = picture.shape or (0,)
+        if picture.ndim != 3 or depth not in (1, 3, 4) or not picture.size or picture.dtype.kind not in "biuf":
+            what = f"an array {list(picture.shape)} of {picture.dtype}" if picture.ndim else repr(rendered)[:60]
+            raise ConfigError(f"cannot film {self._env_id}: render() returned {what}; try uint8 [height, width, 3]")
+        colours = np.repeat(picture, 3, axis=2) if depth == 1 else picture[..., :3]
+        if picture.dtype != np.uint8:
+            colours = np.nan_to_num(colours.astype(np.float32), posinf=0.0)
+            self._largest = max(self._largest, float(colours.max()))
+            fractions = picture.dtype.kind in "bf" and self._largest <= 1
+            colours = (colours * (255 if fractions else 255 / 65_535 if self._largest > 255 else 1)).round()
+        drawn = np.ascontiguousarray(colours.clip(0, 255), np.uint8)
+        self._size = self._size or (drawn.shape[1], drawn.shape[0])
+        if drawn.shape[1::-1] != self._size:
+            drawn = np.asarray(cv2.resize(drawn, self._size, interpolation=cv2.INTER_AREA), np.uint8)
+        return drawn
+
+
+def _fps(stated: Any) -> int:
+    """Pictures a second as an environment's metadata say; 30 if that is no speed at which a film can be shown."""
+    try:
+        fps = round(float(stated))
+    except (TypeError, ValueError, OverflowError):
+        return 30
+    return fps if 1 <= fps <= 240 else 30
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

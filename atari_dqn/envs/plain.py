@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.envs.protocol import EnvSpec
-from atari_dqn.envs.single import make_plain
+from atari_dqn.envs.single import limited, make_plain
 from atari_dqn.envs.step import StepResult
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -26,7 +26,7 @@ class PlainEnvs:
     def __init__(self, spec: EnvSpec, out: StepResult, first_env: int = 0) -> None:
         """Make the environments; for messages, they are numbered from `first_env`."""
         self.out, num_envs = out, len(out.rewards)
-        self._envs = [make_plain(spec.env_id) for _ in range(num_envs)]
+        self._envs = [limited(make_plain(spec.env_id), spec, spec.game_limit) for _ in range(num_envs)]
         self._names = [f"env {first_env + env}" for env in range(num_envs)]
         self._shape = self._envs[0].observation_space.shape
         self._first_action = self._envs[0].action_space.start  # type: ignore[attr-defined]

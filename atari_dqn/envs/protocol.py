@@ -11,6 +11,8 @@ FRAME_SKIP = 4
 """Emulator frames for which an Atari action is repeated: the frames of one environment step."""
 FRAME_SIZE = 84
 """Height and width of an Atari observation, in pixels."""
+GAME_LIMIT = 10_000
+"""Environment steps after which a game that is evaluated or filmed is cut if the environment has no time limit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,8 @@ class EnvSpec:
     """Number of discrete actions."""
     stack: int
     """Number of frames in an observation; 1 for vectors."""
+    game_limit: int | None = None
+    """Environment steps after which a game is cut where the environment has no time limit of its own."""
 
     @property
     def frame_bytes(self) -> int:

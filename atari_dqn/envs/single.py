@@ -46,6 +46,16 @@ def interface(spec: EnvSpec) -> tuple[tuple[int, ...], int]:
     return ((spec.stack, *shape) if spec.kind == "pixels" else shape), first
 
 
+def has_time_limit(spec: EnvSpec) -> bool:
+    """Whether an environment that was made before in this process ends its games after some time."""
+    return spec.is_atari or (gym.spec(spec.env_id.rpartition(":")[2]).max_episode_steps or 0) > 0
+
+
+def limited(env: AnyEnv, spec: EnvSpec, limit: int | None) -> AnyEnv:
+    """`env` with games of at most `limit` steps, unless it has a time limit of its own."""
+    return env if limit is None or has_time_limit(spec) else gym.wrappers.TimeLimit(env, limit)
+
+
 def make_env(spec: EnvSpec, protocol: Protocol, **kwargs: Any) -> AnyEnv:
     """The environment of `spec` with the observations of training, no-op starts included.
 
@@ -134,8 +144,13 @@ def action_names(spec: EnvSpec, protocol: Protocol) -> tuple[str, ...]:
     """Names of the `num_actions` actions: the console's (NOOP, FIRE, ...), the environment's own, or `action 0`..."""
     modes = {"full_action_space": protocol.full_action_space} if spec.is_atari else {}
     with opened(spec.env_id, **modes) as env:
-        get_meanings = getattr(env.unwrapped, "get_action_meanings", None)
-        names = get_meanings() if get_meanings is not None else CLASSICS.get(spec.env_id.split("-v")[0], ())
+        return action_names_of(env, spec)
+
+
+def action_names_of(env: AnyEnv, spec: EnvSpec) -> tuple[str, ...]:
+    """`action_names` of an environment that is made already: a second one may be refused in the same process."""
+    get_meanings = getattr(env.unwrapped, "get_action_meanings", None)
+    names = get_meanings() if get_meanings is not None else CLASSICS.get(spec.env_id.split("-v")[0], ())
     if len(names) != spec.num_actions:
         return tuple(f"action {action}" for action in range(spec.num_actions))
     return tuple(map(str, names))

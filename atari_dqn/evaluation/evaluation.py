@@ -7,6 +7,7 @@ player and random generators: it does not change a single bit of a training unde
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -16,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from atari_dqn.envs.protocol import EnvSpec, Protocol
+from atari_dqn.envs.protocol import GAME_LIMIT, EnvSpec, Protocol
 from atari_dqn.envs.step import StepResult
 from atari_dqn.evaluation.episodes import EpisodeStatistics
 from atari_dqn.evaluation.intervals import Statistic, interval, iqm, mean
-from atari_dqn.evaluation.player import Player
+from atari_dqn.evaluation.player import Player, tell_of_endless_game
 from atari_dqn.evaluation.result import Evaluation
 from atari_dqn.workers.pool import WorkerPool
 
@@ -55,8 +56,11 @@ def evaluate(
     deadline: float = 60.0,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_wait: Callable[[str], None] | None = None,
+    say: Callable[[str], None] = lambda note: None,
 ) -> Evaluation:
     """Play whole games epsilon-greedily. The same arguments give the same games, whatever `num_workers` is.
+
+    Where the environment has no time limit, a game is cut after `GAME_LIMIT` steps, for the policy may stand still.
 
     Args:
         network: Q values, float32 [N, A], of observations [N, stack, *frame_shape]; on `device`.
@@ -65,6 +69,7 @@ def evaluate(
         seed: of the games and the random actions.
         num_workers: worker processes at most; `deadline` and `on_wait` are those of `WorkerPool`.
         on_progress: called after every tick; an exception it raises ends the evaluation.
+        say: called once with a line for the user, if no game ends for a long time.
 
     Raises `WorkerError` if a worker failed.
     """
@@ -76,7 +81,7 @@ def evaluate(
     player = Player(network, spec, num_envs, epsilon=epsilon, seed=actor_seed, device=device)
     games = Games(quotas(episodes, num_envs))
     with WorkerPool(
-        spec,
+        dataclasses.replace(spec, game_limit=GAME_LIMIT),
         protocol,
         num_workers=(num_envs + spare) // envs_per_worker,
         envs_per_worker=envs_per_worker,
@@ -91,7 +96,10 @@ def evaluate(
             workers.send(np.pad(actions, (0, spare)))
             step = workers.recv().of(played)
             games.add(step)
-            on_progress(games.progress())
+            progress = games.progress()
+            on_progress(progress)
+            if not progress.games:
+                tell_of_endless_game(spec, progress.ticks, say)
     returns = np.array([score for env in games.played for score, _ in env])
 
     def ci95(statistic: Statistic) -> tuple[float, float]:

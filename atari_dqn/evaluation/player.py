@@ -17,8 +17,12 @@ import torch
 
 from atari_dqn.agent.actor import Actor
 from atari_dqn.envs.film import FilmedEnv
-from atari_dqn.envs.protocol import EnvSpec
+from atari_dqn.envs.protocol import GAME_LIMIT, EnvSpec
+from atari_dqn.envs.single import has_time_limit
 from atari_dqn.replay.ring import FrameRing
+
+NOTE_AFTER = 2_000
+"""Steps in which no game has ended, after which the user is told if the environment has no time limit."""
 
 
 class Player:
@@ -78,11 +82,12 @@ def play(
     epsilon: float,
     seed: int,
     on_decision: Callable[[Decision], None] = lambda decision: None,
+    say: Callable[[str], None] = lambda note: None,
 ) -> Iterator[tuple[float, int]]:
     """Play one game epsilon-greedily, and yield the raw score so far and the number of environment steps after each.
 
     The same arguments give the same game, filmed or not; `seed` is of the game and of the random actions. `on_decision`
-    is called with each decision before the environment takes it.
+    is called with each decision before the environment takes it, `say` as `tell_of_endless_game` does.
     """
     device = next(network.parameters()).device
     player = Player(network, env.spec, 1, epsilon=epsilon, seed=seed, device=device)
@@ -91,6 +96,16 @@ def play(
         action = int(player.act(frame[None], np.array([over]))[0])
         on_decision(Decision(player.q[0].cpu().numpy(), action, bool(player.explored[0])))
         frame, _, over = env.step(action)
+        tell_of_endless_game(env.spec, env_step, say)
         yield env.score, env_step
         if over:
             return
+
+
+def tell_of_endless_game(spec: EnvSpec, steps: int, say: Callable[[str], None]) -> None:
+    """Tell the user, once in `steps` of a game without end, that there is no time limit: a policy may stand still."""
+    if steps == NOTE_AFTER and not has_time_limit(spec):
+        say(
+            f"no game has ended in {steps:,} steps, and {spec.env_id} has no time limit: evaluations and films cut a"
+            f" game after {GAME_LIMIT:,}; register it with max_episode_steps=... for a limit of its own"
+        )

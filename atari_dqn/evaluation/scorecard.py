@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from typing import Protocol as TypingProtocol
@@ -21,10 +22,12 @@ from atari_dqn.cli.command import CommandFailed
 from atari_dqn.cli.format import duration, score
 from atari_dqn.cli.output import StatusLine, say
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.ids import is_atari
-from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec, Protocol, protocol_for
+from atari_dqn.envs.protocol import GAME_LIMIT, PROTOCOLS, EnvSpec, Protocol, protocol_for
 from atari_dqn.evaluation.intervals import RESAMPLES
 from atari_dqn.evaluation.result import Evaluation, append_evaluation
+from atari_dqn.system.files import check_room_for
 
 if TYPE_CHECKING:
     import torch
@@ -62,8 +65,11 @@ def evaluate_cells(
 ) -> None:
     """Evaluate a network under every protocol (Atari only) with every epsilon, and print a scorecard.
 
-    Each result is appended to `run_dir`/evaluations.jsonl as soon as its games are over. Raises `CommandFailed` if a
-    worker failed or the file cannot be written.
+    Each result is appended to `run_dir`/evaluations.jsonl as soon as its games are over.
+
+    Raises:
+        ConfigError: the file cannot be written; no game is played.
+        CommandFailed: a worker failed, or a result could not be written; all are printed nevertheless.
     """
     from atari_dqn.evaluation.evaluation import Progress, evaluate
     from atari_dqn.workers.pool import WorkerError
@@ -73,9 +79,14 @@ def evaluate_cells(
     protocols = {protocol.name: protocol for protocol in (protocol_for(name, trained_under) for name in names)}
     cells = list(itertools.product(protocols.values(), dict.fromkeys(epsilons)))
     file = run_dir / "evaluations.jsonl"
+    try:
+        check_room_for(file)
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror}; try a copy of the run that is writable") from None
     what = f"{spec.env_id}, the network of env step {trained.env_step:,}"
     say(console, f"{what}: {f'{len(cells)} times ' if len(cells) > 1 else ''}{episodes} games")
     results: list[Evaluation] = []
+    lost = ""
     started = time.monotonic()
 
     def show(progress: Progress) -> None:
@@ -101,16 +112,20 @@ def evaluate_cells(
                     seed=seed,
                     device=next(trained.network.parameters()).device,
                     on_progress=show,
+                    say=partial(say, console),
                 )
-                append_evaluation(run_dir, trained.env_step, result)
             except WorkerError as error:
                 raise CommandFailed(str(error)) from None
+            try:
+                append_evaluation(run_dir, trained.env_step, result)
             except OSError as error:
-                raise CommandFailed(f"cannot write {file}: {error.strerror}") from None
+                lost = f"cannot write {file}: {error.strerror}; what is printed above is not all in it"
             results.append(result)
             if len(cells) > 1:
                 say(console, result.summary())
     console.print(scorecard(what, results, PROTOCOLS[trained_under], spec.num_actions))
+    if lost:
+        raise CommandFailed(lost)
     say(console, f"added to {file}")
 
 
@@ -137,7 +152,9 @@ def scorecard(what: str, results: Sequence[Evaluation], trained: Protocol, num_a
     notes = [f"Intervals: {RESAMPLES:,} bootstrap samples. IQM: mean of the middle half of the games."]
     if normalised:
         notes.append("Human: human-normalised mean, 0 is random play, 1 a human.")
-    limit = f"limit of {first.protocol.max_episode_frames:,} frames" if atari else "time limit"
+    limit = (
+        f"limit of {first.protocol.max_episode_frames:,} frames" if atari else f"time limit, or {GAME_LIMIT:,} steps"
+    )
     notes.append(f"Env steps: mean length of a game. Cut: games ended by the {limit}.")
     if any(result.protocol.name != trained.name for result in results):
         which = f"all {num_actions}" if trained.full_action_space else f"the game's minimal set of {num_actions}"

@@ -13,13 +13,15 @@ from rich.console import Console
 from atari_dqn.cli.command import CommandFailed
 from atari_dqn.cli.format import duration
 from atari_dqn.cli.output import StatusLine, say
-from atari_dqn.envs.film import FilmedEnv, Picture
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.film import FilmedEnv, Picture, check_drawable
 from atari_dqn.envs.protocol import Protocol
 from atari_dqn.evaluation.player import play
 from atari_dqn.evaluation.references import with_human
 from atari_dqn.policy.trained import TrainedNetwork
 from atari_dqn.render.overlay import Overlay
 from atari_dqn.render.video import VideoFile, Window
+from atari_dqn.system.files import check_room_for
 from atari_dqn.system.signals import StopRequest
 
 
@@ -49,8 +51,14 @@ class Filming:
     def scout(self, seed: int, episodes: int) -> list[Game]:
         """Play games of consecutive seeds without filming them, which takes a fraction of the time.
 
-        Returns the games in the order played; fewer than `episodes` after Ctrl-C.
+        Returns the games in the order played; fewer than `episodes` after Ctrl-C. Raises `ConfigError` if none of them
+        could be filmed.
         """
+        check_drawable(self.policy.spec)
+        try:
+            check_room_for(self.directory / "film")
+        except OSError as error:
+            raise ConfigError(f"cannot write to {self.directory}: {error.strerror}") from None
         games: list[Game] = []
         started = time.monotonic()
         env = FilmedEnv(self.policy.spec, self.protocol, show=None)
@@ -61,7 +69,7 @@ class Filming:
         ):
             while len(games) < episodes:
                 game = Game((seed + len(games)) % 2**31)
-                for score, env_steps in play(self.policy.network, env, self.epsilon, game.seed):
+                for score, env_steps in play(self.policy.network, env, self.epsilon, game.seed, say=self._say):
                     game = Game(game.seed, score, env_steps)
                     text = f"game {len(games) + 1} of {episodes}  score {score:g}  {env_steps:,} env steps"
                     if games:
@@ -69,7 +77,7 @@ class Filming:
                         text += f"  ETA {duration(left)}"
                     status.update(text)
                 games.append(game)
-                say(self.console, f"seed {game.seed}: {self._result(game)}")
+                self._say(f"seed {game.seed}: {self._result(game)}")
         return games
 
     def film(self, seed: int, kind: str = "", picked: Game | None = None) -> bool:
@@ -103,7 +111,7 @@ class Filming:
             ):
                 window = Window(self.policy.spec.env_id, env.fps) if self.window else None
                 screens += [video] if window is None else [video, window]
-                for score, env_steps in play(self.policy.network, env, self.epsilon, seed, on_decision):
+                for score, env_steps in play(self.policy.network, env, self.epsilon, seed, on_decision, self._say):
                     game = Game(seed, score, env_steps)
                     status.update(f"score {score:g}  {env_steps:,} env steps  {video.pictures / env.fps:.0f} s of film")
                     if window and window.closed:
@@ -113,8 +121,8 @@ class Filming:
             ending = "interrupted"
         except OSError as error:
             raise CommandFailed(f"cannot write {file}: {error.strerror or error}") from None
-        say(self.console, f"{ending}: {self._result(game)}")
-        say(self.console, f"{file}: {video.pictures / env.fps:.1f} s of film, {env.fps} pictures a second")
+        self._say(f"{ending}: {self._result(game)}")
+        self._say(f"{file}: {video.pictures / env.fps:.1f} s of film, {env.fps} pictures a second")
         if picked and ending == "game over" and game != picked:
             raise CommandFailed(
                 f"cannot film the picked game of score {picked.score:g}: seed {seed} gave a game of score"
@@ -124,3 +132,6 @@ class Filming:
 
     def _result(self, game: Game) -> str:
         return f"score {with_human(self.policy.spec.env_id, game.score)} after {game.env_steps:,} env steps"
+
+    def _say(self, line: str) -> None:
+        say(self.console, line)

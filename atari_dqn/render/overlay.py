@@ -23,7 +23,6 @@ from PIL import Image, ImageDraw, ImageFont
 from atari_dqn.cli.format import q_value
 from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.protocol import Protocol
-from atari_dqn.envs.single import action_names
 from atari_dqn.evaluation.player import Decision
 from atari_dqn.policy.trained import TrainedNetwork
 from atari_dqn.render.video import Picture, enlarge
@@ -69,7 +68,7 @@ class Overlay:
         """For a game of `policy` in `env`."""
         conditions = f" · {protocol.name}" if env.spec.is_atari else ""
         title = f"{env.spec.env_id}{conditions} · {policy.env_step:,} env steps"
-        return cls(title, action_names(env.spec, protocol), env.fps, env.pictures_per_step)
+        return cls(title, env.action_names, env.fps, env.pictures_per_step)
 
     def __init__(self, title: str, names: Sequence[str], fps: int, pictures_per_step: int) -> None:
         self._title, self._names = title, names

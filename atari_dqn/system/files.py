@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,15 @@ def append(file: Path, record: bytes) -> None:
         except OSError:
             opened.truncate(end)
             raise
+
+
+def check_room_for(file: Path) -> None:
+    """Make the directory of `file`. Raises `OSError` unless `file` can be written there; an absent one stays absent."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists():
+        file.open("ab").close()
+    else:
+        tempfile.TemporaryFile(dir=file.parent).close()
 
 
 def replace(file: Path, content: bytes) -> None:

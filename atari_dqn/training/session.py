@@ -17,6 +17,7 @@ from atari_dqn.agent.finite import NotFiniteError, where_not_finite
 from atari_dqn.cli.format import duration
 from atari_dqn.config.live import Edit, Request
 from atari_dqn.evaluation.evaluation import Progress, evaluate
+from atari_dqn.evaluation.player import NOTE_AFTER, tell_of_endless_game
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.render.clips import LAST_DEADLINE, Clip, Recorder
 from atari_dqn.runs.checkpoints import CheckpointStore
@@ -72,6 +73,7 @@ class Session:
         self._checking = Every(trainer.learner.updates)
         self._began_at = self._logged = trainer.env_steps
         self._workers_replaced = 0
+        self._told_of_endless_game = False
         self._skipped = trainer.learner.skipped().in_all
         """Number of skipped updates that the user knows of"""
 
@@ -163,6 +165,10 @@ class Session:
                 "The worker was replaced; its unfinished episodes are cut, and training continues."
             )
         trainer.workers.failures.clear()
+        steps_each = trainer.env_steps // trainer.config.num_envs
+        if not (self._told_of_endless_game or trainer.episodes.finished) and steps_each >= NOTE_AFTER:
+            self._told_of_endless_game = True
+            tell_of_endless_game(trainer.spec, NOTE_AFTER, monitor.say)
         if trainer.ended:
             monitor.keep_episodes(trainer.env_steps, trainer.clock.elapsed(), trainer.ended)
             trainer.ended.clear()
@@ -192,21 +198,23 @@ class Session:
         def watch(progress: Progress) -> None:
             self._wait(f"evaluating: {progress.games} of {progress.episodes} games")
 
+        num_envs = max(config.num_envs, EVALUATION_ENVS)
         try:
             result = evaluate(
                 trainer.learner.online,
                 trainer.spec,
                 trainer.protocol,
                 episodes=config.run.eval_episodes,
-                num_envs=max(config.num_envs, EVALUATION_ENVS),
-                num_workers=config.env.num_workers,
+                num_envs=num_envs,
+                # No more environments in a worker than in training: some may exist but once in a process.
+                num_workers=math.ceil(num_envs / config.env.envs_per_worker),
                 epsilon=config.run.eval_epsilon,
                 seed=seeds_of(config.run.seed)["evaluation"],
                 device=trainer.device,
-                # A worker may have more environments to step than in training, where there are few.
-                deadline=config.env.worker_deadline * math.ceil(EVALUATION_ENVS / config.num_envs),
+                deadline=config.env.worker_deadline,
                 on_progress=watch,
                 on_wait=self._wait,
+                say=self.monitor.say,
             )
         except Stopped:
             return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.envs.film import FilmedEnv
+from atari_dqn.envs.film import FilmedEnv, check_drawable
 from atari_dqn.envs.make import env_spec, make_vector_env
 from atari_dqn.envs.protocol import PROTOCOLS
 from tests.stubs import Shifted
@@ -146,3 +146,104 @@ def test_a_raw_reward_that_is_no_number_is_refused_by_name(monkeypatch: pytest.M
     monkeypatch.setattr(env._shown.env, "step", lambda action: step)
     with pytest.raises(FloatingPointError, match="raw_reward is None"):
         env.step(0)
+
+
+class Rendered(Drawn):
+    """Its picture is the next of `pictures`."""
+
+    pictures: ClassVar[list[Any]] = []
+
+    def render(self) -> Any:
+        return self.pictures[min(self._step, len(self.pictures) - 1)]
+
+
+gym.register("Rendered-v0", lambda **settings: Rendered(**settings))
+
+
+def shown(*pictures: Any) -> list[npt.NDArray[np.uint8]]:
+    """The pictures of a game that draws these."""
+    Rendered.pictures = list(pictures)
+    found: list[npt.NDArray[np.uint8]] = []
+    env = FilmedEnv(env_spec("Rendered-v0", NATURE, 4), NATURE, found.append)
+    env.reset(seed=3)
+    for _ in pictures[1:]:
+        env.step(0)
+    env.close()
+    return found
+
+
+RGB = np.arange(30).reshape(2, 5, 3) * 8
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        RGB.astype(np.uint8),
+        RGB,
+        RGB.astype(np.float64),
+        RGB / 255,
+        (RGB / 255).astype(np.float16),
+        (RGB * 257).astype(np.uint16),
+        np.concatenate([RGB, np.full((2, 5, 1), 255)], axis=2).astype(np.uint8),
+        np.concatenate([RGB / 255, np.ones((2, 5, 1))], axis=2),
+        RGB.transpose(2, 0, 1).astype(np.uint8),
+        RGB.astype(np.uint8)[:, ::-1][:, ::-1],
+        RGB.tolist(),
+    ],
+)
+def test_pictures_of_any_dtype_and_layout_are_the_same_film(picture: Any) -> None:
+    (drawn,) = shown(picture)
+    assert (drawn.dtype, drawn.flags.c_contiguous) == (np.uint8, True)
+    np.testing.assert_allclose(drawn, RGB, atol=1)
+
+
+@pytest.mark.parametrize("picture", [np.eye(3, dtype=bool), np.eye(3), np.eye(3, dtype=np.uint8)[..., None] * 255])
+def test_grey_pictures_are_drawn_in_grey(picture: Any) -> None:
+    (drawn,) = shown(picture)
+    np.testing.assert_array_equal(drawn, np.repeat(np.eye(3)[..., None] * 255, 3, axis=2))
+
+
+def test_pictures_keep_their_scale_and_size_through_a_film() -> None:
+    dark, bright = np.full((6, 8, 3), 1.0), np.full((6, 8, 3), 200.0)
+    assert [int(picture.max()) for picture in shown(bright, dark)] == [200, 1], "not from 0 to 1 all of a sudden"
+    assert [picture.shape for picture in shown(dark, np.ones((12, 4, 3)))] == [(6, 8, 3)] * 2
+    assert int(shown(np.full((4, 4), np.nan))[0].max()) == 0
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (None, "render() returned None"),
+        ("text", "render() returned 'text'"),
+        (np.zeros((5, 5, 2)), "render() returned an array [5, 5, 2] of float64"),
+        (np.zeros((0, 4, 3)), "render() returned an array [0, 4, 3]"),
+        (np.zeros((1, 4, 4, 3)), "render() returned an array [1, 4, 4, 3]"),
+        (np.zeros((4, 4, 3), complex), "of complex128"),
+        ([np.zeros((4, 4)), np.zeros((5, 5))], "render() returned an array"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_one_line(picture: Any, words: str) -> None:
+    spec = env_spec("Rendered-v0", NATURE, 4)
+    for look in (lambda: shown(picture), lambda: check_drawable(spec)):
+        with pytest.raises(ConfigError) as refused:
+            look()
+        assert str(refused.value).startswith("cannot film Rendered-v0: ")
+        assert words in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("stated", "fps"), [(12, 12), (29.97, 30), (0, 30), (0.2, 30), (-5, 30), (None, 30), ("fast", 30), (1e9, 30),
+                        (float("nan"), 30), (float("inf"), 30)]
+)  # fmt: skip
+def test_a_speed_that_no_film_can_have_is_30_pictures_a_second(stated: Any, fps: int) -> None:
+    class Paced(Drawn):
+        def __init__(self, render_mode: str | None = None) -> None:
+            super().__init__(render_mode)
+            self.metadata = {"render_modes": ["rgb_array"], "render_fps": stated}
+
+    gym.registry.pop("Paced-v0", None)
+    gym.register("Paced-v0", Paced)  # type: ignore[arg-type]
+    env = FilmedEnv(env_spec("Paced-v0", NATURE, 4), NATURE, no_show)
+    env.close()
+    assert env.fps == fps

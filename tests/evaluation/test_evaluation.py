@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import random
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,6 +18,7 @@ from torch import nn
 
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
+from atari_dqn.envs.single import limited
 from atari_dqn.envs.step import StepResult
 from atari_dqn.evaluation.evaluation import Games, Progress, evaluate, quotas
 from atari_dqn.evaluation.result import Evaluation
@@ -174,6 +176,24 @@ def test_a_time_limit_ends_a_game() -> None:
     result = play(stub("Timed-v0"), 2, 1)
     np.testing.assert_array_equal(result.lengths, [5, 5])
     assert result.cut == 2
+
+
+def test_a_game_without_end_is_cut_and_the_user_told_how_to_set_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atari_dqn.evaluation.evaluation.GAME_LIMIT", 60)
+    monkeypatch.setattr("atari_dqn.evaluation.player.NOTE_AFTER", 40)
+    told: list[str] = []
+    spec = stub("Endless-v0")
+    result = evaluate(
+        Recorder(3), spec, NATURE, episodes=1, num_envs=1, epsilon=0.0, seed=1, device=CPU, say=told.append
+    )  # fmt: skip
+    assert (result.lengths.tolist(), result.cut) == ([60], 1)
+    (note,) = told
+    assert note.startswith("no game has ended in 40 steps, and tests.stubs:Endless-v0 has no time limit")
+    assert "max_episode_steps" in note
+    env = gym.make("Timed-v0")
+    assert limited(env, stub("Timed-v0"), 9) is limited(env, stub("Endless-v0"), None) is env, (
+        "a limit of its own is kept, shorter or longer"
+    )
 
 
 def test_a_policy_that_never_fires_ends_at_the_frame_limit() -> None:

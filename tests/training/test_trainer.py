@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -292,7 +293,7 @@ def test_watching_changes_nothing(tmp_path: Path) -> None:
     assert len((tmp_path / "watched" / "evaluations.jsonl").read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize(("workers", "per_worker"), [(2, 2), (3, 1), (1, 1)])
+@pytest.mark.parametrize(("workers", "per_worker"), [(2, 2), (1, 1)])
 def test_evaluations_play_the_same_games_however_the_envs_are_grouped(
     workers: int, per_worker: int, tmp_path: Path
 ) -> None:
@@ -310,14 +311,33 @@ def test_evaluations_play_the_same_games_however_the_envs_are_grouped(
         returns.append(json.loads((tmp_path / name / "evaluations.jsonl").read_text())["returns"])
     assert returns[0] == returns[1]
     assert len(set(returns[0])) > 1
-    assert processes == 2 * workers, "an evaluation has as many workers as the training that waits for it"
+    assert processes == workers + 8 // per_worker, "those of the training, and of an evaluation in 8 envs"
 
 
-def test_an_evaluation_in_more_envs_than_the_training_has_is_given_the_time_for_it(tmp_path: Path) -> None:
-    """One env's step takes half a second, those of the evaluation's eight take more than the deadline of one."""
-    game = {"env_id": "tests.stubs:Slow-v0", "num_workers": 1, "envs_per_worker": 1, "worker_deadline": 1.5}
-    trained(tmp_path, **game, learning_starts=4, total_env_steps=4, eval_interval=4, eval_episodes=8)
-    assert len(json.loads((tmp_path / "evaluations.jsonl").read_text())["returns"]) == 8
+def test_no_worker_of_an_evaluation_has_more_envs_than_one_of_the_training(tmp_path: Path) -> None:
+    game = {"env_id": "tests.stubs:OnlyOne-v0", "num_workers": 1, "envs_per_worker": 1}
+    trained(tmp_path, **game, learning_starts=8, total_env_steps=16, eval_interval=16, eval_episodes=2)
+    assert json.loads((tmp_path / "evaluations.jsonl").read_text())["returns"] == [5.0, 5.0]
+
+
+def test_a_training_continues_after_an_evaluation_of_a_game_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atari_dqn.evaluation.evaluation.GAME_LIMIT", 60)
+    for module in ("evaluation.player", "training.session"):
+        monkeypatch.setattr(f"atari_dqn.{module}.NOTE_AFTER", 40)
+    told = io.StringIO()
+    game = {"env_id": "tests.stubs:Endless-v0", "num_workers": 1, "envs_per_worker": 1}
+    trainer = make_trainer(**game, total_env_steps=50, eval_interval=20, eval_episodes=1)
+    monitor = Monitor(tmp_path, Console(file=told, width=500), "test", 50, 0)
+    assert Session(trainer, tmp_path, monitor, lambda: False).run()
+    monitor.close()
+    rows = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    assert [(row["env_step"], row["lengths"], row["truncated"]) for row in rows] == [
+        (20, [60], 1),
+        (40, [60], 1),
+    ]
+    assert told.getvalue().count("no game has ended in 40 steps") == 3, "in both evaluations and in the training"
 
 
 def trained(run_dir: Path, should_stop: Callable[[], bool] = lambda: False, /, **settings: Any) -> tuple[bool, Trainer]:
