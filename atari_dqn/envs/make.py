@@ -44,21 +44,29 @@ def resolve_env_id(name: str) -> str:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:  # a user's module may fail in any way
             raise ConfigError(f"--env-id {name}: cannot import {module} ({type(error).__name__}: {error})") from error
-    games = {_plain(env_id): env_id for env_id in gym.registry if is_atari(env_id)}
+    if bare in gym.registry and not _is_ales(bare):
+        if is_atari(name):
+            raise ConfigError(f"--env-id {name}: ALE/ is for Atari games; register your environment under another name")
+        return name
+    games = {_plain(env_id): env_id for env_id in gym.registry if is_atari(env_id) and _is_ales(env_id)}
     words = re.fullmatch(r"(?P<game>.+?)(?P<old>-ram|NoFrameskip|Deterministic)*(?P<version>-v\d+)?", bare)
     game = games.get(_plain(words["game"])) if words else None
-    if words and game:
+    if words and game and (not module or bare in gym.registry):
         if words["old"] or words["version"] not in (None, "-v5"):
             raise ConfigError(f"--env-id {name}: old id; use {game} and choose its preprocessing with --protocol")
         return game
-    if bare in gym.registry:
-        return name
-    known = {_plain(i): i for i, spec in gym.registry.items() if "ale_py" not in str(spec.entry_point)} | games
+    prefix = f"{module}:" if module else ""
+    known = games | {_plain(env_id): prefix + env_id for env_id in gym.registry if not _is_ales(env_id)}
     near = difflib.get_close_matches(_plain(bare), known, n=1)
     raise ConfigError(
         f"--env-id {name}: unknown environment; "
         + (f"did you mean {known[near[0]]}?" if near else "try a game such as breakout, or a gymnasium id")
     )
+
+
+def _is_ales(env_id: str) -> bool:
+    """Whether a registered id is of ale-py's own environment, not one that a user gave a game's name."""
+    return "ale_py" in str(gym.registry[env_id].entry_point)
 
 
 def _plain(name: str) -> str:

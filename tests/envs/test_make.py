@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -46,7 +48,7 @@ def test_names_resolve_to_full_ids(name: str, env_id: str) -> None:
         ("Braekout", "did you mean ALE/Breakout-v5?"),
         ("cartpole", "did you mean CartPole-v1?"),
         ("CartPole-v9", "did you mean CartPole-v1?"),
-        ("tests.stubs:Cacth-v0", "did you mean Catch-v0?"),
+        ("tests.stubs:Cacth-v0", "did you mean tests.stubs:Catch-v0?"),
         ("no_such_module:Catch-v0", "cannot import no_such_module"),
         ("xyzzy", "try a game such as breakout"),
         # gymnasium would take these, with frame skips and sticky actions of their own
@@ -63,6 +65,49 @@ def test_a_wrong_name_is_refused_in_one_line_that_helps(name: str, hint: str) ->
     assert name in str(refused.value)
     assert hint in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.fixture
+def registry() -> Iterator[dict[str, Any]]:
+    """gymnasium's, put back afterwards."""
+    before = dict(gym.registry)
+    yield gym.registry
+    gym.registry.clear()
+    gym.registry.update(before)
+
+
+@pytest.mark.parametrize(
+    "own", ["Pong-v5", "Breakout-v0", "pong-v1", "MsPacman-v5", "BreakoutNoFrameskip-v4", "ALE/Pong-v5", "x/Pong-v5"]
+)
+def test_an_own_environment_is_not_taken_for_the_game_whose_name_it_bears(
+    own: str, registry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path.name
+    (tmp_path / f"{module}.py").write_text(
+        f"import gymnasium, tests.stubs\ngymnasium.register({own!r}, tests.stubs.Numbered)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    resolved = resolve_env_id(f"{module}:{own}")
+    assert resolved == f"{module}:{own}"
+    spec = env_spec(resolved, NATURE, 4)
+    assert (spec.is_atari, spec.kind, spec.frame_shape, spec.num_actions) == (False, "vector", (4,), 3)
+
+
+def test_names_that_a_module_does_not_register_are_no_games(registry: Any) -> None:
+    for name in ("tests.stubs:pong", "tests.stubs:Breakout", "tests.stubs:Ctch-v0"):
+        with pytest.raises(ConfigError, match="unknown environment; did you mean"):
+            resolve_env_id(name)
+    gym.register("Pong-v5", "tests.stubs:Numbered")  # in this very process
+    assert resolve_env_id("Pong-v5") == "Pong-v5"
+    assert resolve_env_id("pong") == "ALE/Pong-v5"
+    gym.register("ALE/Mine-v0", "tests.stubs:Numbered")
+    with pytest.raises(ConfigError, match="ALE/ is for Atari games"):
+        resolve_env_id("ALE/Mine-v0")
+
+
+def test_gymnasiums_own_game_of_an_atari_games_name_is_told_what_its_observations_are() -> None:
+    with pytest.raises(ConfigError, match="only Box is supported"):
+        env_spec(resolve_env_id("Blackjack-v1"), NATURE, 4)
 
 
 def test_every_game_has_a_spec_and_an_action_set() -> None:
