@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import inspect
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -71,4 +72,5 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # from here on Python would print a traceback
         release_output()

@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 class StopRequest:
     """Context in which the first signal is remembered and the second one ends the process.
 
-    SIGHUP, sent when the terminal closes, counts unless it is ignored, as under nohup.
+    SIGHUP, sent when the terminal closes, counts unless it is ignored, as under nohup. In a thread that is not the main
+    one there are no handlers, and the caller's own decide.
     """
 
     def __init__(self) -> None:
@@ -57,12 +59,13 @@ class StopRequest:
             raise KeyboardInterrupt
 
     def __enter__(self) -> StopRequest:
-        hung_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
-        for number in (signal.SIGINT, signal.SIGTERM, *hung_up):
-            self._former[number] = signal.signal(number, self._handle)
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other thread
+            hung_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+            for number in (signal.SIGINT, signal.SIGTERM, *hung_up):
+                self._former[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._asked:  # otherwise the process is ending, and a second signal may follow
-            for number, handler in self._former.items():
-                signal.signal(number, handler)
+        for number, handler in self._former.items():
+            if signal.getsignal(number) == self._handle:  # not for a SIGHUP that came: see `_handle`
+                signal.signal(number, handler or signal.SIG_DFL)

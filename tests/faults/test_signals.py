@@ -204,7 +204,7 @@ def test_the_dashboard_goes_with_the_training(
             harmed.until(lambda: harmed.helpers("atari_dqn.dashboard"))
         else:
             harmed.until(lambda: learns(harmed))
-            assert len(harmed.helpers()) == 3
+            assert len(harmed.helpers()) == 2
             assert len(harmed.helpers("atari_dqn.dashboard")) == 1
         harmed.signal(number)
         if number == signal.SIGKILL:
