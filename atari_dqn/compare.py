@@ -14,6 +14,7 @@ from atari_dqn.cli.command import DONE, parse_flags, run_command
 from atari_dqn.cli.output import StatusLine, open_console, say
 from atari_dqn.comparison.runs import Run, configurations, find_runs, names_of, read_run
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
+from atari_dqn.runs.directory import newest_run
 from atari_dqn.system.files import replace
 
 if TYPE_CHECKING:  # matplotlib takes a second, which bad input need not wait for
@@ -35,7 +36,9 @@ class CompareCommand:
     """
 
     runs: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, Setting("run directories, or directories that contain some")
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        Setting("run directories, or directories with some in them (default: the newest in runs/)"),
     ]
     threshold: Annotated[
         float | None, Setting("also report when the mean raw score of 100 games of training reached this")
@@ -49,17 +52,24 @@ class CompareCommand:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.compare") -> int:
     """Compare as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
     command = parse_flags(CompareCommand, argv, prog=prog)
-    if not command.runs:
-        raise ConfigError("name at least one run directory, such as runs/Breakout-1-...")
-    places = find_runs(command.runs)
-    out = command.out or command.runs[0] / "plots" / "compare.png"
+    given = command.runs or (newest_run(),)
+    places = find_runs(given)
+    out = command.out or given[0] / "plots" / "compare.png"
     _check_out(out)
     console = open_console()
     with StatusLine(console, "reading") as status:
         runs: list[Run] = []
+        left_out: list[str] = []
         for place, name in zip(places, names_of(places), strict=True):
             status.update(f"{len(runs)} of {len(places)} runs read")
-            runs.append(read_run(place, name))
+            try:
+                runs.append(read_run(place, name))
+            except ConfigError as error:
+                left_out.append(str(error))
+        if not runs:
+            raise ConfigError(left_out[0])
+        for reason in left_out:
+            say(console, f"left out: {reason}")
         found = configurations(runs)
 
         from atari_dqn.comparison.figure import draw

@@ -7,8 +7,10 @@ with the run in the run's directory, so it needs no server, and it imports no to
 from __future__ import annotations
 
 import dataclasses
+import re
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +18,10 @@ import tyro
 
 from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console, say
-from atari_dqn.config.live import SCHEDULE, Edit, Request, live_settings, new_request
-from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.live import SCHEDULE, Edit, Request, Value, live_settings, new_request
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
-from atari_dqn.runs.directory import read_config
-from atari_dqn.runs.edits import Inbox, present_values, read_edits, to_undo
+from atari_dqn.runs.directory import newest_run, read_config
+from atari_dqn.runs.edits import Inbox, live_values, read_edits, to_undo
 from atari_dqn.runs.lock import is_training
 
 PATIENCE_SECONDS = 10.0
@@ -33,13 +34,18 @@ HISTORY_LINES = 12
 @help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TuneCommand:
-    """Change hyperparameters of a running training, or list them.
+    """Change hyperparameters of a running training, or list them. Of several new values all are taken, or none.
 
     The run accepts or refuses an edit between two updates and records it in its hparam_edits.jsonl. `epsilon=schedule`
     and `beta=schedule` return to the schedule. Before --learning-starts all actions are random, whatever epsilon is.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN"), Setting("directory of the run")]
+    run: Annotated[
+        Path | None,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="[RUN]"),
+        Setting("directory of the run (default: the newest in runs/)"),
+    ] = None
     edits: Annotated[
         tuple[str, ...],
         tyro.conf.Positional,
@@ -53,36 +59,49 @@ class TuneCommand:
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.tune") -> int:
     """Run the command. Returns the exit code; raises `ConfigError` for bad input and refused edits."""
-    command = parse_flags(TuneCommand, argv, prog=prog)
-    config = read_config(command.run)
-    if command.undo and command.edits:
+    # `--learning-rate=5e-5` is how a flag of train is written.
+    words = [re.sub(r"^--(?=[\w-]+=)", "", word) for word in (sys.argv[1:] if argv is None else argv)]
+    command = parse_flags(TuneCommand, words, prog=prog)
+    run, edits = command.run, command.edits
+    if run is not None and "=" in run.name and not run.exists():
+        run, edits = None, (str(run), *edits)
+    if run is None:
+        run = newest_run()
+        say(open_console(), f"run: {run}")
+    config, past = read_config(run), read_edits(run)
+    if command.undo and edits:
         raise ConfigError("cannot undo and edit at once; give either --undo or new values")
     if command.undo:
-        last = to_undo(read_edits(command.run))
+        last = to_undo(past)
         if last is None:
-            raise ConfigError(f"nothing to undo: {command.run} has no accepted edit that is not undone yet")
+            raise ConfigError(f"nothing to undo: {run} has no accepted edit that is not undone yet")
         requests = [new_request(last.name, last.old, undo=True)]
     else:
-        requests = [_parsed(text) for text in command.edits]
+        requests = [_parsed(text) for text in edits]
+    live = live_values(config, past)
     if not requests:
-        _list(config, command.run)
+        _list(live.values, past, run)
         return DONE
-    if not is_training(command.run):
+    _raise_refusals([live.decide(request, 0, 0) for request in requests])  # all or nothing
+    if not is_training(run):
         raise ConfigError(
-            f"cannot tune {command.run}: no process is training there; set its hyperparameters with flags of train"
+            f"cannot tune {run}: no process is training there; set its hyperparameters with flags of train"
         )
-    answers = [_ask(command.run, request) for request in requests]
+    _raise_refusals(_ask(run, requests))
+    return DONE
+
+
+def _raise_refusals(answers: Sequence[Edit]) -> None:
     refused = [answer.reason for answer in answers if not answer.taken]
     if refused:
         raise ConfigError("; ".join(refused))
-    return DONE
 
 
 def _parsed(text: str) -> Request:
     name, equals, value = text.partition("=")
     if not (equals and name.strip() and value.strip()):
         raise ConfigError(f"cannot read the edit {text!r}; write name=value, such as learning_rate=5e-5")
-    return new_request(name.strip(), _number(value.strip()))
+    return new_request(name.strip().replace("-", "_"), _number(value.strip()))
 
 
 def _number(text: str) -> Any:
@@ -95,16 +114,18 @@ def _number(text: str) -> Any:
     return text
 
 
-def _ask(run_dir: Path, request: Request) -> Edit:
-    """Write a request into the run's inbox, wait for the answer and print it."""
+def _ask(run_dir: Path, requests: Sequence[Request]) -> list[Edit]:
+    """Write the requests into the run's inbox, wait for the answers and print them."""
+    inbox = Inbox(run_dir)
     try:
-        file = Inbox(run_dir).put(request)
+        files = [inbox.put(request) for request in requests]
     except OSError as error:
         raise ConfigError(f"cannot write to {run_dir}: {error.filename}: {error.strerror}") from None
     try:
-        return _answer(run_dir, request, file)
+        return [_answer(run_dir, request, file) for request, file in zip(requests, files, strict=True)]
     except KeyboardInterrupt:
-        file.unlink(missing_ok=True)  # a user who gives up does not want the edit later
+        for file in files:
+            file.unlink(missing_ok=True)  # a user who gives up does not want the edit later
         raise
 
 
@@ -128,12 +149,10 @@ def _answer(run_dir: Path, request: Request, file: Path) -> Edit:
         time.sleep(POLL_SECONDS)
 
 
-def _list(config: TrainConfig, run_dir: Path) -> None:
+def _list(values: Mapping[str, Value], edits: Sequence[Edit], run_dir: Path) -> None:
     from rich import box
     from rich.table import Table
 
-    edits = read_edits(run_dir)
-    values = present_values(config, edits)
     console = open_console()
     table = Table(box=box.SIMPLE_HEAD, title=f"{run_dir}: live hyperparameters", title_justify="left")
     table.add_column("name", no_wrap=True)

@@ -57,11 +57,11 @@ def test_a_mistake_is_found_before_torch_is_imported(tmp_path: Path) -> None:
         ["compare", str(tmp_path / "run"), "--threshold", "nan"],
         ["compare", str(tmp_path / "scored"), "--out", str(tmp_path)],
         ["compare", str(tmp_path / "scored"), "--out", str(tmp_path / "it.md")],
-        ["compare"],
     ]
     said = refusals(mistakes, without={"torch", "gymnasium", "labml"})
     assert said == [
-        f"{tmp_path} is not a run directory: it has no config.json",
+        f"{tmp_path} is not a run directory: it has no config.json; the newest runs in it: {tmp_path / 'scored'},"
+        f" {tmp_path / 'run'}",
         "--episodes is 0; it must be from 1 to 100000",
         "--epsilon is 1.5; it must be from 0 to 1",
         "--protocol is empty; omit it for the default",
@@ -72,7 +72,6 @@ def test_a_mistake_is_found_before_torch_is_imported(tmp_path: Path) -> None:
         "--threshold is nan; it must be finite",
         f"--out {tmp_path} is a directory; name a PNG in it",
         f"--out {tmp_path / 'it.md'} names the tables; name the picture, such as {tmp_path / 'it.png'}",
-        "name at least one run directory, such as runs/Breakout-1-...",
         "[]",
     ]
 

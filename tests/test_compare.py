@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,30 @@ def test_a_directory_of_runs_means_the_runs_in_it_and_each_counts_once(tmp_path:
         find_runs([runs[0] / "checkpoints"])
     assert compare.main([str(tmp_path / "all")]) == 0
     assert (tmp_path / "all" / "plots" / "compare.md").is_file()
+
+
+def test_runs_that_cannot_be_compared_are_left_out_with_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    make_settings(runs / "a-new", "CartPole-v1")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="a-new has no score yet: no game of it is finished"):
+        compare.main(["runs"])
+    seeds(runs, "run", [1.0])
+    seeds(runs / "many", "seed", [1.0])
+    (runs / "old").mkdir()
+    (runs / "old" / "config.json").write_text('{"frames": 4}')
+    assert compare.main(["runs"]) == 0
+    shown = capsys.readouterr().out
+    assert "left out: runs/a-new has no score yet: no game of it is finished\n" in shown
+    assert "left out: runs/old/config.json" in shown
+    assert "seed-1, run-1" in shown
+    os.utime(runs / "many" / "seed-1" / "config.json", (2**32, 2**32))
+    assert compare.main([]) == 0, "the newest run"
+    assert (runs / "many" / "seed-1" / "plots" / "compare.png").is_file()
+    with pytest.raises(ConfigError, match="neither it nor a directory in it has a config"):
+        compare.main([str(tmp_path / "elsewhere")])
 
 
 def test_runs_of_the_same_name_are_named_with_their_parent_directory() -> None:

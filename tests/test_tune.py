@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -58,7 +60,7 @@ def next_row(run_dir: Path, after: Edit) -> dict[str, float]:
 
 def test_an_edit_reaches_the_running_optimizer_and_is_recorded(training: Path) -> None:
     asked_at = time.time()
-    result = tuned(str(training), "learning_rate=5e-4", "epsilon=0.25")
+    result = tuned(str(training), "--learning-rate=5e-4", "epsilon=0.25")
     assert result.returncode == 0, result.stderr
     assert re.search(r"env step [\d,]+: learning_rate \S+ → 0.0005 \(tune\)\n", result.stdout)
     *_, rate, epsilon = read_edits(training)
@@ -70,18 +72,19 @@ def test_an_edit_reaches_the_running_optimizer_and_is_recorded(training: Path) -
     assert not any((training / INBOX).iterdir())
 
 
-def test_a_refused_edit_exits_2_with_the_reason_and_is_recorded(training: Path) -> None:
-    before = len(read_edits(training))
-    result = tuned(str(training), "learning_rate=1e9", "target_update_interval=3.7", "n_step=3")
-    assert result.returncode == 2
-    (line,) = result.stderr.splitlines()
-    for words in (
-        "learning_rate is 1e+09; it must be above 0 to 1",
-        "must be a whole number",
-        "n_step cannot be changed",
-    ):
+def test_of_several_edits_all_are_made_or_none(training: Path) -> None:
+    before = read_edits(training)
+    for bad in (["learning_rat=3e-4"], ["learning-rate=1e9", "target_update_interval=3.7", "n_step=3"]):
+        result = tuned(str(training), "beta=0.5", *bad)
+        assert result.returncode == 2
+        (line,) = result.stderr.splitlines()
+    for words in ("learning_rate is 1e+09; it must be above 0 to 1", "must be a whole number", "n_step cannot be"):
         assert words in line
-    assert [edit.taken for edit in read_edits(training)[before:]] == [False] * 3
+    assert read_edits(training) == before
+    assert tuned(str(training), "target-update-interval=1500", "replay-ratio=0.5").returncode == 0
+    assert [(edit.name, edit.new) for edit in read_edits(training)[len(before) :]] == [
+        ("target_update_interval", 1500), ("replay_ratio", 0.5),
+    ]  # fmt: skip
 
 
 def test_undo_and_the_list(training: Path) -> None:
@@ -106,6 +109,12 @@ def test_undo_and_the_list(training: Path) -> None:
         (["learning_rate=1e-4", "--undo"], "cannot undo and edit at once"),
         (["--undo"], "nothing to undo"),
         (["learning_rate=1e-4"], "no process is training there"),
+        (["lr=1e-4"], "lr cannot be changed during a run; did you mean learning_rate?"),
+        (["learning-rat=1e-4"], "did you mean learning_rate?"),
+        (["--eps=0.1"], "did you mean epsilon?"),
+        (["grad_norm=1"], "did you mean max_grad_norm?"),
+        (["TUI=1000"], "did you mean target_update_interval?"),
+        (["gamma=0.9"], "gamma cannot be changed during a run; beta, learning_rate"),
     ],
 )
 def test_wrong_arguments_are_explained_in_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -117,9 +126,32 @@ def test_wrong_arguments_are_explained_in_one_line(tmp_path: Path, arguments: li
     assert not (tmp_path / RECORD).exists()
 
 
-def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is not a run directory"):
+def test_a_directory_without_a_run_is_refused_and_names_the_runs_in_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is not a run directory: it has no config\.json$"):
         tune.main([str(tmp_path), "beta=1"])
+    for seconds, name in enumerate(("old", "many/seed-2", "new")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text("{}")
+        os.utime(tmp_path / name / "config.json", (seconds, seconds))
+    newest = ", ".join(f"{tmp_path / name}" for name in ("new", "many/seed-2", "old"))
+    with pytest.raises(ConfigError, match=f"; the newest runs in it: {newest}$"):
+        tune.main([str(tmp_path), "beta=1"])
+
+
+@pytest.mark.parametrize("edit", [[], ["epsilon=0.1"], ["--epsilon=0.1"]])
+def test_the_newest_run_is_meant_where_none_is_named(
+    tmp_path: Path, edit: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no run in runs; name the directory of one"):
+        tune.main(edit)
+    for seconds, name in enumerate("ba"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.json").write_text("{}")
+        os.utime(tmp_path / "runs" / name / "config.json", (seconds, seconds))
+    with pytest.raises(ConfigError, match="cannot tune runs/a: no process") if edit else contextlib.nullcontext():
+        tune.main(edit)
+    assert "run: runs/a\n" in capsys.readouterr().out
 
 
 def test_a_run_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

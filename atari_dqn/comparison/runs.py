@@ -22,7 +22,7 @@ from atari_dqn.config.setting import ConfigError
 from atari_dqn.evaluation.episodes import WINDOW
 from atari_dqn.evaluation.intervals import Array
 from atari_dqn.evaluation.result import EvaluationRow
-from atari_dqn.runs.directory import is_run_dir, read_config, read_system
+from atari_dqn.runs.directory import is_run_dir, read_config, read_system, runs_in
 from atari_dqn.runs.edits import read_edits
 from atari_dqn.runs.records import EVALUATION, is_number, read_rows
 
@@ -104,7 +104,7 @@ def find_runs(places: Iterable[Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for place in places:
-        inside = [place] if is_run_dir(place) else sorted(path.parent for path in place.glob("*/config.json"))
+        inside = [place] if is_run_dir(place) else sorted(runs_in(place))
         if not inside:
             raise ConfigError(f"{place} is not a run directory: neither it nor a directory in it has a config.json")
         found.update({path.resolve(): path for path in inside if path.resolve() not in found})

@@ -22,7 +22,10 @@ def load_config(file: Path) -> TrainConfig:
         raise ConfigError(f"{file} is not JSON: {error}") from None
     if not isinstance(stored, dict):
         raise ConfigError(f"{file} holds no settings; a run's config.json is a JSON object")
-    return from_dict(stored)
+    try:
+        return from_dict(stored)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def from_dict(stored: Mapping[str, Any]) -> TrainConfig:

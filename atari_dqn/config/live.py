@@ -7,11 +7,12 @@ refused with the reason, which the trainer obeys between two iterations.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import time
 import typing
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from atari_dqn.config.schema import TrainConfig
@@ -142,7 +143,9 @@ class LiveValues:
         name, new, reason, old = request.name, request.value, "", None
         try:
             if not isinstance(name, str) or name not in self.settings:
-                raise ConfigError(f"{shown(name)} cannot be changed during a run; {', '.join(self.settings)} can")
+                near = _near(str(name), self.settings)
+                hint = f"did you mean {near}?" if near else f"{', '.join(self.settings)} can"
+                raise ConfigError(f"{shown(name)} cannot be changed during a run; {hint}")
             old = self.values[name]
             new = self.settings[name].check(new)
             self._set(name, new)
@@ -211,6 +214,14 @@ def for_page(values: Mapping[str, Value]) -> dict[str, float]:
 def new_request(name: str, value: Any, undo: bool = False) -> Request:
     """A request from `tune`, with an id by which its answer is found in the record."""
     return Request(name, value, "tune", uuid.uuid4().hex, undo)
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """The setting that may be meant by initials (`lr`), a part (`eps`) or a wrong spelling; empty if none is near."""
+    name = name.lower().replace("-", "_")
+    initials = {"".join(word[0] for word in each.split("_")): each for each in known}
+    parts = [each for each in known if name in each or each in name]
+    return next(iter([initials[name]] if name in initials else parts or difflib.get_close_matches(name, known)), "")
 
 
 def _is_plain(value: Any) -> bool:

@@ -19,6 +19,8 @@ from atari_dqn.runs.lock import LOCK
 from atari_dqn.system.files import replace
 from atari_dqn.system.machine import describe_system
 
+SHOWN = 5
+"""Most runs named in a message."""
 PARTIAL = "config.partial"
 """Name of the settings' file while it is being written, at the start of a run."""
 
@@ -87,6 +89,20 @@ def is_run_dir(run_dir: Path) -> bool:
     return os.path.isfile(run_dir / "config.json")
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The runs in `folder` and in its folders of several seeds, the newest, started or resumed last, at the end."""
+    configs = [*folder.glob("*/config.json"), *folder.glob("*/seed-*/config.json")]
+    return [config.parent for config in sorted(configs, key=lambda config: config.stat().st_mtime)]
+
+
+def newest_run(folder: Path = Path("runs")) -> Path:
+    """The run in `folder` that was started or resumed last. Raises `ConfigError` without any."""
+    runs = runs_in(folder)
+    if not runs:
+        raise ConfigError(f"no run in {folder}; name the directory of one")
+    return runs[-1]
+
+
 def seeds_in(run_dir: Path) -> list[Path]:
     """The runs that `train --seeds` made in `run_dir`, in order of their seeds. Never raises, whatever the path."""
     try:
@@ -143,5 +159,7 @@ def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:
 def read_config(run_dir: Path) -> TrainConfig:
     """The settings of a run. Raises `ConfigError` when `run_dir` is not a run directory."""
     if not is_run_dir(run_dir):
-        raise ConfigError(f"{run_dir} is not a run directory: it has no config.json")
+        inside = ", ".join(str(run) for run in reversed(runs_in(run_dir)[-SHOWN:]))
+        hint = f"; the newest runs in it: {inside}" if inside else ""
+        raise ConfigError(f"{run_dir} is not a run directory: it has no config.json{hint}")
     return load_config(run_dir / "config.json")

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from atari_dqn.config.live import Edit, LiveValues, Request, Value, live_settings
+from atari_dqn.config.live import Edit, LiveValues, Request, live_settings
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, shown
 from atari_dqn.runs.records import keep_lines, line, read_rows
@@ -138,13 +138,13 @@ def recorded_edits(file: Path) -> list[Edit]:
         raise ConfigError(f"--replay-edits {error}") from None
 
 
-def present_values(config: TrainConfig, edits: Sequence[Edit]) -> dict[str, Value]:
-    """Values of the live settings after the edits."""
-    values = LiveValues(config).values
+def live_values(config: TrainConfig, edits: Sequence[Edit]) -> LiveValues:
+    """The live settings after the edits."""
+    live = LiveValues(config)
     for edit in edits:
         if edit.taken:
-            values[edit.name] = edit.new
-    return values
+            live.decide(Request(edit.name, edit.new, edit.source), edit.env_step, edit.update)
+    return live
 
 
 def to_undo(edits: Sequence[Edit]) -> Edit | None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from atari_dqn.config.live import SCHEDULE, Edit, LiveValues, Request, live_settings, new_request
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.runs.edits import INBOX, RECORD, EditDesk, Inbox, present_values, read_edits, recorded_edits, to_undo
+from atari_dqn.runs.edits import INBOX, RECORD, EditDesk, Inbox, live_values, read_edits, recorded_edits, to_undo
 
 NAMES = {
     "learning_rate", "epsilon", "beta", "target_update_interval", "replay_ratio", "max_grad_norm", "eval_interval",
@@ -230,7 +230,7 @@ def test_the_record_reads_as_it_was_written(tmp_path: Path) -> None:
         ("learning_rate", 2e-4, -1, False),
         ("epsilon", SCHEDULE, 0.1, True),
     ]
-    assert present_values(CONFIG, edits) == live.values
+    assert live_values(CONFIG, edits).values == live.values
     assert [one.name for one in recorded_edits(tmp_path / RECORD)] == ["learning_rate", "epsilon"]
 
 

@@ -18,7 +18,7 @@ from atari_dqn.config.derived import updates_at
 from atari_dqn.config.live import SCHEDULE, Edit, Request, new_request
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoints import CheckpointStore
-from atari_dqn.runs.edits import RECORD, Inbox, present_values, read_edits, recorded_edits
+from atari_dqn.runs.edits import RECORD, Inbox, live_values, read_edits, recorded_edits
 from atari_dqn.runs.records import read_rows
 from atari_dqn.training.session import Session
 from atari_dqn.training.snapshot import Resumed, resume
@@ -249,7 +249,7 @@ def test_what_tune_lists_is_what_holds_after_flags_that_come_and_go(tmp_path: Pa
         resumed = make_trainer(total_env_steps=total, learning_rate=rate)
         run(resumed, tmp_path, resumed=resume(resumed, CheckpointStore(tmp_path)))
         assert resumed.learner.learning_rate.item() == pytest.approx(rate)
-        assert present_values(resumed.config, read_edits(tmp_path)) == resumed.live.values
+        assert live_values(resumed.config, read_edits(tmp_path)).values == resumed.live.values
 
 
 def test_an_edit_that_cannot_be_recorded_is_not_made_and_ends_nothing(
