@@ -6,6 +6,7 @@ They never change the training; the page may also request edits, which `asked` p
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from rich.console import Console
 
 from atari_dqn.cli.output import say
 from atari_dqn.config.live import Request, Value, for_page, from_page
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.evaluation.episodes import Episode
 from atari_dqn.monitoring.tensorboard import TensorBoard
-from atari_dqn.monitoring.terminal import Terminal
+from atari_dqn.monitoring.terminal import EVALUATION, Terminal
 from atari_dqn.monitoring.views import Film, Page, Row, View
-from atari_dqn.runs.records import Journal, discard_after, line
+from atari_dqn.runs.records import Journal, discard_after, is_number, line, read_rows
 
 
 class Monitor:
@@ -42,6 +44,10 @@ class Monitor:
         self._tensorboard = TensorBoard(run_dir, env_steps, self.say)
         self._metrics, self._evaluations, self._episodes = (Journal(file, self.say) for file in files)
         self._terminal = Terminal(console, title, total_env_steps, env_steps, learning_starts)
+        with contextlib.suppress(ConfigError):  # a record edited by hand
+            for row in read_rows(files[0], {EVALUATION: is_number}, having=EVALUATION):
+                shown = {name: value for name, value in row.items() if name.startswith("eval/")}
+                self._terminal.write({"env_step": row["env_step"], **shown})
         self._views: list[View] = [self._tensorboard, self._terminal, *([] if link is None else [link])]
 
     def write(self, row: Row) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import time
 
 from rich.console import Console
@@ -21,6 +22,7 @@ PANEL_SECONDS = 0.5
 """Seconds between redraws of the panel"""
 PACE_SECONDS = 60.0
 """Seconds over which steps/s is averaged"""
+EVALUATION = "eval/episodic_return"
 
 
 class Terminal:
@@ -32,6 +34,8 @@ class Terminal:
         self._console, self._title, self._total = console, title, total_env_steps
         self._learning_starts = learning_starts
         self._row: Row = {}
+        """The last value of every quantity; not every row has all of them."""
+        self._evaluated_at, self._best = 0, -math.inf
         self._note = ""
         self.alarm = ""
         """Shown until it is cleared"""
@@ -44,7 +48,9 @@ class Terminal:
             self._live.start()
 
     def write(self, row: Row) -> None:
-        self._row = row
+        self._row = {**self._row, **row}
+        if EVALUATION in row:
+            self._evaluated_at, self._best = int(row["env_step"]), max(self._best, row[EVALUATION])
 
     def tick(self, env_steps: int, note: str = "") -> None:
         """Redraw if it is time; called at every step, so it must cost next to nothing otherwise."""
@@ -106,6 +112,8 @@ class Terminal:
             ("replay ratio", shown("charts/replay_ratio", "g")),
             ("replay fill", shown("charts/replay_fill", ".1%")),
             ("evaluation", score("eval")),
+            ("evaluated", f"{self._env_steps - self._evaluated_at:,} steps ago" if EVALUATION in self._row else "–"),
+            ("best evaluation", f"{self._best:.2f}" if EVALUATION in self._row else "–"),
         ]
 
     def _panel(self) -> Panel:

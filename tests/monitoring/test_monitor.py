@@ -74,6 +74,30 @@ def test_the_terminal_shows_every_quantity(terminal: bool, monkeypatch: pytest.M
         assert words in out.getvalue()
 
 
+def test_the_last_evaluation_stays_with_its_age_and_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PANEL_SECONDS", "FIRST_LINE_SECONDS", "LINE_SECONDS"):
+        monkeypatch.setattr(terminal_module, name, 0.0)
+
+    def seen(resumed_at: int, evaluations: dict[int, float]) -> str:
+        out = io.StringIO()
+        monitor = Monitor(tmp_path, Console(file=out, width=200), "test", 10_000, resumed_at)
+        for step, score in evaluations.items():
+            monitor.write(ROW | {"env_step": step, "eval/episodic_return": score, "eval/human_normalized": score / 10})
+            monitor.write({"env_step": step + 500})
+            monitor.tick(step + 700)
+        monitor.tick(4_000)
+        monitor.close()
+        return " ".join(out.getvalue().splitlines()[-1].split())
+
+    assert "evaluation" not in seen(0, {})
+    line = seen(0, {1_000: 3.0, 2_000: 7.5, 3_000: 5.0})
+    assert "evaluation 5.00 (human 0.50) evaluated 1,000 steps ago best evaluation 7.50" in line
+    assert "loss 0.01" in line, "as the last row that had one"
+    line = seen(2_500, {})
+    assert "evaluation 7.50 (human 0.75) evaluated 2,000 steps ago best evaluation 7.50" in line, "of before the resume"
+    assert "evaluation -2.00 (human -0.20) evaluated 900 steps ago best evaluation 7.50" in seen(2_500, {3_100: -2.0})
+
+
 def test_nothing_is_drawn_before_it_is_time() -> None:
     out = io.StringIO()
     view = Terminal(Console(file=out), "Breakout", 1_000, 0)
