@@ -113,7 +113,7 @@ class Terminal:
             ("replay fill", shown("charts/replay_fill", ".1%")),
             ("evaluation", score("eval")),
             ("evaluated", f"{self._env_steps - self._evaluated_at:,} steps ago" if EVALUATION in self._row else "–"),
-            ("best evaluation", f"{self._best:.2f}" if EVALUATION in self._row else "–"),
+            ("best of them", f"{self._best:.2f}" if EVALUATION in self._row else "–"),
         ]
 
     def _panel(self) -> Panel:
@@ -128,7 +128,7 @@ class Terminal:
         whole.add_row(grid)
         whole.add_row(ProgressBar(total=self._total, completed=self._env_steps))
         note = self.alarm or self._note or duration(time.monotonic() - self._started)
-        return Panel(whole, title=self._title, subtitle=note, width=76)
+        return Panel(whole, title=self._title, subtitle=note, width=80)
 
     def _line(self) -> str:
         facts = [f"{name} {value}" for name, value in self._facts() if value != "–"]

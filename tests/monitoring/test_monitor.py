@@ -91,11 +91,11 @@ def test_the_last_evaluation_stays_with_its_age_and_the_best(tmp_path: Path, mon
 
     assert "evaluation" not in seen(0, {})
     line = seen(0, {1_000: 3.0, 2_000: 7.5, 3_000: 5.0})
-    assert "evaluation 5.00 (human 0.50) evaluated 1,000 steps ago best evaluation 7.50" in line
+    assert "evaluation 5.00 (human 0.50) evaluated 1,000 steps ago best of them 7.50" in line
     assert "loss 0.01" in line, "as the last row that had one"
     line = seen(2_500, {})
-    assert "evaluation 7.50 (human 0.75) evaluated 2,000 steps ago best evaluation 7.50" in line, "of before the resume"
-    assert "evaluation -2.00 (human -0.20) evaluated 900 steps ago best evaluation 7.50" in seen(2_500, {3_100: -2.0})
+    assert "evaluation 7.50 (human 0.75) evaluated 2,000 steps ago best of them 7.50" in line, "of before the resume"
+    assert "evaluation -2.00 (human -0.20) evaluated 900 steps ago best of them 7.50" in seen(2_500, {3_100: -2.0})
 
 
 def test_nothing_is_drawn_before_it_is_time() -> None:
