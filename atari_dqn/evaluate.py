@@ -14,7 +14,7 @@ from atari_dqn.cli.command import DONE, parse_flags, run_command
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.setting import ConfigError, Setting, flag, help_from_settings
 from atari_dqn.evaluation.scorecard import EPSILONS, NUM_WORKERS, PROTOCOL_NAMES, evaluate_cells
-from atari_dqn.policy.source import playable_source
+from atari_dqn.policy.source import newest_run, playable_source
 
 
 @help_from_settings
@@ -29,8 +29,10 @@ class EvaluateCommand:
     """
 
     run: Annotated[
-        Path, tyro.conf.Positional, Setting("a run directory, such as runs/Breakout-1-..., or an exported policy")
-    ]
+        Path | None,
+        tyro.conf.Positional,
+        Setting("a run directory or an exported policy; None: the newest run in runs"),
+    ] = None
     protocol: Annotated[
         tuple[Literal["trained", "nature", "machado"], ...],
         Setting(
@@ -59,11 +61,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.eva
     for name in ("protocol", "epsilon"):
         if not getattr(command, name):
             raise ConfigError(f"{flag(name)} is empty; omit it for the default")
-    source = playable_source(command.run, command.checkpoint)
+    console = open_console()
+    source = playable_source(command.run or newest_run(partial(say, console)), command.checkpoint)
 
     from atari_dqn.agent.device import resolve_device
 
-    console = open_console()
     evaluate_cells(
         source.load(resolve_device(command.device), partial(say, console)),
         source.home,

@@ -13,7 +13,7 @@ import tyro
 from atari_dqn.cli.command import DONE, INTERRUPTED, parse_flags, run_command
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
-from atari_dqn.policy.source import Source, playable_source
+from atari_dqn.policy.source import Source, newest_run, playable_source
 
 EPISODES = 10
 """Default number of games that the best or the worst is picked from."""
@@ -30,8 +30,10 @@ class PlayCommand:
     """
 
     run: Annotated[
-        Path, tyro.conf.Positional, Setting("a run directory, such as runs/Breakout-1-..., or an exported policy")
-    ]
+        Path | None,
+        tyro.conf.Positional,
+        Setting("a run directory or an exported policy; None: the newest run in runs"),
+    ] = None
     overlay: Annotated[
         bool, Setting("show a panel beside the game: Q of every action, value over time, score, reward and lives")
     ] = True
@@ -73,13 +75,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
         raise ConfigError("--episodes needs --best or --worst, which pick one of that many games")
     if command.surprise and (picking or command.window):
         raise ConfigError("--surprise plays no game; omit --best, --worst and --window")
-    source = playable_source(command.run, command.checkpoint)
     console = open_console()
+    source = playable_source(command.run or newest_run(partial(say, console)), command.checkpoint)
     if command.surprise:
         _check_surprise(source)
         from atari_dqn.render.surprise import draw_surprises
 
-        say(console, str(draw_surprises(source.path, command.checkpoint, console)))
+        say(console, str(draw_surprises(source.path, source.checkpoint, console)))
         return DONE
 
     if command.window:

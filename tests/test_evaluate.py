@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from io import StringIO
 from pathlib import Path
@@ -11,14 +12,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from atari_dqn import evaluate
+from atari_dqn import evaluate, play
 from atari_dqn.cli import output as status
 from atari_dqn.cli.command import CommandFailed
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.protocol import PROTOCOLS, protocol_for
 from atari_dqn.evaluation.intervals import interval, iqm, mean
+from atari_dqn.policy.source import playable_source
 from atari_dqn.runs.records import read_rows
-from tests.run_dirs import make_run
+from tests.run_dirs import make_run, make_settings
 
 
 def test_one_condition_is_one_row_of_the_card_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,6 +88,36 @@ def test_what_cannot_be_written_is_told_before_the_first_game_and_a_lost_score_i
     with pytest.raises(CommandFailed, match=r"^cannot write \S+evaluations.jsonl: [^\n]+$"):
         evaluate.main(flags)
     assert "1 games a row" in capsys.readouterr().out
+
+
+def test_without_a_path_the_newest_run_is_played_and_a_folders_runs_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--episodes", "1", "--num-workers", "1", "--epsilon", "0"]
+    with pytest.raises(ConfigError, match=r"^no run with a checkpoint in runs; name a run directory$"):
+        evaluate.main(flags)
+    runs = [Path("runs") / name for name in ("9", "several/seed-2", "10", "started")]
+    for age, run_dir in enumerate(runs):
+        make_settings(run_dir, "CartPole-v1") if run_dir.name == "started" else make_run(run_dir, "CartPole-v1")
+        os.utime(run_dir / "config.json", (age, age))
+    assert evaluate.main(flags) == 0
+    assert "the newest run: runs/10" in capsys.readouterr().out, "neither the last by name nor one without a checkpoint"
+    os.utime(runs[1] / "config.json")
+    assert play.main([]) == 0
+    assert "the newest run: runs/several/seed-2" in capsys.readouterr().out
+    listed = "the newest runs in it: runs/several/seed-2, runs/started, runs/10, runs/9"
+    for command in (evaluate, play):
+        with pytest.raises(ConfigError, match=f"^runs is not a run directory: .*{listed}$"):
+            command.main(["runs"])
+
+
+@pytest.mark.parametrize("inside", ["config.json", "checkpoints", "checkpoints/5000", "checkpoints/best"])
+def test_a_part_of_a_run_stands_for_it(inside: str, tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    source = playable_source(run_dir / inside)
+    assert (source.path, source.home) == (run_dir, run_dir)
+    assert source.checkpoint == (inside.rpartition("/")[2] if "/" in inside else "latest")
 
 
 def test_an_env_other_than_atari_has_a_row_for_each_epsilon(tmp_path: Path) -> None:

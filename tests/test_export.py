@@ -210,7 +210,7 @@ def test_a_mistake_is_one_line_before_torch_is_imported(trained: Path, exported:
     elsewhere = make_run(tmp_path / "elsewhere", "tests.stubs:Catch-v0")
     assert export.main([str(elsewhere), "--out", str(tmp_path / "catch")]) == 0
     mistakes = [
-        ["export", str(tmp_path)],
+        ["export", str(tmp_path / "full")],
         ["export", str(trained), "--episodes", "-1"],
         ["export", str(trained), "--out", str(tmp_path / "full")],
         ["export", str(trained), "--out", str(tmp_path / "truncated.onnx")],
@@ -223,7 +223,7 @@ def test_a_mistake_is_one_line_before_torch_is_imported(trained: Path, exported:
     ]
     said = refusals(mistakes, without={"torch", "labml", "tests.stubs"})
     assert [line.replace(str(tmp_path), "").replace(str(exported), "") for line in said] == [
-        " is not a run directory: it has no config.json",
+        "/full is not a run directory: it has no config.json",
         "--episodes is -1; it must be from 0 to 100000",
         "--out /full is not empty and not an export; try a new directory",
         "--out /truncated.onnx is not empty and not an export; try a new directory",

@@ -18,8 +18,8 @@ from atari_dqn.policy.files import KEY, Header, extra
 if TYPE_CHECKING:
     from atari_dqn.agent.reference import ReferenceNetwork
 
-OPSET = 18
-"""The lowest that torch's exporter writes; its files have IR version 10, which onnxruntime 1.18 and later read."""
+OPSET, IR = 18, 8
+"""The lowest opset that torch's exporter writes, and the IR version that it needs: onnxruntime 1.14 reads them."""
 OPERATORS = {
     *("Add", "Cast", "Conv", "Div", "Flatten", "Gemm", "MaxPool", "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid"),
     *("Sub", "Transpose"),
@@ -51,8 +51,10 @@ def to_onnx(header: Header, network: ReferenceNetwork) -> bytes:
         )
     assert program is not None, "returned by the exporter if dynamo is True"
     model = program.model_proto
-    for node in model.graph.node:
-        node.ClearField("metadata_props")  # stack traces, with paths of this machine
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        part.ClearField("metadata_props")  # of IR version 10; in nodes stack traces, with paths of this machine
+    model.ir_version = IR
     model.metadata_props.add(key=KEY, value=header.to_json())
     content: bytes = model.SerializeToString()
     return content

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.policy.files import ONNX, SAFETENSORS, SUFFIXES, Exported, Header, read_exported
-from atari_dqn.runs.directory import is_run_dir, read_config
+from atari_dqn.runs.directory import is_run_dir, read_config, runs_in
 
 if TYPE_CHECKING:  # imported when the input is known to be right: it takes seconds
     import torch
@@ -48,11 +48,25 @@ class Source:
         return load_exported(self.exported, self.path, device)
 
 
+def newest_run(say: Callable[[str], None]) -> Path:
+    """The run in `runs` that has a checkpoint and was started last; `say` is told. Raises `ConfigError` without any."""
+    for run_dir in reversed(runs_in(Path("runs"))):
+        if any((run_dir / "checkpoints").glob("[0-9]*")):
+            say(f"the newest run: {run_dir}")
+            return run_dir
+    raise ConfigError("no run with a checkpoint in runs; name a run directory")
+
+
 def read_source(path: Path, checkpoint: str = "latest") -> Source:
     """Resolve a run directory, a `.safetensors` or `.onnx` file, or a directory with one (safetensors is preferred).
 
-    `checkpoint` is for runs only. Raises `ConfigError` if the path is none of these, or the file is corrupt.
+    A run's settings and checkpoints stand for the run. `checkpoint` is for runs only. Raises `ConfigError` if the path
+    is none of these, or the file is corrupt.
     """
+    if path.name in ("config.json", "checkpoints") and is_run_dir(path.parent):
+        path = path.parent
+    elif path.parent.name == "checkpoints" and is_run_dir(path.parent.parent):
+        path, checkpoint = path.parent.parent, path.name
     if not is_run_dir(path) and path.is_dir():
         path = next((path / name for name in (SAFETENSORS, ONNX) if (path / name).exists()), path)
     if path.is_dir() or path.suffix not in SUFFIXES:

@@ -36,7 +36,7 @@ from atari_dqn.policy.files import (
     read_exported,
     to_safetensors,
 )
-from atari_dqn.policy.onnx import OPSET, onnx_q, to_onnx
+from atari_dqn.policy.onnx import IR, OPSET, onnx_q, to_onnx
 from atari_dqn.policy.policy import Policy
 from atari_dqn.policy.source import read_source
 from tests.run_dirs import make_run
@@ -124,7 +124,10 @@ def test_the_graph_is_valid_onnx_with_a_free_batch_for_old_runtimes(name: str) -
     model = onnx.ModelProto.FromString(content(name, ONNX))
     onnx.checker.check_model(model, full_check=True)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
-    assert model.ir_version <= 10, "onnxruntime 1.20 reads no newer one"
+    assert model.ir_version == IR == onnx.helper.find_min_ir_version_for(model.opset_import)
+    lists = ("node", "initializer", "input", "output", "value_info")
+    parts = [model.graph, *(part for name in lists for part in getattr(model.graph, name))]
+    assert not any(part.metadata_props for part in parts), "which IR version 10 brought"
     (inputs,), (outputs,) = model.graph.input, model.graph.output
     assert (inputs.name, outputs.name) == ("observation", "q")
     assert inputs.type.tensor_type.shape.dim[0].dim_param == "batch"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -317,20 +321,25 @@ def test_an_onnx_policy_needs_no_torch(cartpole: Path) -> None:
     assert imports(program, "gymnasium", "labml") == ["gymnasium"]
 
 
-def test_onnxruntime_is_imported_with_its_telemetry_off(cartpole: Path) -> None:
-    """It reads the variable at its import; a call afterwards would come too late."""
+@pytest.mark.parametrize("seconds", [0, pytest.param(12, marks=pytest.mark.long)])
+def test_nobody_is_called_and_nothing_written_at_home(seconds: int, cartpole: Path, tmp_path: Path) -> None:
+    """onnxruntime would write a device's id and, seconds later, ask for the address of its maker's server."""
+    strace = shutil.which("strace")
+    if strace is None and seconds:
+        pytest.skip("needs strace")
     program = (
-        "import os, sys\n"
-        "os.environ.pop('ORT_DISABLE_TELEMETRY', None)\n"
-        "class Watch:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'onnxruntime':\n"
-        "            print(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
-        "sys.meta_path.insert(0, Watch())\n"
+        "import sys, time, numpy as np\n"
         "from atari_dqn import Policy\n"
-        f"Policy.load({str(cartpole / 'export' / ONNX)!r})"
+        f"Policy.load({str(cartpole / 'export' / ONNX)!r}).act(np.zeros(4))\n"
+        f"time.sleep({seconds})"
     )
-    assert python("-c", program).stdout == "1\n"
+    home, trace = tmp_path / "home", tmp_path / "trace"
+    home.mkdir()
+    watched = [strace, "-f", "-e", "trace=connect,sendto,sendmmsg", "-o", str(trace)] if strace else []
+    env = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    subprocess.run([*watched, sys.executable, "-c", program], env=env | {"HOME": str(home)}, check=True, timeout=120)
+    assert list(home.rglob("*")) == []
+    assert "AF_INET" not in (trace.read_text() if strace else "")
 
 
 def test_nothing_but_gymnasium_and_policy_is_needed_for_a_game(breakout: Path) -> None:
