@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+import atari_dqn
 from atari_dqn.cli.command import DONE, run_command
 from atari_dqn.config.setting import ConfigError
 
@@ -26,20 +27,16 @@ COMMANDS = {
 }
 
 
-def usage() -> str:
-    lines = [f"  {name:<10}{line}" for name, line in COMMANDS.items()]
-    return "\n".join(
-        ["usage: atari-dqn <command> [flags]", "", *lines, "", "atari-dqn <command> --help shows its flags."]
-    )
-
-
 def run(argv: Sequence[str]) -> int | None:
     """Run the command named first in `argv`. Raises `ConfigError` for an unknown one."""
-    if not argv:
-        raise ConfigError(f"no command given; try one of {', '.join(COMMANDS)}, or --help")
-    name, *rest = argv
+    name, *rest = argv or ["--help"]
     if name in ("-h", "--help", "help"):
-        print(usage())
+        lines = [f"  {command:<10}{line}" for command, line in COMMANDS.items()]
+        print("usage: atari-dqn <command> [flags]", "", *lines, "", sep="\n")
+        print("atari-dqn <command> --help shows its flags, atari-dqn --version the version.")
+        return DONE
+    if name in ("-V", "--version", "version"):
+        print(f"atari_dqn {atari_dqn.__version__}")
         return DONE
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
@@ -50,6 +47,8 @@ def run(argv: Sequence[str]) -> int | None:
 
 
 def main() -> None:
+    if not sys.flags.safe_path:
+        sys.path.insert(0, "")  # as under `python -m`: an environment's module may lie in the working directory
     run_command(lambda: run(sys.argv[1:]))
 
 

@@ -107,7 +107,7 @@ def _write(out: Path, figure: Figure, made: Sequence[Table]) -> Path:
         picture = io.BytesIO()
         figure.savefig(picture, dpi=150, format=out.suffix[1:] or "png")
         replace(out, picture.getvalue())
-        replace(beside, markdown(made, picture=out.name).encode())
+        replace(beside, markdown(made, picture=out.name).encode(errors="replace"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot write --out {out}: {error}") from None
     return beside

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from atari_dqn import evaluate, play
+from atari_dqn import __version__, evaluate, play
 from atari_dqn.__main__ import COMMANDS, run
+from atari_dqn.cli.command import parse_flags
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
-from tests.run_dirs import log, make_run, python, refusals
+from tests.run_dirs import log, make_run, make_settings, python, refusals
 
 
 def test_help_lists_every_command_and_each_exists(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,9 +39,83 @@ def test_an_unknown_command_is_one_line_with_a_suggestion_and_exit_code_2() -> N
     assert result.stderr == "error: unknown command 'evalaute'; did you mean evaluate?\n"
 
 
-def test_no_command_is_one_line() -> None:
-    with pytest.raises(ConfigError, match=f"one of {', '.join(COMMANDS)}, or --help"):
-        run([])
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [([], "usage: atari-dqn <command>"), (["--version"], f"atari_dqn {__version__}\n"), (["-V"], __version__)],
+)
+def test_without_a_command_there_is_the_usage_or_the_version(
+    arguments: list[str], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 0
+    assert shown in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["tune", "--help"], ["--help"], []])
+def test_a_reader_that_has_left_is_no_error(arguments: list[str]) -> None:
+    """`--help | head`: here the pipe is closed before anything is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "atari_dqn", *arguments]
+    for unbuffered in ("", "1"):
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment, check=False)
+        assert (result.returncode, result.stderr) == (0, b"")
+    os.close(writer)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_what_an_output_cannot_show_is_replaced(encoding: str, tmp_path: Path) -> None:
+    run_dir = os.fsdecode(os.fsencode(tmp_path / "→") + b"\xff")  # no text in any of these encodings
+    make_settings(Path(run_dir), "CartPole-v1")
+    command = [sys.executable, "-m", "atari_dqn", "tune", run_dir]
+    result = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"?: live" in result.stdout
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_the_script_finds_a_module_in_the_working_directory(safe: bool, tmp_path: Path) -> None:
+    """As `python -m atari_dqn` does, which a script's own folder would otherwise keep it from."""
+    (tmp_path / "mygames.py").write_text("import gymnasium")
+    (script := tmp_path / "bin" / "atari-dqn").parent.mkdir()
+    script.write_text("from atari_dqn.__main__ import main; main()")
+    flags = ["train", "--env-id", "mygames:Missing-v0"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])} | (
+        {"PYTHONSAFEPATH": "1"} if safe else {}
+    )
+    command = [sys.executable, str(script), *flags]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert ("unknown environment", "cannot import mygames")[safe] in result.stderr
+
+
+@pytest.mark.parametrize(("written", "number"), [("2e5", 200_000), ("2.5E3", 2_500), ("1_000", 1_000), ("7", 7)])
+def test_a_whole_number_may_be_written_with_an_exponent(written: str, number: int) -> None:
+    flags = ["--total-env-steps", written, "--mlp-hidden", written, "8"]
+    command = parse_flags(TrainConfig, flags, prog="train")
+    assert (command.run.total_env_steps, command.network.mlp_hidden) == (number, (number, 8))
+    assert type(command.run.total_env_steps) is int
+
+
+@pytest.mark.parametrize("written", ["1.5", "1e-3", "nan", "inf", "1e999", "e5", ""])
+def test_what_is_no_whole_number_is_refused(written: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        parse_flags(TrainConfig, ["--total-env-steps", written], prog="train")
+    assert ending.value.code == 2
+    assert "Error parsing --total-env-steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_wrapped_and_names_no_default_twice(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        run([name, "--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines()[1:])) <= 80, "but for the usage"
+    words = " ".join(text.replace("│", " ").split())
+    assert "(default: )" not in words
+    assert "(default: None)" not in words
 
 
 # ---------------------------------------------------------------------- wrong input

@@ -384,15 +384,16 @@ def test_each_game_has_a_panel_and_all_games_a_profile(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- files and mistakes
 
 
-def test_picture_and_tables_are_written_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = seeds(tmp_path, "one", [10.0, 20.0], n_step=1) + seeds(tmp_path, "three", [30.0], n_step=3)
-    out = tmp_path / "deep" / "curves.png"
+def test_picture_and_tables_are_written_beside_each_other(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    one = os.fsdecode(b"one\xff")  # not UTF-8: no font and no file of text has it
+    runs = seeds(tmp_path, one, [10.0, 20.0], n_step=1) + seeds(tmp_path, "three", [30.0], n_step=3)
+    out = tmp_path / "deep" / os.fsdecode(b"curves\xff.png")
     assert compare.main([*map(str, runs), "--threshold", "9", "--out", str(out)]) == 0
     assert imread(out).shape == (720, 1200, 4)
-    written = (tmp_path / "deep" / "curves.md").read_text()
-    assert "![learning curves](curves.png)" in written
+    written = out.with_suffix(".md").read_text()
+    assert "![learning curves](curves?.png)" in written
     assert "| n_step | 1 | 3 |" in written
-    shown = capsys.readouterr().out
+    shown = capfd.readouterr().out
     for title in ("Settings in which the runs differ", "Scores of training, CartPole-v1", "Time to a mean score of 9"):
         assert title in shown
         assert f"## {title}" in written

@@ -83,7 +83,7 @@ def test_help_names_units_bounds_and_sources(tmp_path: Path) -> None:
 
 
 def test_a_short_run_leaves_a_whole_run_directory_and_goes_on_longer(tmp_path: Path) -> None:
-    run_dir = tmp_path / "a run ü"
+    run_dir = tmp_path / os.fsdecode(b"a run \xc3\xbc \xff")  # a byte that is not UTF-8
     command = [*SHORT, "--run-dir", str(run_dir), "--total-env-steps"]
     result = run([*command, "1200", "--eval-interval", "600", "--eval-episodes", "2"], tmp_path)
     assert result.returncode == 0, result.stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import io
 import shutil
 import signal
 import sys
@@ -15,7 +16,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from atari_dqn.cli.output import release_output
+from atari_dqn.cli.output import output_is_closed, release_output
 from atari_dqn.config.setting import ConfigError, settings
 
 Schema = TypeVar("Schema")
@@ -36,13 +37,36 @@ def parse_flags(
     raises `ConfigError`.
     """
     import tyro  # here, for doctor must run without it
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-    named: dict[str, Any] = {} if default is None else {"default": default}
-    command: Schema = tyro.cli(schema, args=argv, prog=prog, description=_description(schema), **named)
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def whole_numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+        if info.type is not int:
+            return None
+        return PrimitiveConstructorSpec(
+            1, "INT", lambda texts: whole(texts[0]), lambda value: type(value) is int, lambda number: [str(number)]
+        )
+
+    named: dict[str, Any] = {"description": _description(schema), "registry": registry}
+    if default is not None:
+        named["default"] = default
+    command: Schema = tyro.cli(schema, args=argv, prog=prog, **named)
     for name, setting in settings(schema).items():
         if hasattr(command, name):  # the settings of a section are for `TrainConfig.validate`
             setting.check(name, getattr(command, name))
     return command
+
+
+def whole(text: str) -> int:
+    """The whole number that is written as `200000`, `200_000` or `2e5`. Raises `ValueError`."""
+    if "." not in text and "e" not in text.lower():
+        return int(text)
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(f"{text} is not a whole number")
+    return int(number)
 
 
 def _description(schema: type) -> str:
@@ -54,9 +78,18 @@ def _description(schema: type) -> str:
 
 
 def run_command(command: Callable[[], int | None]) -> NoReturn:
-    """Call `command` and end the process with its exit code; `ConfigError` becomes one line and code 2."""
+    """Call `command` and end the process with its exit code; `ConfigError` becomes one line and code 2.
+
+    A character that the output's encoding lacks is replaced, and a reader that has seen enough (`| head`) is no error.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None where it is closed
+        sys.stdout.reconfigure(errors="replace")
     try:
         sys.exit(command() or DONE)
+    except BrokenPipeError:
+        if not output_is_closed():
+            raise
+        sys.exit(DONE)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)

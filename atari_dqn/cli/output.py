@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
 from types import TracebackType
@@ -18,8 +19,15 @@ FIRST_LINE_SECONDS, LINE_SECONDS = 5.0, 10.0
 """Seconds to the first line, and between lines, where the output is not a terminal"""
 
 
+def output_is_closed() -> bool:
+    """Whether standard output is a pipe whose reader has left."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors are always reported
+    return bool(poll.poll(0))
+
+
 def release_output() -> None:
-    """Drop output that cannot be written because its disk is full.
+    """Drop output that cannot be written: its disk is full, or its reader has left.
 
     Otherwise the next flush would fail: at the start of a child process, or at exit, with an exit code of its own.
     """

@@ -127,7 +127,8 @@ def read_run(run_dir: Path, name: str = "") -> Run:
         raise ConfigError(f"{run_dir} has no score yet: no game of it is finished")
     episodes = read_rows(run_dir / "episodes.jsonl", {"return": is_number})
     edits = [edit for edit in read_edits(run_dir) if edit.taken]
-    return Run(name or run_dir.resolve().name, config, metrics, evaluations, episodes, edits, read_system(run_dir))
+    name = (name or run_dir.resolve().name).encode(errors="replace").decode()  # no font has a byte that is not UTF-8
+    return Run(name, config, metrics, evaluations, episodes, edits, read_system(run_dir))
 
 
 # ---------------------------------------------------------------------- configurations

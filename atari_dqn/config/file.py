@@ -54,6 +54,8 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
         return None if value is None else _typed(name, float, value)
     if hint is float and type(value) is int and abs(value) < 10**300:
         return float(value)
+    if hint is int and type(value) is float and value.is_integer():  # 1e6
+        return int(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
     words = f"a list of {choices[0].__name__}" if choices else hint.__name__

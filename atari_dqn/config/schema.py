@@ -360,7 +360,9 @@ class TrainConfig:
         """A copy with some settings changed, each by its flat name: `config.replace(seed=2)`."""
         left = dict(changes)
         sections = {
-            key: dataclasses.replace(section, **{name: left.pop(name) for name in vars(section) if name in left})
+            key: dataclasses.replace(
+                section, **{name: _like(old, left.pop(name)) for name, old in vars(section).items() if name in left}
+            )
             for key, section in self._sections()
         }
         if left:
@@ -392,6 +394,11 @@ class TrainConfig:
                 f" {self.replay.n_step} nothing can be drawn before env step {least}, so it must be at least {least}"
             )
         return self
+
+
+def _like(old: Any, new: Any) -> Any:
+    """`new`, as a whole number if `old` is one: people write 1e6."""
+    return int(new) if type(old) is int and type(new) is float and new.is_integer() else new
 
 
 def check_capacity(config: TrainConfig) -> None:

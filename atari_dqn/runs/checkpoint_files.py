@@ -166,8 +166,9 @@ def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file, on the CPU and mapped from the file. Raises `CorruptError`."""
-    with _reading(file):
-        return safetensors.torch.load_file(file)
+    with _reading(file), file.open("rb") as opened:
+        # Not by its path, which the library cannot open where it is not UTF-8.
+        return safetensors.torch.load_file(f"/dev/fd/{opened.fileno()}")
 
 
 @contextlib.contextmanager

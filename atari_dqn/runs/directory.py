@@ -16,7 +16,7 @@ from atari_dqn.config.file import load_config
 from atari_dqn.config.schema import COLUMNS, TrainConfig
 from atari_dqn.config.setting import ConfigError, flag, settings
 from atari_dqn.runs.lock import LOCK
-from atari_dqn.system.files import replace
+from atari_dqn.system.files import append, replace
 from atari_dqn.system.machine import describe_system
 
 SHOWN = 5
@@ -152,8 +152,8 @@ def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:
     """Write config.json, command.txt, and system.json with further `facts`. Raises `OSError`."""
     for name, content in (("config.json", config.to_dict()), ("system.json", describe_system() | facts)):
         replace(run_dir / name, (json.dumps(content, indent=2) + "\n").encode())
-    with (run_dir / "command.txt").open("a") as file:
-        file.write(shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]) + "\n")
+    command = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
+    append(run_dir / "command.txt", os.fsencode(f"{command}\n"))
 
 
 def read_config(run_dir: Path) -> TrainConfig:

@@ -109,8 +109,10 @@ def test_a_broken_config_file_is_refused_in_one_line(tmp_path: Path, text: str) 
     assert "\n" not in str(caught.value)
 
 
-def test_whole_numbers_stand_for_floats_in_a_file() -> None:
+def test_whole_numbers_stand_for_floats_in_a_file_and_the_other_way_round() -> None:
     assert from_dict({"gamma": 1}).replay.gamma == 1.0
+    for config in (from_dict({"total_env_steps": 1e6}), TrainConfig().replace(total_env_steps=1e6)):
+        assert repr(config.run.total_env_steps) == "1000000"
 
 
 @given(st.integers(1, 10**6), st.integers(1, 512), st.sampled_from([0.25, 1.0, 8.0, 0.1, 3.3]), st.integers(0, 500))
