@@ -28,7 +28,7 @@ from atari_dqn.runs.edits import Inbox, recorded_edits
 from atari_dqn.runs.lock import check_not_training, locked
 from atari_dqn.system.machine import is_out_of_memory
 from atari_dqn.system.signals import StopRequest
-from atari_dqn.training.summary import exploration_warning, summary
+from atari_dqn.training.summary import exploration_warning, image_warning, summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,8 +96,8 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
         changed = check_run_dir(config, run_dir)
         stop.check()
         console = open_console()
-        console.print(summary(config, derived, run_dir), highlight=False)
-        for line in (*changed, *exploration_warning(config, derived)):
+        console.print(summary(config, spec, derived, run_dir), highlight=False)
+        for line in (*changed, *image_warning(spec), *exploration_warning(config, derived)):
             say(console, line)
         check_room(config, spec, derived)
         stop.check()

@@ -26,6 +26,7 @@ from atari_dqn.envs.single import (
     limited,
     make_emulator,
     make_plain,
+    one_line,
     opened,
     preprocess,
 )
@@ -47,7 +48,7 @@ def check_drawable(spec: EnvSpec) -> None:
         except ConfigError:
             raise
         except Exception as error:  # a user's environment may raise anything
-            raise ConfigError(f"cannot film {spec.env_id}: {_one_line(error)}") from error
+            raise ConfigError(f"cannot film {spec.env_id}: {one_line(error)}") from error
 
 
 def _check_modes(spec: EnvSpec) -> None:
@@ -148,7 +149,7 @@ class _Shown(gym.Wrapper[Any, Any, Any, Any]):
         try:
             picture: Any = self.env.render()
         except Exception as error:  # a user's environment may raise anything
-            raise ConfigError(f"cannot film {self._env_id}: render() raised {_one_line(error)}") from error
+            raise ConfigError(f"cannot film {self._env_id}: render() raised {one_line(error)}") from error
         self._show(self._rgb(picture))
 
 
@@ -196,7 +197,3 @@ def _fps(stated: Any) -> int:
     except (TypeError, ValueError, OverflowError):
         return 30
     return fps if 1 <= fps <= 240 else 30
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -20,7 +20,7 @@ from atari_dqn.envs.atari import AtariGames
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.plain import PlainEnvs
 from atari_dqn.envs.protocol import FRAME_SIZE, PROTOCOLS, EnvSpec, Protocol
-from atari_dqn.envs.single import opened
+from atari_dqn.envs.single import image_axes, opened
 from atari_dqn.envs.step import StepResult
 
 
@@ -82,8 +82,7 @@ def spec_of(config: EnvConfig) -> EnvSpec:
 def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
     """Find the shapes and counts of an environment, by making one.
 
-    A Box observation of uint8 with shape (H, W) or (H, W, up to 4) of at least 36x36 counts as pixels. Any other Box is
-    flattened to a float32 vector, and not stacked.
+    A Box of images (see `image_axes`) counts as pixels. Any other is flattened to a float32 vector, and not stacked.
 
     Args:
         env_id: Resolved id.
@@ -103,8 +102,9 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
         raise ConfigError(f"--env-id {env_id}: observations are {frames}; only Box is supported")
     if not isinstance(actions, Discrete):
         raise ConfigError(f"--env-id {env_id}: actions are {actions}; only Discrete is supported")
-    image = len(frames.shape) == 2 or (len(frames.shape) == 3 and frames.shape[2] <= 4)
-    pixels = frames.dtype == np.uint8 and image and min(frames.shape[:2]) >= 36
+    if 0 in frames.shape:
+        raise ConfigError(f"--env-id {env_id}: observations are {frames}, which holds nothing to learn from")
+    pixels = image_axes(frames) is not None
     return EnvSpec(
         env_id=env_id,
         is_atari=False,
@@ -113,6 +113,7 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
         frame_dtype=np.dtype(np.uint8 if pixels else np.float32),
         num_actions=int(actions.n),
         stack=frame_stack if pixels else 1,
+        flattened=() if pixels else frames.shape,
     )
 
 

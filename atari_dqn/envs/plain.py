@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,8 @@ class PlainEnvs:
 
     def close(self) -> None:
         for env in self._envs:
-            env.close()
+            with contextlib.suppress(Exception):  # nothing is lost any more
+                env.close()
 
     def _start_episode(self, env: int, seed: int | None) -> None:
         self._put_frame(env, self._envs[env].reset(seed=seed)[0])

@@ -82,6 +82,8 @@ class EnvSpec:
     """Number of discrete actions."""
     stack: int
     """Number of frames in an observation; 1 for vectors."""
+    flattened: tuple[int, ...] = dataclasses.field(default=(), compare=False)
+    """Shape of what the environment shows, if a frame is a vector."""
     game_limit: int | None = None
     """Environment steps after which a game is cut where the environment has no time limit of its own."""
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.spaces import Box, Discrete
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
@@ -25,15 +26,76 @@ def opened(env_id: str, **kwargs: Any) -> Iterator[AnyEnv]:
         yield env
         env.close()
     except (Exception, SystemExit) as error:
-        reason = (str(error).strip() or "no message").splitlines()[0]
+        reason = one_line(error)
         if "Box2D is not installed" in reason:
             reason = 'Box2D is not installed; try pip install "atari_dqn[box2d]"'
-        raise ConfigError(f"--env-id {env_id}: cannot use the environment: {type(error).__name__}: {reason}") from error
+        raise ConfigError(f"--env-id {env_id}: cannot use the environment: {reason}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The type and the text of an error that a user's environment raised."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def make_plain(env_id: str, **kwargs: Any) -> AnyEnv:
-    """An environment other than an Atari game, not wrapped. `kwargs` go to `gym.make`."""
-    return gym.make(env_id, disable_env_checker=True, **kwargs)
+    """An environment other than an Atari game; what it shows as images is `as_image`. `kwargs` go to `gym.make`."""
+    return as_image(gym.make(env_id, disable_env_checker=True, **kwargs))
+
+
+SMALLEST_IMAGE = 36
+"""Height and width, in pixels, from which the convolutions have an output."""
+WIDEST_RANGE = 2**16
+"""Difference of bounds up to which they say something about the values: images have 16 bits at most."""
+
+
+def image_axes(space: gym.Space[Any]) -> tuple[int, ...] | None:
+    """Axes of an image in `space`, height and width first; None if a `space` does not hold images.
+
+    Images have bounds, and two neighbouring axes of at least 36 pixels; all others, before or behind, are channels,
+    fewer than 36.
+    """
+    if not isinstance(space, Box) or not (space.high - space.low.astype(np.float64) <= WIDEST_RANGE).all():
+        return None
+    sides = [axis for axis, size in enumerate(space.shape) if size >= SMALLEST_IMAGE]
+    channels = [axis for axis in range(len(space.shape)) if axis not in sides]
+    if len(sides) != 2 or sides[1] != sides[0] + 1:
+        return None
+    fits = 0 < math.prod(space.shape[axis] for axis in channels) < SMALLEST_IMAGE
+    return (*sides, *channels) if fits else None
+
+
+def as_image(env: AnyEnv) -> AnyEnv:
+    """`env` with images as uint8 [height, width] or [height, width, channels] from 0 to 255; others as they are."""
+    space, axes = env.observation_space, image_axes(env.observation_space)
+    if axes is None:
+        return env
+    assert isinstance(space, Box)
+    ready = space.dtype == np.uint8 and axes in ((0, 1), (0, 1, 2)) and (space.low == 0).all()
+    return env if ready and (space.high == 255).all() else Image(env, space, axes)
+
+
+class Image(gym.ObservationWrapper[Any, Any, Any]):
+    """Scales images from their space's bounds to 0 to 255, and moves all channels behind height and width."""
+
+    def __init__(self, env: AnyEnv, space: Box, axes: tuple[int, ...]) -> None:
+        super().__init__(env)
+        self._axes, self._low = axes, space.low.astype(np.float32)
+        self._scale = 255 / np.maximum(space.high.astype(np.float32) - self._low, np.finfo(np.float32).tiny)
+        self.observation_space = Box(0, 255, self._moved(self._low).shape, np.uint8)
+
+    def observation(self, observation: Any) -> Any:
+        values = np.asarray(observation)
+        if values.shape != self._low.shape:
+            raise ValueError(f"observation has shape {values.shape}, its space {self._low.shape}")
+        values = (values.astype(np.float32) - self._low) * self._scale
+        if not np.isfinite(values).all():
+            raise FloatingPointError("observation is NaN or infinite")
+        return self._moved(np.rint(np.clip(values, 0, 255)).astype(np.uint8))
+
+    def _moved(self, values: Any) -> Any:
+        height, width = (values.shape[axis] for axis in self._axes[:2])
+        moved = values.transpose(self._axes)
+        return moved if moved.ndim == 2 else moved.reshape(height, width, -1)
 
 
 def interface(spec: EnvSpec) -> tuple[tuple[int, ...], int]:
@@ -119,6 +181,8 @@ def as_trained(env: AnyEnv, spec: EnvSpec) -> AnyEnv:
             env = preprocess(env)
         except ValueError:
             raise ConfigError("this env skips frames that observations need; make it with frameskip=1") from None
+    if spec.kind == "pixels" and env.observation_space.shape != stacked and not spec.is_atari:
+        env = as_image(env)
     if spec.kind == "pixels" and env.observation_space.shape == spec.frame_shape:
         env = FrameStackObservation(env, spec.stack, padding_type="reset")
     space = env.observation_space

@@ -9,6 +9,8 @@ from rich.table import Table
 from atari_dqn.agent.schedules import epsilon_schedule
 from atari_dqn.config.derived import Derived
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.envs.protocol import EnvSpec
+from atari_dqn.envs.single import SMALLEST_IMAGE
 
 
 def exploration_warning(config: TrainConfig, derived: Derived) -> list[str]:
@@ -26,7 +28,21 @@ def exploration_warning(config: TrainConfig, derived: Derived) -> list[str]:
     ]
 
 
-def summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:
+def image_warning(spec: EnvSpec) -> list[str]:
+    """A line where an MLP gets what looks like an image."""
+    if sum(size >= 7 for size in spec.flattened) < 2:  # 7x7x3 is MiniGrid's view
+        return []
+    return [
+        f"warning: observations of {times(spec.flattened)} look like images, but an MLP gets them as numbers: only"
+        f" images of at least {SMALLEST_IMAGE} pixels each way, with their values' bounds in the space, are convolved"
+    ]
+
+
+def times(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def summary(config: TrainConfig, spec: EnvSpec, derived: Derived, run_dir: Path) -> Table:
     """A table of the derived counts."""
 
     def knots(pairs: tuple[tuple[float, float], ...]) -> str:
@@ -46,6 +62,13 @@ def summary(config: TrainConfig, derived: Derived, run_dir: Path) -> Table:
     table.add_column(style="bold")
     table.add_row("run", str(run_dir))
     table.add_row("env", f"{env.env_id}, {env.num_workers} workers × {env.envs_per_worker} envs")
+    hidden, shape = times(config.network.mlp_hidden), times(spec.frame_shape)
+    table.add_row(
+        "network",
+        f"{config.network.network} on {spec.stack} images of {shape}"
+        if spec.kind == "pixels"
+        else f"MLP of {hidden} on {times(spec.flattened or spec.frame_shape)} numbers",
+    )
     table.add_row("length", f"{config.run.total_env_steps:,} env steps, {derived.total_updates:,} updates")
     table.add_row(
         "replay",

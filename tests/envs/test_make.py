@@ -20,6 +20,7 @@ from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import env_spec, make_vector_env, resolve_env_id
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec, Protocol
 from atari_dqn.workers.history import env_seeds
+from tests.stubs import Numbered
 
 NATURE, MACHADO = PROTOCOLS["nature"], PROTOCOLS["machado"]
 
@@ -328,3 +329,50 @@ def test_names_are_checked_without_torch() -> None:
     code = "import sys; from atari_dqn.envs import make; from atari_dqn.workers import pool, worker;"
     code += " print({'torch', 'labml'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def creator_of(fault: str) -> Any:
+    """A class of environments that fail while they are looked at."""
+
+    class Faulty(Numbered):
+        def __init__(self) -> None:
+            super().__init__()
+            if fault in ("raises", "exits"):
+                raise (RuntimeError if fault == "raises" else SystemExit)("the level\nis missing")
+            for space in ("observation_space", "action_space"):
+                if fault == f"no {space}":
+                    setattr(self, space, None)
+
+        def close(self) -> None:
+            if fault == "close":
+                raise OSError(5, "it would not")
+
+    class Demanding(Faulty):
+        def __init__(self, level: int) -> None:
+            super().__init__()
+
+    return Demanding if fault == "argument" else Faulty
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raises", "RuntimeError: the level is missing"),
+        ("exits", "SystemExit: the level is missing"),
+        ("argument", "TypeError: .*'level'"),
+        ("no observation_space", "observations are None"),
+        ("no action_space", "actions are None"),
+        ("close", r"OSError: \[Errno 5\] it would not"),
+    ],
+)
+def test_whatever_an_environment_raises_while_it_is_looked_at_is_one_line(
+    fault: str, words: str, registry: Any
+) -> None:
+    gym.register("Faulty-v0", creator_of(fault))
+    with pytest.raises(ConfigError, match=words) as refused:
+        env_spec("Faulty-v0", NATURE, 4)
+    assert "Faulty-v0" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    gym.register("Unloadable-v0", "no_such_module:Env")
+    with pytest.raises(ConfigError, match="ModuleNotFoundError: No module named 'no_such_module'"):
+        env_spec("Unloadable-v0", NATURE, 4)
