@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+import textwrap
 
 import gymnasium as gym
 import numpy as np
@@ -99,7 +100,9 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
     with opened(env_id) as env:
         frames, actions = env.observation_space, env.action_space
     if not isinstance(frames, Box):
-        raise ConfigError(f"--env-id {env_id}: observations are {frames}; only Box is supported")
+        way = "; try gymnasium.wrappers.FlattenObservation, as in docs/recipes.md" if frames.is_np_flattenable else ""
+        what = textwrap.shorten(str(frames), 100)
+        raise ConfigError(f"--env-id {env_id}: observations are {what}; only Box is supported{way}")
     if not isinstance(actions, Discrete):
         raise ConfigError(f"--env-id {env_id}: actions are {actions}; only Discrete is supported")
     if 0 in frames.shape:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from ale_py.vector_env import AtariVectorEnv
+from gymnasium import spaces
 from gymnasium.wrappers import AtariPreprocessing
 
 from atari_dqn.config.setting import ConfigError
@@ -133,10 +134,35 @@ def test_what_a_spec_says() -> None:
     assert (colors.kind, colors.frame_shape, colors.stack, colors.frame_bytes) == ("pixels", (40, 36, 3), 3, 4320)
 
 
-@pytest.mark.parametrize(("env_id", "what"), [("Pendulum-v1", "only Discrete"), ("CliffWalking-v1", "only Box")])
-def test_unsupported_spaces_are_refused(env_id: str, what: str) -> None:
-    with pytest.raises(ConfigError, match=what):
-        env_spec(env_id, NATURE, 4)
+def test_actions_that_are_not_discrete_are_refused() -> None:
+    with pytest.raises(ConfigError, match="only Discrete"):
+        env_spec("Pendulum-v1", NATURE, 4)
+
+
+@pytest.mark.parametrize(
+    ("space", "length"),
+    [
+        (spaces.Discrete(5), 5),
+        (spaces.Dict({f"part {number}": spaces.Box(0, 1, (2, 9)) for number in range(9)}, x=spaces.Discrete(3)), 165),
+        (spaces.Tuple((spaces.Discrete(2), spaces.MultiBinary(3))), 5),
+        (spaces.Text(4), 4),
+        (spaces.Sequence(spaces.Discrete(2)), None),
+    ],
+)
+def test_observations_that_are_no_box_are_refused_with_the_wrapper_that_makes_them_one(
+    space: spaces.Space[Any], length: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env: gym.Env[Any, Any] = gym.Env()
+    env.observation_space, env.action_space = space, spaces.Discrete(2)
+    for name, make in (("Odd-v0", lambda **_: env), ("Flat-v0", lambda **_: gym.wrappers.FlattenObservation(env))):
+        monkeypatch.setitem(gym.registry, name, gym.envs.registration.EnvSpec(name, make))
+    with pytest.raises(ConfigError, match="only Box is supported") as refused:
+        env_spec("Odd-v0", NATURE, 4)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+    assert ("FlattenObservation" in str(refused.value)) == (length is not None)
+    if length:
+        assert env_spec("Flat-v0", NATURE, 4).frame_shape == (length,)
 
 
 def test_the_protocols_are_those_of_the_papers() -> None:
