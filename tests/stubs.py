@@ -185,6 +185,30 @@ class Forks(Lives):
             signal.pause()
 
 
+class Simulated(Numbered):
+    """Has a process of its own, started by `method`, which it terminates when closed; observes that process's id."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        context: Any = multiprocessing.get_context(method)
+        self._simulator = context.Process(target=time.sleep, args=(3600,))
+        self._simulator.start()
+
+    def _observation(self, action: int) -> npt.NDArray[np.float32]:
+        return np.array([self._simulator.pid, self._simulator.is_alive(), 0, 0], np.float32)
+
+    def close(self) -> None:
+        self._simulator.terminate()
+        self._simulator.join()
+
+
+class Abandons(Simulated):
+    """Leaves its process running."""
+
+    def close(self) -> None:
+        pass
+
+
 class OneLife(Lives):
     """Can be made once by each worker, which leaves a file of its name in the directory `STUB_DIRECTORY`."""
 
@@ -290,6 +314,9 @@ gym.register("Slow-v0", "tests.stubs:Slow", kwargs={"length": 1})
 gym.register("HangsInReset-v0", "tests.stubs:HangsInReset")
 gym.register("Lives-v0", "tests.stubs:Lives")
 gym.register("Forks-v0", "tests.stubs:Forks")
+gym.register("Spawns-v0", "tests.stubs:Simulated", kwargs={"method": "spawn"})
+gym.register("ForksOne-v0", "tests.stubs:Simulated", kwargs={"method": "fork"})
+gym.register("Abandons-v0", "tests.stubs:Abandons", kwargs={"method": "fork"})
 gym.register("OneLife-v0", "tests.stubs:OneLife")
 gym.register("LateHang-v0", "tests.stubs:Late", kwargs={"fault": "hang"})
 gym.register("LateSpin-v0", "tests.stubs:Late", kwargs={"fault": "spin"})

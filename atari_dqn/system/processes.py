@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
-from multiprocessing import parent_process, resource_tracker
+from multiprocessing import parent_process, resource_tracker, util
 from multiprocessing.connection import wait
 
 PR_SET_PDEATHSIG = 1
@@ -40,11 +41,27 @@ def quiet_spawn() -> Iterator[None]:
 
 def end_with_parent() -> None:
     """End this process when its parent dies, however busy it is; on Linux, when the thread that started it ends, too,
-    and even if this process is stopped.
+    and even if this process is stopped. An environment in it may start processes of its own, which end with it.
     """
     threading.Thread(target=_exit_after_parent, daemon=True).start()
+    _allow_children()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _allow_children() -> None:
+    multiprocessing.current_process().daemon = False
+    util.Finalize(None, _kill_children, exitpriority=100)  # before multiprocessing would wait for them
+    # Children inherit the blocked signals; one that an environment terminates must hear of it. SIGTERM does nothing
+    # here, and is what it was in a child.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def _kill_children() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def hang_up_after_parent() -> Callable[[], None]:

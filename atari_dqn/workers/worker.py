@@ -42,8 +42,8 @@ def serve(
     """Run a worker until the pipes close: the environments `mine` of the pool's `num_envs`, on `core` (None: any).
 
     `block` is the pool's shared memory; `stacks` takes the process's stack on SIGUSR1, even while an environment hangs.
-    The worker runs with SIGINT, SIGTERM and SIGHUP blocked: they reach every process of a terminal or a job, but the
-    trainer alone decides when to end.
+    The worker heeds no SIGINT, SIGTERM or SIGHUP: they reach every process of a terminal or a job, but the trainer
+    alone decides when to end.
     """
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     if core is not None:

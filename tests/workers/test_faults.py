@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import select
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from atari_dqn.envs.make import env_spec
@@ -117,6 +119,22 @@ def test_workers_leave_ctrl_c_and_termination_to_the_trainer() -> None:
             os.kill(process.pid, signal.SIGTERM)
         pool.send(np.zeros(4, np.int64))
         assert (pool.recv().frames[:, 1] == 1).all()
+
+
+@pytest.mark.parametrize("env_id", ["Spawns-v0", "ForksOne-v0", "Abandons-v0"])
+def test_an_env_may_start_processes_and_none_outlives_the_pool(env_id: str) -> None:
+    before = set(psutil.pids())
+    spec = env_spec("tests.stubs:Numbered-v0", NATURE, 4)
+    spec = dataclasses.replace(spec, env_id=f"tests.stubs:{env_id}")
+    with WorkerPool(spec, NATURE, num_workers=1, envs_per_worker=2, seed=1) as pool:
+        frames = pool.reset().frames.copy()
+        simulators = [int(pid) for pid in frames[:, 0]]
+        assert frames[:, 1].all(), "they run"
+        os.kill(pool.pids[0], signal.SIGTERM)
+        pool.send(np.zeros(2, np.int64))
+        assert pool.recv().frames[:, 1].all(), "and heed no signal to the whole job that the worker does not heed"
+        assert len(set(simulators) - before) == 2
+    assert all_end(simulators, seconds=5)
 
 
 # --- separate programs: which processes remain when the parent ends
