@@ -92,7 +92,7 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
     repeated = recorded_edits(command.replay_edits) if command.replay_edits else []
     with contextlib.nullcontext(given) if given else new_run_dir(asked, command.seeds) as run_dir:
         if command.seeds > 1:
-            return _train_seeds(command, config, derived, run_dir, stop)
+            return _train_seeds(command, config, spec, run_dir, stop)
         changed = check_run_dir(config, run_dir)
         stop.check()
         console = open_console()
@@ -132,14 +132,15 @@ def check_room(config: TrainConfig, spec: EnvSpec, derived: Derived) -> None:
     check_memory(config, derived.replay_bytes)
 
 
-def _train_seeds(command: TrainCommand, config: TrainConfig, derived: Derived, run_dir: Path, stop: StopRequest) -> int:
+def _train_seeds(command: TrainCommand, config: TrainConfig, spec: EnvSpec, run_dir: Path, stop: StopRequest) -> int:
     from atari_dqn.training.multi_seed import train_seeds
 
     if command.dashboard:
         raise ConfigError("--dashboard is for a single run; start python -m atari_dqn.dashboard and give --labml-url")
     given = {name: getattr(command, name) for name in ("init_from", "labml_url", "replay_edits")}
     flags = {name: str(value) for name, value in given.items() if value is not None}
-    return train_seeds(config, derived, run_dir, stop, seeds=command.seeds, flags=flags)
+    derived = derive(config, spec.frame_bytes, spec.stack)
+    return train_seeds(config, derived, run_dir, stop, kind=spec.kind, seeds=command.seeds, flags=flags)
 
 
 @contextlib.contextmanager

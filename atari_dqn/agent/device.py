@@ -11,7 +11,7 @@ import torch
 from atari_dqn.agent.weights import Precision
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.system.machine import available_memory, cores
+from atari_dqn.system.machine import available_memory, usable_cores
 
 
 def resolve_device(requested: str) -> torch.device:
@@ -51,12 +51,27 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 1 << 30)
 
 
-def set_up_torch(config: TrainConfig) -> int:
-    """Configure torch as the settings say. Returns the number of threads of its arithmetic."""
+def threads_asked(config: TrainConfig) -> int:
+    """Number of torch threads by `--torch-threads` or else the environment's `OMP_NUM_THREADS`; 0 without either."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return config.run.torch_threads or (int(asked) if asked.isdecimal() else 0)
+
+
+def threads_by_default(kind: str) -> int:
+    """Number of torch threads for a network on observations of a `kind`: those of an MLP would only wait."""
+    return usable_cores() if kind == "pixels" else 1
+
+
+def set_up_torch(config: TrainConfig, kind: str = "pixels", before: int | None = None) -> int:
+    """Configure torch as the settings say. Returns the number of threads of its arithmetic.
+
+    `kind` is that of the observations; `before` is the number of threads of the run so far, which a deterministic one
+    keeps.
+    """
+    threads = threads_asked(config) or (config.run.deterministic and before) or threads_by_default(kind)
     # Adam's moments of a weight without gradient shrink until they are denormal and stay so; on a CPU a step over them
     # takes ten times as long. Set before torch makes its threads, which inherit it.
     torch.set_flush_denormal(True)
-    threads = config.run.torch_threads or cores()
     torch.set_num_threads(threads)
     # By default torch rounds the fp32 of a GPU's convolutions to TF32, with 10 bits.
     torch.backends.cudnn.allow_tf32 = not config.run.deterministic and config.learner.precision != "fp32"

@@ -267,7 +267,14 @@ class RunConfig:
         False
     )
     torch_threads: Annotated[
-        int, Setting("threads of the learner's arithmetic; 0: one per core this process may use", "threads", 0, 4096)
+        int,
+        Setting(
+            "threads of the learner's arithmetic; 0: OMP_NUM_THREADS where it is set, else 1 for an MLP, and for pixels"
+            " 1 or all cores, whichever makes the run faster at the time (all cores with --deterministic)",
+            "threads",
+            0,
+            4096,
+        ),
     ] = 0
     run_dir: Annotated[
         Path | None, Setting("the run's directory; a run with a checkpoint is resumed; by default a new one in runs")

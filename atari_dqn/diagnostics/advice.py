@@ -163,13 +163,13 @@ def measure_machine(tick: Callable[[], None]) -> Machine:
     from atari_dqn.agent.device import resolve_device, set_up_torch
     from atari_dqn.diagnostics.measure import Bench
     from atari_dqn.envs.make import resolve_env_id, spec_of
-    from atari_dqn.system.machine import available_memory, cgroup_cores, cores
+    from atari_dqn.system.machine import available_memory, usable_cores
     from atari_dqn.training.assembly import local_trainer
 
     load = os.getloadavg()[0]
     device = resolve_device("auto")
     memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
-    allowed = int(max(1, min([cores(), *cgroup_cores()])))
+    allowed = usable_cores()
     machine = Machine(device.type, allowed, memory, load=load)
     config = TrainConfig().replace(
         env_id=resolve_env_id(GAME),

@@ -42,7 +42,7 @@ def benchmark(
     Returns:
         Every figure, JSON-ready, with the bottleneck and the setting to change (see `report.diagnose`).
     """
-    threads = set_up_torch(config)
+    threads = set_up_torch(config, spec.kind)
     check_memory(config, derive(config, spec.frame_bytes, spec.stack).replay_bytes)
     trainer = local_trainer(config, spec)
     doing = f"random play until env step {config.learner.learning_starts:,}"

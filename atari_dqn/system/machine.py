@@ -21,6 +21,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def usable_cores() -> int:
+    """Cores' worth of time that this process may use, in whole cores, limited by its control groups too."""
+    return int(max(1, min([cores(), *cgroup_cores()])))
+
+
 def describe_system() -> dict[str, Any]:
     """The machine, the versions and the revision, JSON-ready."""
     return {

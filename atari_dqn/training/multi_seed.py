@@ -38,13 +38,20 @@ STOPPED = (INTERRUPTED, -signal.SIGTERM)
 
 
 def train_seeds(
-    config: TrainConfig, derived: Derived, run_dir: Path, stop: StopRequest, *, seeds: int, flags: Mapping[str, str]
+    config: TrainConfig,
+    derived: Derived,
+    run_dir: Path,
+    stop: StopRequest,
+    *,
+    kind: str,
+    seeds: int,
+    flags: Mapping[str, str],
 ) -> int:
     """Train `config` with `seeds` seeds, beginning with `config.run.seed`. Returns the exit code.
 
-    Unfinished runs in `run_dir` are resumed. `flags` are further flags of `train`, by name, passed to every run.
-    Raises `ConfigError` for bad input before anything starts, and `CommandFailed` at the end, naming the seeds that
-    failed.
+    `kind` is that of the observations. Unfinished runs in `run_dir` are resumed. `flags` are further flags of `train`,
+    by name, passed to every run. Raises `ConfigError` for bad input before anything starts, and `CommandFailed` at the
+    end, naming the seeds that failed.
     """
     first, last = config.run.seed, config.run.seed + seeds - 1
     if fault := settings(TrainConfig)["seed"].fault(last):
@@ -56,12 +63,12 @@ def train_seeds(
         check_not_training(place)
         check_run_dir(config.replace(seed=seed, run_dir=place), place)
     stop.check()
-    from atari_dqn.agent.device import check_memory
+    from atari_dqn.agent.device import check_memory, threads_asked, threads_by_default
 
     check_memory(config, derived.replay_bytes)
     beside = _beside(config, derived, seeds)
-    if beside > 1 and not config.run.torch_threads:
-        config = config.replace(torch_threads=max(1, cores() // beside))
+    if beside > 1 and not threads_asked(config):
+        config = config.replace(torch_threads=max(1, threads_by_default(kind) // beside))
     console = open_console()
     how = f"{beside} at a time" if beside > 1 else "one at a time"
     say(
@@ -87,11 +94,11 @@ def _beside(config: TrainConfig, derived: Derived, seeds: int) -> int:
     """
     import torch
 
-    from atari_dqn.agent.device import resolve_device
+    from atari_dqn.agent.device import resolve_device, threads_asked
 
     device = resolve_device(config.run.device)
     if device.type == "cpu":
-        by_cores = cores() // max(2, config.run.torch_threads)
+        by_cores = cores() // max(2, threads_asked(config))
         by_memory = available_memory() / (derived.replay_bytes + RUN_BYTES)
     else:
         by_cores = cores() // (config.env.num_workers + 1)

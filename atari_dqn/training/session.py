@@ -27,6 +27,7 @@ from atari_dqn.training.clock import Every
 from atari_dqn.training.metrics import human, row_of
 from atari_dqn.training.parts import seeds_of
 from atari_dqn.training.snapshot import NotSaved, Resumed, Saver
+from atari_dqn.training.threads import ThreadChoice
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerError
 
@@ -53,17 +54,19 @@ class Session:
         should_stop: Callable[[], bool],
         repeated: Sequence[Edit] = (),
         resumed: Resumed | None = None,
+        threads: ThreadChoice | None = None,
     ) -> None:
         """Discard what the run's edit log has past the checkpoint that was resumed.
 
         `repeated` are another run's live edits, to be made at the same environment steps; `resumed` is what
-        `snapshot.resume` found. Raises `OSError` where the edit log cannot be written.
+        `snapshot.resume` found; `threads` is told how long each iteration takes. Raises `OSError` where the edit log
+        cannot be written.
         """
         resumed = resumed or Resumed()
         self.trainer, self.run_dir, self.monitor, self.should_stop = trainer, run_dir, monitor, should_stop
         for edit in discard_edits(run_dir, resumed.edit_lines):
             monitor.say(f"discarded (made after the checkpoint): {edit}")
-        self._overruled = resumed.overruled
+        self._overruled, self._threads = resumed.overruled, threads
         self._desk = EditDesk(run_dir, repeated, trainer.env_steps, trainer.learner.updates)
         self._saver = Saver(trainer, CheckpointStore(run_dir, trainer.config.run.keep_checkpoints), monitor)
         self._recorder = Recorder(
@@ -95,7 +98,7 @@ class Session:
         try:
             self._start()
             while not (trainer.done or self.should_stop()):
-                trainer.iterate()
+                self._iterate()
                 self._report()
                 self._edit([*self._desk.asked(trainer.env_steps, trainer.learner.updates), *self.monitor.asked()])
                 evaluation = self._evaluate_if_due()
@@ -132,6 +135,15 @@ class Session:
 
         self.trainer.start(self._wait, watch)
         self._edit(self._overruled)
+
+    def _iterate(self) -> None:
+        learner, began = self.trainer.learner, time.monotonic()
+        updates = learner.updates
+        self.trainer.iterate()
+        if self._threads and learner.updates:
+            line = self._threads.took(time.monotonic() - began, learner.updates - updates)
+            if line:
+                self.monitor.say(f"env step {self.trainer.env_steps:,}: {line}")
 
     def _finish(self) -> bool:
         """Save, log the last row and wait for the last clip."""

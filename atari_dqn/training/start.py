@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from atari_dqn.agent.device import set_up_torch
+from atari_dqn.agent.device import set_up_torch, threads_asked, threads_by_default
 from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
 from atari_dqn.cli.output import say
 from atari_dqn.config.live import Edit, for_page
@@ -25,6 +25,7 @@ from atari_dqn.system.machine import is_out_of_memory
 from atari_dqn.training.assembly import local_trainer
 from atari_dqn.training.session import Session
 from atari_dqn.training.snapshot import NotSaved, Resumed, init_from, resume
+from atari_dqn.training.threads import ThreadChoice
 from atari_dqn.training.trainer import InexactError, Trainer
 from atari_dqn.workers.pool import WorkerError
 
@@ -55,9 +56,12 @@ def train(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should
     began_at = trainer.env_steps
     with _writing(run.run_dir):
         monitor = connect(trainer, config, run, console)
+    most = threads_by_default(spec.kind)
+    by_pace = trainer.device.type == "cpu" and most > 1 and not (config.run.deterministic or threads_asked(config))
+    choice = ThreadChoice(most) if by_pace else None
     try:
         with _writing(run.run_dir):
-            session = Session(trainer, run.run_dir, monitor, should_stop, run.repeated, resumed)
+            session = Session(trainer, run.run_dir, monitor, should_stop, run.repeated, resumed, choice)
         done = session.run()
     except (NotSaved, InexactError, FloatingPointError) as error:
         raise CommandFailed(str(error)) from None
@@ -79,7 +83,8 @@ def train(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should
 
 def open_run(config: TrainConfig, spec: EnvSpec, run: Run, console: Console) -> tuple[Trainer, Resumed]:
     """Make the trainer, resume it or load its first weights, and record what was asked and on which machine."""
-    threads = set_up_torch(config)
+    before = threads_before(run.run_dir)
+    threads = set_up_torch(config, spec.kind, before)
     trainer = local_trainer(config, spec)
     try:
         resumed = resume(trainer, CheckpointStore(run.run_dir))
@@ -93,7 +98,6 @@ def open_run(config: TrainConfig, spec: EnvSpec, run: Run, console: Console) -> 
         say(console, line)
     if trainer.env_steps:
         say(console, f"resuming {run.run_dir} at env step {trainer.env_steps:,}")
-        before = threads_before(run.run_dir)
         if config.run.deterministic and before != threads:
             say(
                 console,

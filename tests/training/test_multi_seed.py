@@ -16,6 +16,7 @@ from atari_dqn.cli.output import open_console
 from atari_dqn.config.derived import Derived, derive
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
+from atari_dqn.system.signals import StopRequest
 from atari_dqn.training import multi_seed as seeds
 from tests.faults.trainings import LIMIT, Harmed, training
 from tests.test_train import SHORT, TRAIN, rows, run
@@ -182,3 +183,28 @@ def test_as_many_are_beside_each_other_as_cores_and_memory_allow(
     monkeypatch.setattr(seeds, "available_memory", lambda: int(gigabytes * 1e9))
     config = TrainConfig().replace(device="cpu", torch_threads=threads)
     assert seeds._beside(config, derived(config), 5) == beside
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "environment", "given"),
+    [("pixels", 0, "", "4"), ("vector", 0, "", "1"), ("pixels", 3, "", "3"), ("pixels", 0, "2", None)],
+)
+def test_runs_beside_each_other_share_eight_cores(
+    kind: str, asked: int, environment: str, given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    monkeypatch.setattr(seeds, "available_memory", lambda: int(64e9))
+    monkeypatch.setattr(seeds, "cores", lambda: 8)
+    monkeypatch.setattr("atari_dqn.agent.device.usable_cores", lambda: 8)
+    commands: list[list[str]] = []
+
+    def done(of_seeds: dict[int, list[str]], run_dir: Path, beside: int, *_: object) -> dict[int, int]:
+        assert beside == 2
+        commands.extend(of_seeds.values())
+        return dict.fromkeys(of_seeds, DONE)
+
+    monkeypatch.setattr(seeds, "_train_all", done)
+    config = TrainConfig().replace(device="cpu", torch_threads=asked, replay_capacity=4096)
+    seeds.train_seeds(config, derived(config), tmp_path, StopRequest(), kind=kind, seeds=2, flags={})
+    for command in commands:
+        assert (command[command.index("--torch-threads") + 1] if "--torch-threads" in command else None) == given

@@ -27,10 +27,13 @@ def configured(**settings: Any) -> TrainConfig:
     return TrainConfig().replace(**(CARTPOLE | settings)).validate()
 
 
-def trained(run: Run, **settings: Any) -> None:
+def trained(run: Run, **settings: Any) -> str:
+    """What the training said."""
     run.run_dir.mkdir(exist_ok=True)
-    config, console = configured(**settings), Console(file=io.StringIO())
+    config, console = configured(**settings), Console(file=io.StringIO(), width=300)
     assert start.train(config, spec_of(config.env), run, console, lambda: False) == 0
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 def test_the_page_gets_the_settings_of_the_start_and_present_live_values(
