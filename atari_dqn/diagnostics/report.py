@@ -83,7 +83,7 @@ def tables(report: dict[str, Any]) -> Group:
     speed.add_section()
     for name, seconds in report["limits"].items():
         speed.add_row(f"limit: {name}", _number(1 / seconds if seconds else 0), "", "", f"{1e6 * seconds:,.0f}")
-    loop = _table("where the loop's time goes", "share", "µs/env step")
+    loop = _table("the loop's time", "share", "µs/env step")
     loop.add_column("", style="dim")
     for part, share in report["account"].items():
         loop.add_row(

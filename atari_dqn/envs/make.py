@@ -13,7 +13,7 @@ import textwrap
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, Space
 
 from atari_dqn.config.schema import EnvConfig
 from atari_dqn.config.setting import ConfigError
@@ -100,7 +100,8 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
     with opened(env_id) as env:
         frames, actions = env.observation_space, env.action_space
     if not isinstance(frames, Box):
-        way = "; try gymnasium.wrappers.FlattenObservation, as in docs/recipes.md" if frames.is_np_flattenable else ""
+        flat = isinstance(frames, Space) and frames.is_np_flattenable
+        way = "; try gymnasium.wrappers.FlattenObservation, as in docs/recipes.md" if flat else ""
         what = textwrap.shorten(str(frames), 100)
         raise ConfigError(f"--env-id {env_id}: observations are {what}; only Box is supported{way}")
     if not isinstance(actions, Discrete):
