@@ -10,15 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
-from atari_dqn import evaluate, play
+from atari_dqn import Policy, evaluate, play
+from atari_dqn.agent.network import make_network
 from atari_dqn.cli import output as status
 from atari_dqn.cli.command import CommandFailed
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.protocol import PROTOCOLS, protocol_for
+from atari_dqn.evaluation.evaluation import evaluate as play_games
 from atari_dqn.evaluation.intervals import interval, iqm, mean
 from atari_dqn.policy.source import playable_source
+from atari_dqn.policy.trained import TrainedNetwork, load_policy
+from atari_dqn.runs.checkpoint_files import Snapshot
+from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.records import read_rows
 from tests.run_dirs import make_run, make_settings
 
@@ -29,7 +35,12 @@ def test_one_condition_is_one_row_of_the_card_and_one_line(tmp_path: Path, capsy
     assert evaluate.main([str(run_dir), *flags]) == 0
     (row,) = read_rows(run_dir / "evaluations.jsonl")
     assert (row["env_step"], row["episodes"], row["seed"], row["epsilon"]) == (5000, 5, 4, 0.01)
-    assert row["returns"] == row["lengths"], "CartPole pays 1 a step"
+    trained = load_policy(run_dir)
+    same = play_games(
+        trained.network, trained.spec, PROTOCOLS["nature"], episodes=5, num_envs=2, epsilon=0.01, seed=4,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    assert row["returns"] == row["lengths"] == same.returns.tolist(), "CartPole pays 1 a step"
     assert row["mean"] == np.mean(row["returns"])
     assert row["iqm"] == pytest.approx(np.mean(sorted(row["returns"])[1:-1]))
     returns = np.array(row["returns"])
@@ -110,6 +121,22 @@ def test_without_a_path_the_newest_run_is_played_and_a_folders_runs_are_listed(
     for command in (evaluate, play):
         with pytest.raises(ConfigError, match=f"^runs is not a run directory: .*{listed}$"):
             command.main(["runs"])
+
+
+def test_every_reader_loads_the_checkpoint_that_is_asked_for_and_the_newest_by_number(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1", env_step=900)
+    first = load_policy(run_dir)
+    last = make_network(first.spec, first.config.network)
+    weights = {"online": last.state_dict(), "target": first.network.state_dict()}
+    CheckpointStore(run_dir).save(1_000, Snapshot({}, weights, {}, torch.zeros(1, 1)), score=None)
+    seen = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    for which, step, network in (("latest", 1_000, last), ("1000", 1_000, last), ("900", 900, first.network)):
+        expected = TrainedNetwork(first.config, first.spec, network, step).q(seen)
+        np.testing.assert_array_equal(Policy.load(run_dir, checkpoint=which).q_values(seen), expected)
+        quick = ["--episodes", "1", "--num-workers", "1", "--epsilon", "0", "--checkpoint", which]
+        assert evaluate.main([str(run_dir), *quick]) == play.main([str(run_dir), "--checkpoint", which]) == 0
+        assert read_rows(run_dir / "evaluations.jsonl")[-1]["env_step"] == step
+        assert (run_dir / "videos" / f"{step}-nature-seed0.mp4").exists()
 
 
 @pytest.mark.parametrize("inside", ["config.json", "checkpoints", "checkpoints/5000", "checkpoints/best"])

@@ -20,7 +20,9 @@ from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS, protocol_for
 from atari_dqn.evaluation.player import play as play_game
+from atari_dqn.policy.trained import load_policy
 from tests.run_dirs import make_run, python
+from tests.stubs import OnlyOne
 
 
 def frames_of(file: Path) -> int:
@@ -41,10 +43,19 @@ def test_play_films_a_whole_game_of_breakout(tmp_path: Path, capsys: pytest.Capt
     assert film.startswith(f"{file}: {frames_of(file) / 60:.1f} s")
 
 
-def test_play_films_cartpole(tmp_path: Path) -> None:
+def test_a_film_is_the_game_of_its_network_epsilon_and_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir = make_run(tmp_path / "run", "CartPole-v1")
-    assert play.main([str(run_dir)]) == 0
-    assert frames_of(run_dir / "videos" / "5000-nature-seed0.mp4") > 8
+    trained = load_policy(run_dir)
+    env = FilmedEnv(trained.spec, PROTOCOLS["nature"], None)
+    ends = {
+        (epsilon, seed): [*play_game(trained.network, env, epsilon, seed)][-1]
+        for epsilon, seed in ((0.6, 5), (0.6, 0), (0.01, 5))
+    }
+    assert len(set(ends.values())) == 3
+    score, env_steps = ends[0.6, 5]
+    assert play.main([str(run_dir), "--epsilon", "0.6", "--seed", "5"]) == 0
+    assert f"game over: score {score:g} after {env_steps:,} env steps" in capsys.readouterr().out
+    assert frames_of(run_dir / "videos" / "5000-nature-seed5.mp4") == env_steps + 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -108,6 +119,15 @@ def test_a_game_without_end_is_cut_and_an_env_is_made_once(
     assert play.main([str(run_dir)]) == 0
     assert "no game has ended in 3 steps" in capsys.readouterr().out
     assert frames_of(run_dir / "videos" / "5000-nature-seed0.mp4") == 1 + 4
+
+
+def test_a_reward_that_is_no_number_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = make_run(tmp_path / "run", "tests.stubs:OnlyOne-v0")
+    monkeypatch.setattr(
+        OnlyOne, "step", lambda self, action: (self._observation(0), 1.0, True, False, {"raw_reward": None})
+    )
+    with pytest.raises(ConfigError, match=r"^cannot play tests.stubs:OnlyOne-v0: raw_reward is None, not a number$"):
+        play.main([str(run_dir)])
 
 
 def test_what_cannot_be_filmed_is_told_before_the_games_to_pick_from(

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from atari_dqn.agent.actor import Actor
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.protocol import GAME_LIMIT, EnvSpec
 from atari_dqn.envs.single import has_time_limit
@@ -95,7 +96,10 @@ def play(
     for env_step in itertools.count(1):
         action = int(player.act(frame[None], np.array([over]))[0])
         on_decision(Decision(player.q[0].cpu().numpy(), action, bool(player.explored[0])))
-        frame, _, over = env.step(action)
+        try:
+            frame, _, over = env.step(action)
+        except FloatingPointError as error:  # a reward that is no number
+            raise ConfigError(f"cannot play {error}") from None
         tell_of_endless_game(env.spec, env_step, say)
         yield env.score, env_step
         if over:

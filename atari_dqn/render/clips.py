@@ -178,9 +178,7 @@ class Recorder:
             file = self._directory / f"{env_step}-clip.mp4"
             order = Order(file, weights, self._config, self._spec, env_step, SECONDS, self._seed)
             answer, theirs = multiprocessing.Pipe(duplex=False)
-            process = multiprocessing.get_context("spawn").Process(
-                target=serve, args=(theirs, order), name="clip", daemon=True
-            )
+            process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, order), name="clip")
             with theirs, quiet_spawn():
                 process.start()
         except (OSError, RuntimeError) as error:  # RuntimeError: a GPU cannot hand over the weights

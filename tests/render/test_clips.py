@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import multiprocessing
 import os
 import signal
 import sys
@@ -23,13 +25,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from atari_dqn.agent.network import make_network
 from atari_dqn.config.live import Request
+from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.evaluation.player import play as play_game
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.render import clips as recording
 from atari_dqn.render.clips import Clip, Order, Recorder, make_clip
-from atari_dqn.runs.checkpoint_files import tensor_bytes
+from atari_dqn.runs.checkpoint_files import load_tensors, tensor_bytes
 from atari_dqn.runs.records import read_rows
+from atari_dqn.training.parts import seeds_of
 from atari_dqn.training.session import Session
 from atari_dqn.training.trainer import Trainer
 from tests.faults.trainings import ENDLESS, training
@@ -40,7 +45,7 @@ from tests.training.test_trainer import make_trainer, weights
 
 
 class Harmful(Numbered):
-    """An env with pictures that raises, dies, hangs or lasts after 20 steps, as its name says."""
+    """An env with pictures that raises, dies, hangs or starts a process after 20 steps, as its name says."""
 
     def __init__(self, fault: str, render_mode: str | None = None) -> None:
         super().__init__(length=sys.maxsize)
@@ -53,6 +58,10 @@ class Harmful(Numbered):
                 raise RuntimeError("the stub\nbroke")
             if self._fault == "dies":
                 os._exit(7)
+            if self._fault == "parent":
+                child = multiprocessing.get_context("spawn").Process(target=print)
+                child.start()
+                child.join()
             while self._fault == "hangs":
                 time.sleep(3600)
         return super().step(action)
@@ -61,7 +70,7 @@ class Harmful(Numbered):
         return np.full((60, 80, 3), self._step, np.uint8)
 
 
-for name in ("Raises", "Dies", "Hangs", "Lasts"):
+for name in ("Raises", "Dies", "Hangs", "Parent"):
     gym.register(f"Film{name}-v0", "tests.render.test_clips:Harmful", kwargs={"fault": name.lower()})
 
 
@@ -98,9 +107,13 @@ def made(recorder: Recorder, seconds: float = 120.0) -> Clip | str:
 
 
 def test_a_training_is_filmed_and_not_changed(tmp_path: Path) -> None:
-    alone = make_trainer(total_env_steps=1_200)
+    settings: dict[str, Any] = {"total_env_steps": 1_200, "target_update_interval": 10_000}
+    alone = make_trainer(**settings)
+    filmed = make_trainer(**settings, record_interval=1_200, eval_epsilon=0.0)
+    for trainer in (alone, filmed):
+        for parameter in trainer.learner.target.parameters():
+            parameter.data.neg_()  # so that the two networks play differently
     trained(alone, tmp_path / "alone")
-    filmed = make_trainer(total_env_steps=1_200, record_interval=1_200, eval_epsilon=0.0)
     done, told = trained(filmed, tmp_path / "filmed")
     assert done
     assert weights(filmed) == weights(alone)
@@ -118,6 +131,11 @@ def test_a_training_is_filmed_and_not_changed(tmp_path: Path) -> None:
     assert (gif.format, gif.size, gif.info["loop"]) == ("GIF", (360, 240), 0)
     assert gif.n_frames > 20  # type: ignore[attr-defined]
     assert gif.info["duration"] == 40, "natural speed: every other one of 50 pictures"
+    for network, same in ((filmed.learner.online, True), (filmed.learner.target, False)):
+        (tmp_path / "weights").write_bytes(tensor_bytes(network.state_dict()))
+        seed = seeds_of(filmed.config.run.seed)["evaluation"]
+        order = Order(tmp_path / "x.mp4", tmp_path / "weights", filmed.config, filmed.spec, filmed.env_steps, 1, seed)
+        assert (make_clip(order).gif == shown.encoded_image_string) == same
     assert not (tmp_path / "alone" / "videos").exists()
     without = EventAccumulator(str(tmp_path / "alone")).Reload()
     assert not without.Tags()["images"]
@@ -136,7 +154,14 @@ def ordered(run_dir: Path, env_id: str) -> Order:
 
 
 def test_a_clip_continues_with_the_next_game_and_reports_the_scores(tmp_path: Path) -> None:
-    clip = make_clip(ordered(tmp_path, "CartPole-v1"))
+    order = ordered(tmp_path, "CartPole-v1")
+    order = dataclasses.replace(order, config=order.config.replace(eval_epsilon=0.5))
+    clip = make_clip(order)
+    network = make_network(order.spec, order.config.network)
+    network.load_state_dict(load_tensors(order.weights))
+    env = FilmedEnv(order.spec, PROTOCOLS["nature"], None)
+    ends = [[*play_game(network, env, 0.5, order.seed + game)][-1][0] for game in range(len(clip.scores))]
+    assert clip.scores == ends
     assert 2 <= len(clip.scores) <= 7
     # One picture of the reset of each game, and one of each step, which CartPole pays 1 for.
     assert 50 - len(clip.scores) - sum(clip.scores) == clip.score + 1
@@ -195,6 +220,13 @@ def test_a_clip_that_fails_is_one_line(
     assert "\n" not in answer
     assert of.env_step is None
     assert not [path for path in (tmp_path / "videos").iterdir() if path.name.startswith(".")]
+
+
+def test_an_env_that_starts_a_process_is_filmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "SECONDS", 3)
+    of, network = recorder(tmp_path, "tests.render.test_clips:FilmParent-v0")
+    assert of.begin(300, network) == ""
+    assert isinstance(made(of), Clip)
 
 
 def test_a_training_continues_when_clips_cannot_be_written_and_obeys_a_live_interval(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -22,10 +23,13 @@ from atari_dqn.agent.weights import in_precision
 from atari_dqn.config.derived import updates_at
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.make import spec_of
+from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.evaluation.evaluation import evaluate
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoints import CheckpointStore
+from atari_dqn.runs.records import read_rows
 from atari_dqn.training.assembly import local_trainer
+from atari_dqn.training.parts import seeds_of
 from atari_dqn.training.session import Session
 from atari_dqn.training.snapshot import resume, save
 from atari_dqn.training.trainer import Trainer
@@ -312,6 +316,40 @@ def test_evaluations_play_the_same_games_however_the_envs_are_grouped(
     assert returns[0] == returns[1]
     assert len(set(returns[0])) > 1
     assert processes == workers + 8 // per_worker, "those of the training, and of an evaluation in 8 envs"
+
+
+def test_an_evaluation_plays_the_online_network_at_its_own_epsilon_and_seed(tmp_path: Path) -> None:
+    never: dict[str, Any] = {"target_update_interval": 100_000, "epsilon_values": (1.0, 1.0), "seed": 7}
+    trainer = make_trainer(**never, total_env_steps=400, eval_interval=400, eval_episodes=9, eval_epsilon=0.2)
+    for parameter in trainer.learner.target.advantage.parameters():
+        parameter.data.neg_()  # so that the two networks play differently
+    monitor = Monitor(tmp_path, Console(quiet=True), "test", 400, 0)
+    assert Session(trainer, tmp_path, monitor, lambda: False).run()
+    monitor.close()
+    (row,) = read_rows(tmp_path / "evaluations.jsonl")
+
+    def played(network: torch.nn.Module, epsilon: float, seed: int) -> list[float]:
+        return evaluate(
+            network, trainer.spec, trainer.protocol, episodes=9, num_envs=8, epsilon=epsilon, seed=seed,
+            device=trainer.device,
+        ).returns.tolist()  # fmt: skip
+
+    learner, seed = trainer.learner, seeds_of(7)["evaluation"]
+    assert row["returns"] == played(learner.online, 0.2, seed)
+    for other in ((learner.target, 0.2, seed), (learner.online, 1.0, seed), (learner.online, 0.2, 7)):
+        assert row["returns"] != played(*other), "or the comparison above would prove nothing"
+    assert (row["env_step"], row["epsilon"], row["episodes"]) == (trainer.env_steps, 0.2, 9)
+    assert row["mean"] == trainer.evaluated == np.mean(row["returns"]) != row["median"]
+    logged = read_rows(tmp_path / "metrics.jsonl", having="eval/episodic_return")[-1]
+    assert (logged["eval/episodic_return"], logged["eval/episodic_length"]) == (row["mean"], np.mean(row["lengths"]))
+
+
+def test_an_evaluation_plays_under_the_trainings_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROTOCOLS, "machado", dataclasses.replace(PROTOCOLS["machado"], max_episode_frames=80))
+    one = {"num_workers": 1, "envs_per_worker": 1, "learning_starts": 100, "total_env_steps": 4}
+    trained(tmp_path, env_id="ALE/Breakout-v5", protocol="machado", **one, eval_interval=4, eval_episodes=1)
+    (row,) = read_rows(tmp_path / "evaluations.jsonl")
+    assert (row["protocol"], row["full_action_space"], row["lengths"]) == ("machado", True, [20])
 
 
 def test_no_worker_of_an_evaluation_has_more_envs_than_one_of_the_training(tmp_path: Path) -> None:
