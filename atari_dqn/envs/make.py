@@ -6,14 +6,19 @@ and resets a finished environment on the tick after its end (gymnasium's next-st
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
+import pickle
 import re
 import textwrap
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.vector.utils import CloudpickleWrapper
 
 from atari_dqn.config.schema import EnvConfig
 from atari_dqn.config.setting import ConfigError
@@ -21,7 +26,7 @@ from atari_dqn.envs.atari import AtariGames
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.plain import PlainEnvs
 from atari_dqn.envs.protocol import FRAME_SIZE, PROTOCOLS, EnvSpec, Protocol
-from atari_dqn.envs.single import image_axes, opened
+from atari_dqn.envs.single import image_axes, one_line, opened
 from atari_dqn.envs.step import StepResult
 
 
@@ -73,6 +78,33 @@ def _is_ales(env_id: str) -> bool:
 def _plain(name: str) -> str:
     """The part of a name to compare: `ALE/MsPacman-v5`, `ms_pacman` -> `mspacman`; `CartPole-v1` -> `cartpole`."""
     return re.sub(r"-v\d+$|[ _-]", "", name.removeprefix("ALE/")).lower()
+
+
+def registration(env_id: str) -> bytes:
+    """What `register` needs to know `env_id` in another process; it may be registered in this one's script alone.
+
+    Raises `ConfigError` if the environment cannot be sent.
+    """
+    known = gym.registry.get(env_id)
+    if known is None or is_atari(env_id):  # a module's id registers itself
+        return b""
+    if str(known.entry_point).startswith("__main__:"):
+        creator: Any = load_env_creator(str(known.entry_point))
+        known = dataclasses.replace(known, entry_point=creator)
+    try:
+        return pickle.dumps(CloudpickleWrapper(lambda: known))
+    except Exception as error:  # whatever the objects that the class refers to raise
+        raise ConfigError(
+            f"--env-id {env_id}: cannot send the environment to the workers ({one_line(error)});"
+            " register it in a module and use module:id"
+        ) from error
+
+
+def register(registered: bytes) -> None:
+    """Register the environment of a `registration`."""
+    if registered:
+        known = pickle.loads(registered).fn()
+        gym.registry[known.id] = known
 
 
 def spec_of(config: EnvConfig) -> EnvSpec:

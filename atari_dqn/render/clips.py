@@ -24,6 +24,7 @@ from PIL import Image
 from atari_dqn.agent.network import make_network
 from atari_dqn.agent.weights import take_weights
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.envs.make import register, registration
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.evaluation.references import with_human
 from atari_dqn.policy.trained import TrainedNetwork
@@ -81,12 +82,13 @@ class Clip:
         return f"{file}, {file.stat().st_size / 1e6:,.1f} MB, {played}"
 
 
-def serve(answer: Connection, order: Order) -> None:
+def serve(answer: Connection, order: Order, registered: bytes) -> None:
     """Make a clip, in a process of its own, and send it, or a line that says why it failed."""
     end_with_parent()
     os.nice(5)
     torch.set_num_threads(1)
     try:
+        register(registered)
         made: Clip | str = make_clip(order)
     except Exception as error:  # an env may raise anything
         made = one_line(error)
@@ -178,7 +180,9 @@ class Recorder:
             file = self._directory / f"{env_step}-clip.mp4"
             order = Order(file, weights, self._config, self._spec, env_step, SECONDS, self._seed)
             answer, theirs = multiprocessing.Pipe(duplex=False)
-            process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, order), name="clip")
+            process = multiprocessing.get_context("spawn").Process(
+                target=serve, args=(theirs, order, registration(self._spec.env_id)), name="clip"
+            )
             with theirs, quiet_spawn():
                 process.start()
         except (OSError, RuntimeError) as error:  # RuntimeError: a GPU cannot hand over the weights

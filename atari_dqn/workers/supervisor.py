@@ -12,6 +12,7 @@ from functools import partial
 from multiprocessing import util
 from typing import Any
 
+from atari_dqn.envs.make import registration
 from atari_dqn.envs.protocol import EnvSpec, Protocol
 from atari_dqn.system.processes import quiet_spawn
 from atari_dqn.workers.process import GRACE, Stacks, WorkerProcess, cores_of
@@ -42,7 +43,7 @@ class Supervisor:
     ) -> None:
         """Prepare the workers without starting them; the arguments are those of `WorkerPool` and its shared memory."""
         self._spec, self._envs_per_worker, self._on_wait = spec, envs_per_worker, on_wait
-        self._arguments = (block, spec, protocol)
+        self._arguments = (block, registration(spec.env_id), spec, protocol)
         self._cores = cores_of(num_workers)
         self._restarts = restarts
         self._streaks: list[list[tuple[int, str]]] = [[] for _ in range(num_workers)]

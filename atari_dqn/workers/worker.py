@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from atari_dqn.envs.atari import AtariGames
-from atari_dqn.envs.make import make_vector_env
+from atari_dqn.envs.make import make_vector_env, register
 from atari_dqn.envs.plain import PlainEnvs
 from atari_dqn.envs.protocol import EnvSpec, Protocol
 from atari_dqn.system.processes import end_with_parent
@@ -33,6 +33,7 @@ def serve(
     answers: Connection,
     stacks: Connection,
     block: Any,
+    registered: bytes,
     spec: EnvSpec,
     protocol: Protocol,
     core: int | None,
@@ -58,6 +59,7 @@ def serve(
             if envs is None:
                 out, orders = map_block(block, num_envs, spec.frame_shape, spec.frame_dtype)
                 orders, out = orders.of(mine), out.of(mine)
+                register(registered)
                 envs = make_vector_env(spec, protocol, len(orders.actions), out, mine.start)
             else:
                 if command == STEP:

@@ -11,17 +11,20 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import psutil
 import pytest
 
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.workers.pool import WorkerError, WorkerPool
-from tests.stubs import Fragile
+from tests.stubs import Fragile, Numbered
 
 NATURE = PROTOCOLS["nature"]
 FRAGILE = "tests.stubs:Fragile-v0"
@@ -360,3 +363,38 @@ def test_shared_memory_has_no_name_that_could_remain(tmp_path: Path) -> None:
     with program(tmp_path, body) as parent:
         output, _ = parent.communicate(timeout=LIMIT)
         assert set(output.split()) == {"True"}
+
+
+def test_an_env_registered_in_the_script_travels_to_the_workers(tmp_path: Path) -> None:
+    body = """
+        import gymnasium as gym
+        WORD = 7.0
+        class Mine(gym.Env):
+            observation_space, action_space = gym.spaces.Box(0, 9, (1,), np.float32), gym.spaces.Discrete(2)
+            def __init__(self, place=WORD):
+                self.place = place
+            def reset(self, *, seed=None, options=None):
+                super().reset(seed=seed)
+                return np.full(1, self.place, np.float32), {}
+            def step(self, action):
+                return np.full(1, WORD, np.float32), 0.0, False, False, {}
+        gym.register("CartPole-v1", Mine)  # in place of gymnasium's own
+        gym.register("Named-v0", "__main__:Mine", max_episode_steps=9)
+        gym.register("Made-v0", (lambda place: lambda: Mine(place))(5))
+        for env_id in ("CartPole-v1", "Named-v0", "Made-v0"):
+            with pool_of(env_id) as pool:
+                print(pool.reset().frames.ravel())
+    """
+    with program(tmp_path, body) as parent:
+        output, errors = parent.communicate(timeout=LIMIT)
+        assert output == "[7. 7. 7. 7.]\n" * 2 + "[5. 5. 5. 5.]\n", errors
+
+
+def test_an_env_that_cannot_travel_is_refused_with_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Locked(Numbered):
+        lock = threading.Lock()
+
+    monkeypatch.setitem(gym.registry, "Locked-v0", gym.envs.registration.EnvSpec("Locked-v0", Locked))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"cannot send the environment to the workers .*; register it in a module"):
+        pool_of("Locked-v0")
+    assert workers() == []
