@@ -124,10 +124,13 @@ def test_updates_follow_env_steps_without_drift_or_burst(steps: int, batch: int,
     assert updates_at(learner, starts + steps + 1) - due <= Fraction(str(ratio)) / batch + 1
 
 
-def test_a_ratio_of_a_tenth_is_a_tenth() -> None:
-    """0.1 as a binary fraction would be late by one update after ten steps."""
-    learner = LearnerConfig(batch_size=1, replay_ratio=0.1, learning_starts=0)
-    assert [updates_at(learner, steps) for steps in (9, 10, 19, 20, 10**9)] == [0, 1, 1, 2, 10**8]
+@pytest.mark.parametrize(("ratio", "tenths"), [(0.1, 1), (0.3, 3), (0.7, 7), (1.1, 11), (2.3, 23)])
+def test_a_ratio_is_the_decimal_that_was_written(ratio: float, tenths: int) -> None:
+    """Its binary neighbour would be early or late by one update, 0.3 at ten steps."""
+    for batch_size in (1, 3, 32):
+        learner = LearnerConfig(batch_size=batch_size, replay_ratio=ratio, learning_starts=7)
+        for steps in (*range(400), 10**9):
+            assert updates_at(learner, 7 + steps) == tenths * steps // (10 * batch_size)
 
 
 @pytest.mark.parametrize("workers", [1, 8, 32])
