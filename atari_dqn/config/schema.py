@@ -90,7 +90,7 @@ class ReplayConfig:
     alpha: Annotated[
         float,
         Setting(
-            "priority = (|td_error| + 1e-6)^alpha",
+            "priority = (|td_error| + 0.01)^alpha",
             "",
             0,
             1,

@@ -145,8 +145,8 @@ class Replay(abc.ABC):
     def sample(self, batch_size: int) -> Batch:
         """Draw `batch_size` transitions, one from each of as many equal shares of the total priority.
 
-        The weights are (N P(i))^-beta divided by the largest such weight in the buffer, which is (smallest / p_i)^beta
-        (Schaul et al. 2016, section 3.4 and appendix B.2.1).
+        The weights are (N P(i))^-beta divided by the largest of the batch, which is (min_j p_j / p_i)^beta (Schaul et
+        al. 2016, section 3.4; that the batch's largest is meant, its authors say in chainer/chainerrl#278).
 
         Raises:
             RuntimeError: No transition is complete yet.
@@ -161,7 +161,8 @@ class Replay(abc.ABC):
             self._stacks = torch.empty(shape, dtype=ring.frames.dtype, device=ring.device)
         obs, next_obs = ring.observations(torch.cat((slots, next_slots)), out=self._stacks).chunk(2)
         at = as_array(xp, slots)
-        weights = (as_array(xp, tree.smallest) / as_array(xp, tree.leaves)[at]) ** as_array(xp, self.beta)
+        priorities = as_array(xp, tree.leaves)[at]
+        weights = (xp.amin(priorities) / priorities) ** as_array(xp, self.beta)
         head = as_array(xp, ring.head)
         return Batch(
             obs=obs,

@@ -12,12 +12,13 @@ from torch import Tensor
 from atari_dqn.replay.arrays import as_array, as_tensor
 from atari_dqn.replay.base import Replay
 
-PRIORITY_EPSILON = 1e-6
-"""Added to the absolute error before the exponent, so that every transition can be drawn."""
+PRIORITY_EPSILON = 0.01
+"""Added to the absolute error before the exponent, so that every transition can be drawn. The paper gives no number;
+this one is its authors' (chainer/chainerrl#278)."""
 
 
 class PrioritizedReplay(Replay):
-    """Draws a transition with probability proportional to (|td_error| + 1e-6)^alpha."""
+    """Draws a transition with probability proportional to (|td_error| + 0.01)^alpha."""
 
     def __init__(self, capacity: int, *args: Any, alpha: float, **kwargs: Any) -> None:
         """Allocate an empty replay.

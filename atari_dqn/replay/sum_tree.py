@@ -30,7 +30,7 @@ class SumTree:
     """Priorities of `num_leaves` leaves (a power of two), initially 0.
 
     Everything is float64: with float32 sums the sampling frequencies are visibly off at 2^20 leaves.
-    A leaf of priority 0 is never drawn and does not count for `smallest`.
+    A leaf of priority 0 is never drawn.
     """
 
     def __init__(self, num_leaves: int, device: torch.device | str = "cpu", xp: Library | None = None) -> None:
@@ -54,30 +54,24 @@ class SumTree:
         consistent."""
         self.sums = [self.leaves]
         """Levels from the leaves to the root: sums[i + 1] holds the sum of each run of children in sums[i]."""
-        self.minima: list[Tensor] = []
-        """Levels from the leaves' parents to the root: smallest positive leaf below each node; inf if there is none."""
         self._fans: list[int] = []
         fanout, size = FANOUT["cpu" if torch.device(device).type == "cpu" else "cuda"], num_leaves
         while size > 1 or not self._fans:
             self._fans.append(size if size <= ROOT_FANOUT else fanout)
             size //= self._fans[-1]
             self.sums.append(torch.zeros(size, dtype=torch.float64, device=device))
-            self.minima.append(torch.full((size,), math.inf, dtype=torch.float64, device=device))
         self.total = self.sums[-1][0]
         """Sum of all leaves, float64 []."""
-        self.smallest = self.minima[-1][0]
-        """Smallest positive leaf, float64 []; inf if there is none."""
         # Views of the same memory as arrays of `xp`.
         self._leaves, *self._nodes = (as_array(self.xp, level) for level in self.sums)
         self._families = [
             as_array(self.xp, level).reshape(-1, fan) for level, fan in zip(self.sums, self._fans, strict=False)
         ]
-        self._least = [as_array(self.xp, level) for level in self.minima]
 
     @property
     def nbytes(self) -> int:
         """Memory of all levels."""
-        return sum(level.nbytes for level in (*self.sums, *self.minima))
+        return sum(level.nbytes for level in self.sums)
 
     def write(self, leaves: Tensor, values: Tensor, keep: Tensor | None = None) -> None:
         """Set the priorities of some leaves.
@@ -108,9 +102,7 @@ class SumTree:
             after = self._leaves[at]
             self._leaves[at] = xp.where(after < 0, before, after)
         parents = at // self._fans[0]
-        children = self._families[0][parents]
-        self._nodes[0][parents] = xp.sum(children, 1)
-        self._least[0][parents] = self._least_positive(children)
+        self._nodes[0][parents] = xp.sum(self._families[0][parents], 1)
         self._recompute(from_level=1)
 
     def find(self, mass: Tensor) -> Tensor:
@@ -154,13 +146,6 @@ class SumTree:
     def _recompute(self, from_level: int) -> None:
         for level in range(from_level, len(self._fans)):
             self.xp.sum(self._families[level], 1, out=self._nodes[level])
-            if level == 0:
-                self._least[0][:] = self._least_positive(self._families[0])
-            else:
-                self.xp.amin(self._least[level - 1].reshape(-1, self._fans[level]), 1, out=self._least[level])
-
-    def _least_positive(self, children: Array) -> Array:
-        return self.xp.amin(self.xp.where(children > 0, children, math.inf), 1)
 
 
 def _below(xp: Library, mass: Array) -> Array:

@@ -94,7 +94,7 @@ def digest(trainer: Trainer) -> str:
     replay = trainer.replay
     add(trainer.learner.state())
     add(replay.state())
-    for level in (*replay.tree.sums, *replay.tree.minima):
+    for level in replay.tree.sums:
         add(level)
     add([trainer.env_steps, trainer.updates_due()])
     add(trainer.episodes.state())

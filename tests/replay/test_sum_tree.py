@@ -43,12 +43,9 @@ def below(mass: float) -> float:
 
 
 def assert_every_node_is_the_reduction_of_its_children(tree: SumTree) -> None:
-    least = torch.where(tree.leaves > 0, tree.leaves, math.inf)
-    for level, (sums, minima) in enumerate(zip(tree.sums[1:], tree.minima, strict=True)):
+    for level, sums in enumerate(tree.sums[1:]):
         children = as_array(tree.xp, tree.sums[level].view(len(sums), -1))
         assert torch.equal(sums, as_tensor(tree.xp.sum(children, 1))), f"sums of level {level}"
-        least = least.view(len(minima), -1).amin(1)
-        assert torch.equal(minima, least), f"minima of level {level}"
 
 
 @pytest.mark.parametrize(("size", "nearest"), [(0, "1 or 2"), (3, "2 or 4"), (100_000, "65536 or 131072")])
@@ -111,7 +108,6 @@ def test_after_very_many_random_writes_every_node_is_the_reduction_of_its_childr
             break
     np.testing.assert_array_equal(tree.leaves.numpy(), mirror)
     assert_every_node_is_the_reduction_of_its_children(tree)
-    assert float(tree.smallest) == mirror[mirror > 0].min()
     assert float(tree.total) == pytest.approx(math.fsum(mirror), rel=1e-14), "no drift"
 
 
@@ -123,7 +119,7 @@ def test_a_loaded_tree_equals_the_written_one_bit_for_bit(size: int) -> None:
         written.write(torch.from_numpy(leaves), torch.from_numpy(values))
     loaded = SumTree(size)
     loaded.load(written.leaves)
-    for ours, theirs in zip(loaded.sums + loaded.minima, written.sums + written.minima, strict=True):
+    for ours, theirs in zip(loaded.sums, written.sums, strict=True):
         assert torch.equal(ours, theirs)
     with pytest.raises(ValueError, match="leaves"):
         SumTree(2 * size).load(written.leaves)
@@ -135,7 +131,6 @@ def test_of_duplicates_the_larger_wins_in_any_order() -> None:
         tree.write(torch.tensor([leaf for leaf, _ in order]), tensor(*(value for _, value in order)))
         assert (tree.leaves[70], tree.leaves[3]) == (5.0, 1.0), "the larger of the new values, not the old 9"
         assert float(tree.total) == 126 * 9 + 5 + 1
-        assert float(tree.smallest) == 1.0
         assert_every_node_is_the_reduction_of_its_children(tree)
 
 
@@ -151,28 +146,19 @@ def test_entries_that_are_not_kept_write_nothing_and_do_not_win_over_kept_ones()
 @pytest.mark.parametrize("keep", [None, torch.tensor([True, True, True])])
 def test_a_negative_or_not_finite_priority_is_refused_and_nothing_changes(bad: float, keep: Tensor | None) -> None:
     tree = tree_of([1.0, 2.0, 3.0, 0.0])
-    before = [level.clone() for level in tree.sums + tree.minima]
+    before = [level.clone() for level in tree.sums]
     with pytest.raises(ValueError, match="finite"):
         tree.write(torch.tensor([0, 1, 2]), tensor(7.0, bad, 7.0), keep=keep)
-    assert all(map(torch.equal, before, tree.sums + tree.minima))
+    assert all(map(torch.equal, before, tree.sums))
 
 
-def test_an_empty_tree_has_no_smallest_priority() -> None:
-    tree = SumTree(4)
-    assert (float(tree.total), float(tree.smallest)) == (0.0, math.inf)
-    tree.write(torch.tensor([2]), tensor(3.0))
-    assert (float(tree.total), float(tree.smallest)) == (3.0, 3.0)
-    tree.write(torch.tensor([2]), tensor(0.0))
-    assert (float(tree.total), float(tree.smallest)) == (0.0, math.inf)
-
-
-def test_total_and_smallest_stay_the_same_tensors() -> None:
-    """A captured CUDA graph refers to them."""
+def test_the_total_stays_the_same_tensor() -> None:
+    """A captured CUDA graph refers to it."""
     tree = SumTree(128)
-    total, smallest = tree.total, tree.smallest
+    total = tree.total
     tree.write(torch.tensor([5]), tensor(0.25))
     tree.load(tree.leaves * 2)
-    assert (float(total), float(smallest)) == (0.5, 0.5)
+    assert float(total) == 0.5
 
 
 def chi_square(observed: np.ndarray, weight: np.ndarray) -> float:
@@ -203,7 +189,7 @@ def test_frequencies_at_a_million_leaves() -> None:
 
 def test_four_million_leaves_take_two_levels_on_a_gpu() -> None:
     """Launches are what a tree costs there."""
-    assert len(SumTree(2**22, "meta").minima) == 2
+    assert len(SumTree(2**22, "meta").sums) == 3
 
 
 @pytest.mark.gpu
@@ -216,4 +202,3 @@ def test_a_gpu_draws_the_leaves_a_cpu_draws() -> None:
     tree.write(leaves, torch.from_numpy(values).cuda()[leaves])
     masses = torch.from_numpy(generator.random(10_000) * values.sum())
     assert torch.equal(tree.find(masses.cuda()).cpu(), tree_of(values).find(masses))
-    assert float(tree.smallest) == 1.0
