@@ -117,7 +117,9 @@ def test_a_game_without_end_is_cut_and_an_env_is_made_once(
     monkeypatch.setattr("atari_dqn.evaluation.player.NOTE_AFTER", 3)
     run_dir = make_run(tmp_path / "run", "tests.stubs:OnlyOne-v0")
     assert play.main([str(run_dir)]) == 0
-    assert "no game has ended in 3 steps" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "no game has ended in 3 steps" in shown
+    assert "time limit: score 4 after 4 env steps" in shown
     assert frames_of(run_dir / "videos" / "5000-nature-seed0.mp4") == 1 + 4
 
 

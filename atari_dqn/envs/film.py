@@ -66,6 +66,8 @@ class FilmedEnv:
     """Names of the actions, [num_actions]."""
     fps: int
     """Natural speed of the pictures, per second."""
+    cut = False
+    """Whether a time limit ended the newest game."""
     pictures_per_step: int
     """Pictures shown for each environment step."""
 
@@ -110,6 +112,7 @@ class FilmedEnv:
     def step(self, action: int) -> tuple[Frame, float, bool]:
         """Take `action` (0 to num_actions - 1). Returns the next frame, the raw reward, and True at the game's end."""
         observation, reward, terminated, truncated, _ = self._env.step(self._first_action + action)
+        self.cut = truncated and not terminated
         return self._frame(observation), float(reward), terminated or truncated
 
     def close(self) -> None:

@@ -117,13 +117,15 @@ class Filming:
                     if window and window.closed:
                         ending = "window closed"
                         break
+                if env.cut:
+                    ending = "time limit"
         except KeyboardInterrupt:
             ending = "interrupted"
         except OSError as error:
             raise CommandFailed(f"cannot write {file}: {error.strerror or error}") from None
         self._say(f"{ending}: {self._result(game)}")
         self._say(f"{file}: {video.pictures / env.fps:.1f} s of film, {env.fps} pictures a second")
-        if picked and ending == "game over" and game != picked:
+        if picked and ending in ("game over", "time limit") and game != picked:
             raise CommandFailed(
                 f"cannot film the picked game of score {picked.score:g}: seed {seed} gave a game of score"
                 f" {game.score:g} this time; {self.policy.spec.env_id} is not deterministic"
