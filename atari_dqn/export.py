@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
 
 
 def check_out(out: Path, given: bool) -> None:
-    """Make the directory `out`. Raises `ConfigError` if it is not writable or holds anything but an export."""
+    """Make the directory `out`. Raises `ConfigError` if it is not writable, or was given and holds something else."""
     try:
         if given and out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SAFETENSORS).exists())):
             raise ConfigError(f"--out {out} is not empty and not an export; try a new directory")

@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
     for wanted, name, pick in ((command.best, "best", max), (command.worst, "worst", min)):
         if wanted:
             game = pick(games, key=lambda game: game.score)
-            if not filming.film(game.seed, f"-{name}-of-{episodes}", game):
+            if not filming.film(game.seed, f"-{name}-of-{episodes}"):
                 return INTERRUPTED
     return DONE
 

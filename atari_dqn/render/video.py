@@ -24,6 +24,7 @@ from atari_dqn.config.setting import ConfigError
 
 Picture = npt.NDArray[np.uint8]
 
+ENCODING = {"preset": "veryfast", "crf": "18"}
 ENLARGED_HEIGHT = 640
 """Height in pixels up to which small pictures are enlarged, by a whole factor: yuv420p halves the resolution of
 colours, which would smear the console's single-pixel sprites."""
@@ -56,21 +57,17 @@ class VideoFile:
         """Append one picture, [height, width, 3] uint8, all of one size."""
         large = enlarge(picture)
         if self._stream is None:
-            self._stream = self._open(large.shape[1], large.shape[0])
+            self._stream = stream = self._container.add_stream("libx264", rate=self._fps, options=ENCODING)
+            stream.height, stream.width, _ = large.shape
+            stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, self._fps)
+            # Declared in the file too: for small pictures players would guess another colour matrix.
+            stream.codec_context.colorspace = Colorspace.ITU709
+            stream.codec_context.color_range = ColorRange.MPEG
         frame = av.VideoFrame.from_ndarray(large, format="rgb24").reformat(
             format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
         )
         self._container.mux(self._stream.encode(frame))
         self.pictures += 1
-
-    def _open(self, width: int, height: int) -> VideoStream:
-        stream = self._container.add_stream("libx264", rate=self._fps, options={"preset": "veryfast", "crf": "18"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.time_base = Fraction(1, self._fps)
-        # Declared in the file too: for small pictures players would guess another colour matrix.
-        stream.codec_context.colorspace = Colorspace.ITU709
-        stream.codec_context.color_range = ColorRange.MPEG
-        return stream
 
     def __enter__(self) -> VideoFile:
         return self
