@@ -31,14 +31,10 @@ from atari_dqn.envs.step import StepResult
 
 
 def resolve_env_id(name: str) -> str:
-    """Resolve a user's name for an environment to its full id.
+    """Resolve a user's name for an environment to an id that `gym.make` takes, such as `ALE/MsPacman-v5`.
 
-    Args:
-        name: A game such as `breakout` or `ms_pacman`, an id of gymnasium, or `module:Env-v0`, whose module is imported
-            to register the id.
-
-    Returns:
-        An id that `gym.make` takes, such as `ALE/MsPacman-v5`.
+    The name is an id of gymnasium, `module:Env-v0`, whose module is imported to register the id, or else a game such as
+    `breakout` or `ms_pacman`.
 
     Raises:
         ConfigError: The name is unknown (the message suggests the closest known one), or is one of the old Atari ids,
@@ -158,14 +154,8 @@ def make_vector_env(
 ) -> AtariGames | PlainEnvs:
     """Make environments that are stepped together in this process, with actions from 0 to `num_actions - 1`.
 
-    An action out of range hangs an Atari game forever, so check actions before.
-
-    Args:
-        spec: The environment.
-        protocol: How an Atari game is presented.
-        num_envs: Number of environments.
-        out: Where they write their results; new arrays by default.
-        first_env: Number of the first, for messages.
+    They write their results to `out`, new arrays by default, and are numbered from `first_env` in messages. An action
+    out of range hangs an Atari game forever, so check actions before.
     """
     out = out if out is not None else StepResult.empty(num_envs, spec.frame_shape, spec.frame_dtype)
     return _atari(spec.env_id, protocol, out) if spec.is_atari else PlainEnvs(spec, out, first_env)

@@ -24,7 +24,6 @@ class Protocol:
     """
 
     name: str
-    """Name of the protocol."""
     repeat_action_probability: float
     """Sticky actions: probability per frame that the emulator repeats the previous action."""
     noop_max: int
@@ -34,7 +33,7 @@ class Protocol:
     life_loss_terminal: bool
     """Whether training treats a lost life as terminal. The game continues: workers report lives and never reset on a
     lost one."""
-    max_episode_frames: int
+    max_episode_frames: int = 108_000
     """Number of frames after which a game is truncated, not counting no-ops."""
 
     def draw_noops(self, rng: np.random.Generator) -> int:
@@ -45,21 +44,11 @@ class Protocol:
 PROTOCOLS: dict[str, Protocol] = {
     # Mnih et al. 2015, "Human-level control through deep reinforcement learning"
     "nature": Protocol(
-        name="nature",
-        repeat_action_probability=0.0,
-        noop_max=30,
-        full_action_space=False,
-        life_loss_terminal=True,
-        max_episode_frames=108_000,
+        "nature", repeat_action_probability=0.0, noop_max=30, full_action_space=False, life_loss_terminal=True
     ),
     # Machado et al. 2018, "Revisiting the Arcade Learning Environment"
     "machado": Protocol(
-        name="machado",
-        repeat_action_probability=0.25,
-        noop_max=0,
-        full_action_space=True,
-        life_loss_terminal=False,
-        max_episode_frames=108_000,
+        "machado", repeat_action_probability=0.25, noop_max=0, full_action_space=True, life_loss_terminal=False
     ),
 }
 

@@ -66,16 +66,10 @@ class Replay(abc.ABC):
 
         Args:
             capacity: Maximum number of transitions; the ring has `capacity // num_envs` rows.
-            num_envs: Number of environments.
-            frame_shape: Shape of one environment's frame.
-            frame_dtype: Dtype of the frames, in numpy's terms.
-            stack: Frames in an observation.
-            n_step: Length of the n-step return, in environment steps.
+            num_envs, frame_shape, frame_dtype, stack, n_step, device, xp: Those of the `FrameRing`.
             gamma: Discount factor per environment step.
             clip_rewards: Whether to clip rewards to [-1, 1].
             seed: Seed of the draws.
-            device: Device of all tensors.
-            xp: Library that computes; by default the one `arrays.library` chooses for the device.
 
         Raises:
             ValueError: `capacity` leaves too few rows for the stack and the n-step window.
