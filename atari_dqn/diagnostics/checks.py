@@ -114,14 +114,10 @@ def check_gpu() -> Iterator[Finding]:
 
 
 def check_cores() -> Iterator[Finding]:
-    """CPU cores: those of the machine, those this process may use, and the limit of its control group."""
-    usable, quota = machine.cores(), min(machine.cgroup_cores(), default=float(os.cpu_count() or 1))
-    text = f"{usable} of {os.cpu_count()} usable: {machine.processor()}"
-    if quota < usable:
-        remedy = f"--torch-threads {max(1, int(quota))}: more threads would wait for each other"
-        yield Finding("warning", f"{text}; a control group limits this process to {quota:g} cores", remedy)
-    else:
-        yield Finding("ok", text)
+    """CPU cores: those of the machine, and those this process may use by its affinity and its control groups."""
+    usable, quota = machine.cores(), min(machine.cgroup_cores(), default=float("inf"))
+    limit = f"; a control group limits this process to {quota:g} cores" if quota < usable else ""
+    yield Finding("note" if limit else "ok", f"{usable} of {os.cpu_count()} usable: {machine.processor()}{limit}")
 
 
 def check_memory() -> Iterator[Finding]:
