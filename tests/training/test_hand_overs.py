@@ -9,8 +9,10 @@ import dataclasses
 import errno
 import functools
 import hashlib
+import io
+import json
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from atari_dqn.config.live import Request
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import settings
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec, Protocol
@@ -30,6 +33,7 @@ from atari_dqn.render.clips import Recorder
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.training import assembly, session, snapshot
 from atari_dqn.training.assembly import local_parts
+from atari_dqn.training.metrics import row_of
 from atari_dqn.training.parts import CONSUMERS, seeds_of
 from atari_dqn.training.session import Session
 from atari_dqn.training.snapshot import Saver, resume, save
@@ -210,8 +214,12 @@ def test_the_workers_get(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 class Did:
     """What a whole session asked of evaluations and clips, which take no time here, and what it left."""
 
-    def __init__(self, run_dir: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-        trainer, _ = made(**changes)
+    def __init__(
+        self, run_dir: Path, monkeypatch: pytest.MonkeyPatch, *, failures: Sequence[str] = (), **changes: Any
+    ) -> None:
+        trainer, table = made(**changes)
+        resumed = resume(trainer, CheckpointStore(run_dir))
+        table.failures += failures
         self.evaluations: list[int] = []
         self.asked: dict[str, Any] = {}
         self.clips: list[int] = []
@@ -230,16 +238,17 @@ class Did:
         monkeypatch.setattr(session, "evaluate", evaluate)
         monkeypatch.setattr(Recorder, "begin", begin)
         run_dir.mkdir(exist_ok=True)
-        monitor = Monitor(run_dir, Console(quiet=True), "test", trainer.config.run.total_env_steps, 0)
-        Session(trainer, run_dir, monitor, lambda: False).run()
+        said, total = io.StringIO(), trainer.config.run.total_env_steps
+        monitor = Monitor(run_dir, Console(file=said, width=300), "test", total, trainer.env_steps)
+        Session(trainer, run_dir, monitor, lambda: False, resumed=resumed).run()
         monitor.close()
-        self.trainer = trainer
-        self.rows = (run_dir / "metrics.jsonl").read_text().count("\n")
+        self.trainer, self.said = trainer, said.getvalue()
+        self.rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
         self.checkpoints = CheckpointStore(run_dir).steps()
 
 
 SESSION: dict[str, tuple[Any, dict[str, Any], Callable[[Did], Any]]] = {
-    "log_interval": (20, {}, lambda did: did.rows),
+    "log_interval": (20, {}, lambda did: len(did.rows)),
     "checkpoint_interval": (30, {"keep_checkpoints": 9}, lambda did: did.checkpoints),
     "keep_checkpoints": (1, {"checkpoint_interval": 20}, lambda did: did.checkpoints),
     "eval_interval": (20, {}, lambda did: did.evaluations),
@@ -268,6 +277,39 @@ def test_an_evaluation_is_of_the_online_network_at_its_own_epsilon(
     assert did.asked["protocol"] is did.trainer.protocol
     asked = (did.asked["epsilon"], did.asked["episodes"], did.asked["seed"])
     assert asked == (0.25, 3, seeds_of(did.trainer.config.run.seed)["evaluation"])
+
+
+def test_a_resumed_session_counts_on_from_where_the_run_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    intervals: dict[str, Any] = {
+        "eval_interval": 40,
+        "record_interval": 40,
+        "checkpoint_interval": 40,
+        "log_interval": 40,
+    }
+    first = Did(tmp_path, monkeypatch, **intervals, keep_checkpoints=9)
+    assert [at // 40 for at in first.evaluations] == [1]
+    first.trainer.learner._skipped.fill_(5)
+    save(first.trainer, CheckpointStore(tmp_path))
+    then = Did(tmp_path, monkeypatch, **intervals, keep_checkpoints=9, total_env_steps=130)
+    assert [at // 40 for at in then.evaluations] == [at // 40 for at in then.clips] == [2, 3]
+    assert [at // 40 for at in then.checkpoints] == [1, 1, 2, 3, 3]
+    assert [row["env_step"] // 40 for row in then.rows] == [1, 1, 2, 3, 3]
+    assert then.rows[-1]["learner/skipped_updates"] == 5
+    assert "skipped" not in then.said, "they were told before"
+
+
+def test_a_worker_that_was_replaced_is_told_and_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    did = Did(tmp_path, monkeypatch, failures=["worker 3 died"], log_interval=20)
+    assert did.said.count("worker 3 died") == 1
+    assert {row["charts/workers_replaced"] for row in did.rows} == {1.0}
+
+
+def test_the_end_of_a_run_is_saved_and_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    did = Did(tmp_path, monkeypatch, log_interval=32, checkpoint_interval=32)
+    assert did.trainer.env_steps in (64, 65)
+    assert [row["env_step"] for row in did.rows][-1] == did.trainer.env_steps == did.checkpoints[-1]
+    assert len({row["env_step"] for row in did.rows}) == len(did.rows)
+    assert did.said.count(f"env step {did.trainer.env_steps:,} saved") == 1
 
 
 ELSEWHERE = {
@@ -364,3 +406,54 @@ def test_a_resume_plays_other_games_than_the_run_before_and_the_same_ones_whenev
     first, second, again, third, once_more = games
     assert (second, third) == (again, once_more)
     assert len({first, second, third}) == 3
+
+
+# ------------------------------------------------------------------ a checkpoint and a row
+
+
+def test_a_checkpoint_hands_every_count_back(tmp_path: Path) -> None:
+    trainer, _ = made()
+    trainer.start()
+    while trainer.env_steps < 40:
+        trainer.iterate()
+    assert trainer.edit(Request("replay_ratio", 2.0, "test")).taken
+    assert trainer.edit(Request("target_update_interval", 3, "test")).taken
+    trainer.iterate()
+    trainer.evaluated, trainer.clock.before = 7.0, 1_000.0
+    save(trainer, CheckpointStore(tmp_path), edit_lines=2)
+    other, _ = made(replay_ratio=4.0)
+    resumed = resume(other, CheckpointStore(tmp_path))
+    assert (resumed.edit_lines, resumed.overruled) == (2, [])
+    assert (other.env_steps, other.evaluated) == (trainer.env_steps, 7.0)
+    assert other.clock.elapsed() >= 1_000
+    assert other.rate_set_at == trainer.rate_set_at != (0, 0)
+    assert other.updates_due() == trainer.updates_due()
+    assert other.learner.target_update_interval == 3
+    assert other.learner.updates == trainer.learner.updates > 0
+    assert other.episodes.returns == trainer.episodes.returns
+    assert len(other.episodes.returns) > 0
+    assert other.actor.state() == trainer.actor.state()
+    assert torch.equal(other.replay.generator.get_state(), trainer.replay.generator.get_state())
+    assert other.replay.newest == trainer.replay.newest
+
+
+def test_a_row_says_what_the_trainer_holds() -> None:
+    trainer, _ = made(epsilon_values=(0.5, 0.3), beta_values=(0.2, 0.6), max_grad_norm=3.0)
+    trainer.start()
+    while trainer.env_steps < 40:
+        trainer.iterate()
+    trainer.clock.before = 100.0
+    row = row_of(trainer, 3, 2)
+    assert (row["env_step"], row["update"]) == (trainer.env_steps, trainer.learner.updates)
+    assert row["time"] >= 100
+    assert row["charts/epsilon"] == pytest.approx(trainer.epsilon(trainer.env_steps))
+    assert 0.3 < row["charts/epsilon"] < 0.5
+    assert row["charts/beta"] == pytest.approx(0.2 + 0.4 * trainer.env_steps / 64)
+    assert row["charts/learning_rate"] == 1e-2
+    assert row["charts/replay_ratio"] == 4.0
+    assert row["charts/target_update_interval"] == 4
+    assert row["charts/max_grad_norm"] == 3.0
+    assert (row["charts/workers_replaced"], row["charts/failed_saves"]) == (3, 2)
+    assert row["learner/skipped_updates"] == 0
+    assert 0 < row["charts/replay_fill"] < 1
+    assert {"losses/td_loss", "charts/episodic_return", "charts/SPS"} <= set(row)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +14,17 @@ import pytest
 import torch
 from rich.console import Console
 
+from atari_dqn import train
 from atari_dqn.config.derived import derive
-from atari_dqn.config.live import Edit
+from atari_dqn.config.live import Edit, Request
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import spec_of
+from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.runs.checkpoints import load_weights
-from atari_dqn.training import start
+from atari_dqn.runs.edits import Inbox
+from atari_dqn.runs.lock import is_training
+from atari_dqn.training import multi_seed, start
 from atari_dqn.training.start import Run
 from atari_dqn.training.summary import exploration_warning
 from tests.training.test_trainer import CARTPOLE
@@ -40,6 +49,8 @@ def test_the_page_gets_the_settings_of_the_start_and_present_live_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[tuple[float, float]] = []
+    answers: list[float] = []
+    typed = [("learning_rate", 5.0), ("learning_rate", 9e-4)]
 
     class Page:
         """Keeps the learning rate among the settings, and the slider's."""
@@ -51,18 +62,20 @@ def test_the_page_gets_the_settings_of_the_start_and_present_live_values(
             shown.append((config["learning_rate"], sliders["learning_rate"]))
 
         def write(self, row: Any) -> None: ...
-        def show(self, values: Any) -> None: ...
+        def show(self, values: dict[str, float]) -> None:
+            answers.append(values["learning_rate"])
+
         def poll(self) -> list[Any]:
-            return []
+            return [typed.pop()] if typed else []
 
         def problem(self) -> None: ...
         def close(self) -> None: ...
 
     monkeypatch.setattr(start, "LabmlLink", Page)
-    edit = Edit(0.0, 100, 1, "learning_rate", 1e-4, 9e-4, True, "tune")
-    trained(Run(tmp_path, repeated=[edit], labml_url=URL), total_env_steps=200)
+    trained(Run(tmp_path, labml_url=URL), total_env_steps=200)
     trained(Run(tmp_path, labml_url=URL), total_env_steps=300)
     assert shown == [(1e-4, 1e-4), (1e-4, 9e-4)]
+    assert answers == [9e-4, 9e-4], "what was taken is shown, and after a refusal what holds"
 
 
 def test_first_weights_come_from_another_run_and_a_resume_by_the_same_command_keeps_its_own(tmp_path: Path) -> None:
@@ -111,3 +124,58 @@ def test_a_schedule_that_is_over_before_learning_starts_is_warned_of(
     warnings = exploration_warning(config, derive(config, 7_056, 4))
     assert len(warnings) == (epsilon is not None)
     assert all(f"epsilon is down to {epsilon} when learning starts at env step 20,000" in line for line in warnings)
+
+
+FLAGS = ["--env-id", "CartPole-v1", "--num-workers", "2", "--total-env-steps", "30000", "--gamma", "0.5"]
+
+
+def test_what_the_command_is_given_reaches_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    edits = [Edit(0.0, 100, 1, "learning_rate", 1e-4, 9e-4, True, "tune")]
+    Path("edits.jsonl").write_text(json.dumps(dataclasses.asdict(edits[0])) + "\n")
+    Path("weights.safetensors").touch()
+    given = ["--init-from", "weights.safetensors", "--labml-url", URL, "--replay-edits", "edits.jsonl"]
+    Path("run").mkdir()
+    Inbox(Path("run")).put(Request("gamma", 0.1, "tune", id="early"))
+    seen: list[tuple[TrainConfig, Run]] = []
+
+    def trained(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should_stop: Any) -> int:
+        assert not list(Path("run/edits_asked").iterdir()), "who asked before was told that nobody listens"
+        assert is_training(Path("run"))
+        assert spec.env_id == config.env.env_id
+        assert not should_stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert should_stop()
+        seen.append((config, run))
+        return 3
+
+    monkeypatch.setattr(start, "train", trained)
+    Path("run/config.json").write_text(json.dumps(TrainConfig().replace(env_id="CartPole-v1", num_workers=2).to_dict()))
+    assert train.main([*FLAGS, *given, "--run-dir", "run"]) == 3
+    ((config, run),) = seen
+    assert (config.env.env_id, config.replay.gamma, config.run.total_env_steps) == ("CartPole-v1", 0.5, 30_000)
+    assert (run.run_dir, run.init_from) == (Path("run"), Path("weights.safetensors"))
+    assert (run.labml_url, run.repeated) == (f"{URL}/api/v1", edits)
+    assert not is_training(Path("run"))
+
+    of_seeds: dict[str, Any] = {}
+
+    def train_seeds(*_: Any, **passed: Any) -> int:
+        of_seeds.update(passed)
+        return 0
+
+    monkeypatch.setattr(multi_seed, "train_seeds", train_seeds)
+    assert train.main([*FLAGS, *given, "--run-dir", "several", "--seeds", "3"]) == 0
+    names = {"init_from": "weights.safetensors", "labml_url": URL, "replay_edits": "edits.jsonl"}
+    assert of_seeds == {"seeds": 3, "kind": "vector", "flags": names}
+
+
+def test_a_resume_does_not_need_the_source_of_its_first_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "train", lambda *_: 0)
+    command = [*FLAGS, "--run-dir", str(tmp_path), "--init-from", str(tmp_path / "gone")]
+    with pytest.raises(ConfigError, match="gone does not exist"):
+        train.main(command)
+    (tmp_path / "config.json").write_text(json.dumps(TrainConfig().replace(env_id="CartPole-v1").to_dict()))
+    assert train.main([*command, "--num-workers", "8"]) == 0
