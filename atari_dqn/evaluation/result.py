@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -13,8 +12,6 @@ from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.protocol import Protocol
 from atari_dqn.evaluation.intervals import estimate, iqm
 from atari_dqn.evaluation.references import human_normalized
-from atari_dqn.runs.records import line
-from atari_dqn.system.files import append
 
 
 class EvaluationRow(TypedDict):
@@ -77,7 +74,7 @@ class Evaluation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: a row of `evaluations.jsonl` without its `env_step`. `time` is the wall time in seconds."""
+        """JSON-ready: a row of `evaluations.jsonl` without its `env_step`; `time` is in seconds."""
         return {
             "env_id": self.env_id,
             "protocol": self.protocol.name,
@@ -96,8 +93,3 @@ class Evaluation:
             "seed": self.seed,
             "time": round(self.seconds, 3),
         }
-
-
-def append_evaluation(run_dir: Path, env_step: int, result: Evaluation) -> None:
-    """Append a row to `run_dir`/evaluations.jsonl. Raises `OSError`; then nothing is appended."""
-    append(run_dir / "evaluations.jsonl", line({"env_step": env_step, **result.to_dict()}))

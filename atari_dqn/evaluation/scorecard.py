@@ -26,8 +26,9 @@ from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.protocol import GAME_LIMIT, PROTOCOLS, EnvSpec, Protocol, protocol_for
 from atari_dqn.evaluation.intervals import RESAMPLES
-from atari_dqn.evaluation.result import Evaluation, append_evaluation
-from atari_dqn.system.files import check_room_for
+from atari_dqn.evaluation.result import Evaluation
+from atari_dqn.runs.records import line
+from atari_dqn.system.files import append, check_room_for
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +118,7 @@ def evaluate_cells(
             except WorkerError as error:
                 raise CommandFailed(str(error)) from None
             try:
-                append_evaluation(run_dir, trained.env_step, result)
+                append(file, line({"env_step": trained.env_step, **result.to_dict()}))
             except OSError as error:
                 lost = f"cannot write {file}: {error.strerror}; what is printed above is not all in it"
             results.append(result)
@@ -132,12 +133,12 @@ def evaluate_cells(
 def scorecard(what: str, results: Sequence[Evaluation], trained: Protocol, num_actions: int) -> Group:
     """A table with a row for each evaluation of one network in one game, and notes that explain its words."""
     first = results[0]
-    atari, normalised = is_atari(first.env_id), first.human_normalized is not None
+    atari, normalized = is_atari(first.env_id), first.human_normalized is not None
     table = Table(title=f"{what}: {len(first.returns)} games a row", box=box.SIMPLE_HEAD, collapse_padding=True)
     table.add_column("epsilon\nprotocol" if atari else "epsilon", style="bold")
     for name in ("mean\n95% interval", "IQM\n95% interval", "median\nrange"):
         table.add_column(name, justify="right")
-    if normalised:
+    if normalized:
         table.add_column("human", justify="right")
     table.add_column("env steps\ncut", justify="right")
     for result in results:
@@ -146,11 +147,11 @@ def scorecard(what: str, results: Sequence[Evaluation], trained: Protocol, num_a
             _over(score(result.mean), result.ci95),
             _over(score(result.iqm), result.iqm_ci95),
             _over(score(result.median), (result.returns.min(), result.returns.max())),
-            *([f"{result.human_normalized:.2f}"] if normalised else []),
+            *([f"{result.human_normalized:.2f}"] if normalized else []),
             f"{result.lengths.mean():,.0f}\n{result.cut} cut",
         )
     notes = [f"Intervals: {RESAMPLES:,} bootstrap samples. IQM: mean of the middle half of the games."]
-    if normalised:
+    if normalized:
         notes.append("Human: human-normalised mean, 0 is random play, 1 a human.")
     limit = (
         f"limit of {first.protocol.max_episode_frames:,} frames" if atari else f"time limit, or {GAME_LIMIT:,} steps"

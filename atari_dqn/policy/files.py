@@ -192,7 +192,7 @@ def _check_sum(file: Path, content: bytes) -> None:
         return
     text = sums.read_bytes() if sums.is_file() and sums.stat().st_size <= MAX_LENGTH else b""
     # As `sha256sum` writes them, in text or binary mode.
-    listed = re.findall(rb"^([0-9a-fA-F]{64}) [ *](.+?)\r?$", text, re.MULTILINE)
+    listed = re.findall(rb"^([0-9a-fA-F]{64}) [ *](?:\./)?(.+?)\r?$", text, re.MULTILINE)
     expected = {digest.lower() for digest, name in listed if name == os.fsencode(file.name)}
     if not expected:
         raise ConfigError(f"{CHECKSUMS} beside it has no checksum of {file.name}; correct or remove {CHECKSUMS}")

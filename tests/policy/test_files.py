@@ -195,7 +195,7 @@ def test_checksums_without_a_line_for_the_file_are_refused(line: str, file: Path
     text = other + line.format(name=file.name, digest=digest, short=digest[:-1])
     file.with_name(CHECKSUMS).write_text(text)
     assert f"{CHECKSUMS} beside it has no checksum of {file.name}; correct or remove {CHECKSUMS}" in reason(file)
-    for right in (f"{digest} *{file.name}", f"{digest.upper()}  {file.name}\r\n"):
+    for right in (f"{digest} *{file.name}", f"{digest}  ./{file.name}", f"{digest.upper()}  {file.name}\r\n"):
         file.with_name(CHECKSUMS).write_text(text + right)
         assert reason(file) == ""
     file.with_name(CHECKSUMS).write_text(f"{'0' * 64}  {file.name}\n{digest}  {file.name}\n")
