@@ -23,6 +23,9 @@ RECORDED = ("date", "processor", "python", "torch", "gymnasium", "ale-py", "nump
 Row = Mapping[str, Any]
 
 
+IMAGES = "Images are scaled from their space's bounds to 0 to 255, channels last; the newest is the last of a stack."
+
+
 def model_card(header: Header, evaluations: Sequence[Row], trained_on: Row, comparison: str) -> str:
     """The whole file, from the rows of `evaluations.jsonl` for this very network and the run's `system.json`, if any.
 
@@ -52,7 +55,7 @@ def model_card(header: Header, evaluations: Sequence[Row], trained_on: Row, comp
         dtype=header.dtype,
         first_action=header.first_action,
         num_actions=header.num_actions,
-        comparison=comparison,
+        comparison=comparison if atari or header.kind == "vector" else f"{IMAGES} {comparison}",
         changed=_table(["setting", "value"], changed.items()),
         settings=json.dumps(settings, indent=2),
         versions=_table(["of the training", "version"], versions.items()),
