@@ -269,10 +269,10 @@ def test_a_greedy_choice_is_blue_and_a_random_one_orange_even_if_it_is_the_best(
         assert has(rows, other) == 0
 
 
-def test_a_lost_life_reddens_the_lives_for_a_while_and_stays_in_the_graph() -> None:
+def test_a_lost_life_reddens_the_lives_for_a_while_and_a_bonus_life_does_not() -> None:
     overlay, film = Overlay("title", ["a", "b"], 10, 1), np.full((210, 160, 3), 90, np.uint8)
     reds = []
-    for lives in (5, 5, *[4] * 8):
+    for lives in (4, 5, *[4] * 8):
         overlay.decide(decision([1.0, 2.0], 1))
         picture = overlay.beside(film, 0, lives)
         reds.append(has(picture[40:90, -PANEL_WIDTH:], RED) > 20)
