@@ -120,6 +120,7 @@ class FrameRing:
         self._after_head = np.arange(stack)[:, None]
         self.flat_action = self._action.flat
         """`action` as an array of `xp`, indexed by slot."""
+        self._head = as_array(self.xp, self.head)
         self._newest_slots = arange(self.xp, 1 - num_envs, 1, device)
         self._lags = arange(self.xp, 1 - stack, 1, device)
         self._steps = arange(self.xp, 0, n_step + 1, device)
@@ -216,7 +217,7 @@ class FrameRing:
 
     def latest_observation(self) -> Tensor:
         """[num_envs, stack, *frame_shape] at the newest row, oldest frame first; overwritten by the next call."""
-        slots = (as_array(self.xp, self.head) + self._newest_slots) % (self.rows * self.num_envs)
+        slots = (self._head + self._newest_slots) % (self.rows * self.num_envs)
         return self.observations(as_tensor(slots), out=self._latest)
 
     def observations(self, slots: Tensor, out: Tensor | None = None) -> Tensor:
