@@ -59,16 +59,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
 
     console = open_console()
     with StatusLine(console, "importing torch") as status:
-        from atari_dqn.diagnostics.benchmark import KINDS, benchmark, expected_seconds
+        from atari_dqn.diagnostics.benchmark import benchmark
         from atari_dqn.diagnostics.report import tables
         from atari_dqn.workers.pool import WorkerError
 
-        say(
-            console,
-            f"{command.rounds} rounds of {KINDS} measurements of {command.seconds:g} s, after"
-            f" {config.learner.learning_starts:,} env steps of random play; about"
-            f" {expected_seconds(config, command.seconds, command.rounds):.0f} s in all",
-        )
+        steps = config.learner.learning_starts
+        each = f"{command.rounds} rounds of four measurements of {command.seconds:g} s"
+        say(console, f"{each}, after {steps:,} env steps of random play")
         try:
             report = benchmark(config, spec, command.seconds, command.rounds, status.update)
         except WorkerError as error:

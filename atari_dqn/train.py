@@ -87,7 +87,7 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
     if command.init_from is not None and not command.init_from.exists() and not (given and is_run_dir(given)):
         raise ConfigError(f"--init-from {command.init_from} does not exist")
     config, spec = resolve_env(asked)
-    derived = derive(config, spec.frame_bytes, spec.stack)
+    derived = derive(config, spec.frame_bytes)
     labml_url = _labml_url(command)
     repeated = recorded_edits(command.replay_edits) if command.replay_edits else []
     with contextlib.nullcontext(given) if given else new_run_dir(asked, command.seeds) as run_dir:
@@ -139,7 +139,7 @@ def _train_seeds(command: TrainCommand, config: TrainConfig, spec: EnvSpec, run_
         raise ConfigError("--dashboard is for a single run; start python -m atari_dqn.dashboard and give --labml-url")
     given = {name: getattr(command, name) for name in ("init_from", "labml_url", "replay_edits")}
     flags = {name: str(value) for name, value in given.items() if value is not None}
-    derived = derive(config, spec.frame_bytes, spec.stack)
+    derived = derive(config, spec.frame_bytes)
     return train_seeds(config, derived, run_dir, stop, kind=spec.kind, seeds=command.seeds, flags=flags)
 
 

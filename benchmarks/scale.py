@@ -64,7 +64,7 @@ class Point:
 
     @property
     def replay_bytes(self) -> int:
-        return derive(self.config, FRAME_BYTES, self.config.env.frame_stack).replay_bytes
+        return derive(self.config, FRAME_BYTES).replay_bytes
 
 
 KINDS = {

@@ -16,7 +16,6 @@ class Derived:
     num_envs: int
     rows: int
     """Rows of the frame ring; a row holds one frame of every env"""
-    stack: int
     bytes_per_transition: float
     replay_bytes: int
     env_steps_per_update: Fraction
@@ -34,8 +33,8 @@ TREE_BYTES = 8 + 16 / 63
 """Bytes per leaf in the sum tree: its priority and its share of the nodes above (a sum and a minimum each)"""
 
 
-def derive(config: TrainConfig, frame_bytes: int, stack: int) -> Derived:
-    """`frame_bytes` and `stack` describe the env: 7,056 and 4 for an Atari game."""
+def derive(config: TrainConfig, frame_bytes: int) -> Derived:
+    """`frame_bytes` is the size of the env's frames: 7,056 for an Atari game."""
     rows = config.replay.replay_capacity // config.num_envs
     slots = rows * config.num_envs
     replay_bytes = round(slots * (frame_bytes + RING_BYTES) + config.replay.replay_capacity * TREE_BYTES)
@@ -45,7 +44,6 @@ def derive(config: TrainConfig, frame_bytes: int, stack: int) -> Derived:
     return Derived(
         num_envs=config.num_envs,
         rows=rows,
-        stack=stack,
         bytes_per_transition=replay_bytes / slots,
         replay_bytes=replay_bytes,
         env_steps_per_update=per_update,

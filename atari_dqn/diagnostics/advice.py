@@ -14,7 +14,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.training.multi_seed import RUN_BYTES
 
 GAME = "breakout"
-FRAME_BYTES, STACK = 84 * 84, 4
+FRAME_BYTES = 84 * 84
 ROUNDS, TURN_SECONDS = 2, 0.5
 MOST_WORKERS = {"cpu": 8, "cuda": 32}
 """Largest number of workers; on a CPU the learner takes most of the time, and its threads need the cores"""
@@ -203,7 +203,7 @@ def measure_machine(tick: Callable[[], None]) -> Machine:
 
 def replay_bytes(capacity: int = TrainConfig().replay.replay_capacity) -> int:
     """Memory of a replay of Atari frames, in bytes."""
-    return derive(TrainConfig().replace(replay_capacity=capacity), FRAME_BYTES, STACK).replay_bytes
+    return derive(TrainConfig().replace(replay_capacity=capacity), FRAME_BYTES).replay_bytes
 
 
 def _played(machine: Machine) -> float:

@@ -17,15 +17,6 @@ from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.system.machine import describe_system
 from atari_dqn.training.assembly import local_trainer
 
-KINDS = 4
-"""Measurements of a round"""
-START_SECONDS, RANDOM_STEPS_PER_SECOND = 5, 3000
-"""Guesses for the estimate of how long it will take"""
-
-
-def expected_seconds(config: TrainConfig, seconds: float, rounds: int) -> float:
-    return KINDS * rounds * seconds + START_SECONDS + config.learner.learning_starts / RANDOM_STEPS_PER_SECOND
-
 
 def benchmark(
     config: TrainConfig, spec: EnvSpec, seconds: float, rounds: int, show: Callable[[str], object]
@@ -43,7 +34,7 @@ def benchmark(
         Every figure, JSON-ready, with the bottleneck and the setting to change (see `report.diagnose`).
     """
     threads = set_up_torch(config, spec.kind)
-    check_memory(config, derive(config, spec.frame_bytes, spec.stack).replay_bytes)
+    check_memory(config, derive(config, spec.frame_bytes).replay_bytes)
     trainer = local_trainer(config, spec)
     doing = f"random play until env step {config.learner.learning_starts:,}"
     bench = Bench(trainer, lambda: show(doing))

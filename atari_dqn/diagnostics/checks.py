@@ -78,7 +78,8 @@ def check_gpu() -> Iterator[Finding]:
     """The device torch will use, tried with one matrix product."""
     import torch
 
-    driver, build = _nvidia_smi(), f"torch {torch.__version__}"
+    driver, cuda = _nvidia_smi(), torch.version.cuda
+    build = f"torch {torch.__version__} for {f'CUDA {cuda}' if cuda else 'CPUs only'}"
     if torch.cuda.is_available():
         name, (free, total) = torch.cuda.get_device_name(), torch.cuda.mem_get_info()
         try:
@@ -89,26 +90,10 @@ def check_gpu() -> Iterator[Finding]:
             yield Finding("error", text, f"install a torch built for this GPU ({GET_TORCH}), or use --device cpu")
             return
         memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-        yield Finding("ok", f"{name}, {memory}, CUDA {torch.version.cuda}; {driver or 'driver unknown'}")
-    elif driver and torch.version.cuda is None:
-        version = torch.__version__.partition("+")[0]
-        yield Finding(
-            "warning",
-            f"{driver}, but {build} is built for CPUs only",
-            f"python -m pip install --force-reinstall torch=={version} installs PyPI's build, which has CUDA on Linux;"
-            f" for other builds see {GET_TORCH}",
-        )
+        yield Finding("ok", f"{name}, {memory}, {build}; {driver or 'driver unknown'}")
     elif driver:
-        try:
-            torch.zeros(1, device="cuda")
-            reason = "is it hidden by CUDA_VISIBLE_DEVICES?"
-        except (RuntimeError, AssertionError) as error:
-            reason = first_line(error)
-        yield Finding(
-            "warning",
-            f"{driver}, but {build} finds no GPU: {reason}",
-            f"install a driver for CUDA {torch.version.cuda} or later, or a torch for the driver's CUDA",
-        )
+        remedy = f"install a torch for the driver's CUDA ({GET_TORCH}); is the GPU hidden by CUDA_VISIBLE_DEVICES?"
+        yield Finding("warning", f"{driver}, but {build} finds no GPU", remedy)
     else:
         yield Finding("ok", "none; the learner runs on the CPU")
 

@@ -79,7 +79,8 @@ def tables(report: dict[str, Any]) -> Group:
     speed = _table("", "env steps/s", "updates/s", "cores busy", "µs/env step")
     for kind, rate in rates.items():
         steps, updates = rate["env_steps_per_second"], rate["updates_per_second"]
-        speed.add_row(kind, _number(steps), _number(updates), f"{rate['cores_busy']:.2f}", _microseconds(steps))
+        cost = _number(1e6 / steps if steps else 0)
+        speed.add_row(kind, _number(steps), _number(updates), f"{rate['cores_busy']:.2f}", cost)
     speed.add_section()
     for name, seconds in report["limits"].items():
         speed.add_row(f"limit: {name}", _number(1 / seconds if seconds else 0), "", "", f"{1e6 * seconds:,.0f}")
@@ -110,7 +111,3 @@ def _table(*columns: str) -> Table:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value else "–"
-
-
-def _microseconds(per_second: float) -> str:
-    return f"{1e6 / per_second:,.0f}" if per_second else ""

@@ -97,7 +97,7 @@ def draw_surprises(run_dir: Path, which: str, console: Console) -> Path:
 def load_replay(policy: TrainedNetwork, path: Path) -> tuple[Replay, torch.nn.Module]:
     """Load the replay and the target network of the checkpoint at `path` into main memory. Raises `ConfigError`."""
     cpu, config, spec = torch.device("cpu"), policy.config, policy.spec
-    check_memory(config.replace(device="cpu"), derive(config, spec.frame_bytes, spec.stack).replay_bytes)
+    check_memory(config.replace(device="cpu"), derive(config, spec.frame_bytes).replay_bytes)
     replay = make_replay(
         config.replay,
         num_envs=config.num_envs,

@@ -40,7 +40,7 @@ class Trainer:
         self.spec = spec
         self.live = LiveValues(config)
         self.protocol = PROTOCOLS[config.env.protocol]
-        self.derived: Derived = derive(config, spec.frame_bytes, spec.stack)
+        self.derived: Derived = derive(config, spec.frame_bytes)
         self.replay, self.learner, self.actor = parts.replay, parts.learner, parts.actor
         self._make_pool = parts.make_pool
         self.workers: EnvPool | None = None

@@ -135,7 +135,7 @@ def test_a_ratio_is_the_decimal_that_was_written(ratio: float, tenths: int) -> N
 
 @pytest.mark.parametrize("workers", [1, 8, 32])
 def test_units_do_not_change_with_the_number_of_workers(workers: int) -> None:
-    derived = derive(TrainConfig().replace(num_workers=workers), frame_bytes=7056, stack=4)
+    derived = derive(TrainConfig().replace(num_workers=workers), frame_bytes=7056)
     assert derived.epsilon_knots == ((0, 1.0), (250_000, 0.1), (5_000_000, 0.01))
     assert derived.beta_knots == ((0, 0.4), (10_000_000, 1.0))
     assert derived.env_steps_per_update == 4

@@ -155,7 +155,7 @@ def test_what_is_no_image_is_flattened_for_an_mlp_with_a_warning_where_it_looks_
 
 def shown_of(spec: EnvSpec) -> str:
     config = TrainConfig()
-    derived: Derived = derive(config, spec.frame_bytes, spec.stack)
+    derived: Derived = derive(config, spec.frame_bytes)
     table = summary(config, spec, derived, Path("run"))
     return " ".join(str(cell) for column in table.columns for cell in column.cells)
 

@@ -172,20 +172,20 @@ def test_updates_and_schedules_are_counted_as_the_sources_do() -> None:
         found: TrainConfig = EXPERIMENTS[name].CONFIG
         return found
 
-    assert derive(config("cartpole_no_replay"), 16, 1).total_updates == 5_000
-    assert derive(config("cartpole_replay"), 16, 1).total_updates == 5_000
-    assert derive(config("cartpole_replay"), 16, 1).env_steps_per_update == 32
-    assert derive(config("cartpole_lightning"), 16, 1).epsilon_knots == ((1_000, 1.0), (2_000, 0.01))
-    assert derive(config("cartpole_pytorch_tutorial"), 16, 1).env_steps_per_update == 1
-    assert derive(config("lunarlander_di_engine"), 32, 1).env_steps_per_update * 10 == 64
-    labml = derive(config("breakout_labml"), 7_056, 4)
+    assert derive(config("cartpole_no_replay"), 16).total_updates == 5_000
+    assert derive(config("cartpole_replay"), 16).total_updates == 5_000
+    assert derive(config("cartpole_replay"), 16).env_steps_per_update == 32
+    assert derive(config("cartpole_lightning"), 16).epsilon_knots == ((1_000, 1.0), (2_000, 0.01))
+    assert derive(config("cartpole_pytorch_tutorial"), 16).env_steps_per_update == 1
+    assert derive(config("lunarlander_di_engine"), 32).env_steps_per_update * 10 == 64
+    labml = derive(config("breakout_labml"), 7_056)
     assert labml.target_sync_env_steps == 250 * 32
     assert labml.epsilon_knots[1] == (25_000 * 32, 0.1)
-    assert derive(config("atari100k"), 7_056, 4).epsilon_knots == ((1_600, 1.0), (6_600, 0.01))
+    assert derive(config("atari100k"), 7_056).epsilon_knots == ((1_600, 1.0), (6_600, 0.01))
 
 
 def test_the_fast_breakout_has_the_figures_of_its_description() -> None:
-    derived = derive(EXPERIMENTS["breakout_fast"].CONFIG, 7_056, 4)
+    derived = derive(EXPERIMENTS["breakout_fast"].CONFIG, 7_056)
     assert derived.target_sync_env_steps == 16_000
     assert derived.env_steps_per_update == 64
     assert derived.replay_bytes < 8e9

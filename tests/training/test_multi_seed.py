@@ -168,7 +168,7 @@ def test_each_run_is_asked_for_the_same_settings(begun: bool, tmp_path: Path) ->
 
 
 def derived(config: TrainConfig) -> Derived:
-    return derive(config, 7_056, 4)
+    return derive(config, 7_056)
 
 
 @pytest.mark.parametrize(

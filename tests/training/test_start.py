@@ -121,7 +121,7 @@ def test_a_schedule_that_is_over_before_learning_starts_is_warned_of(
     settings: dict[str, Any], epsilon: str | None
 ) -> None:
     config = TrainConfig().replace(**settings).validate()
-    warnings = exploration_warning(config, derive(config, 7_056, 4))
+    warnings = exploration_warning(config, derive(config, 7_056))
     assert len(warnings) == (epsilon is not None)
     assert all(f"epsilon is down to {epsilon} when learning starts at env step 20,000" in line for line in warnings)
 
