@@ -28,7 +28,6 @@ from atari_dqn.runs.edits import Inbox, recorded_edits
 from atari_dqn.runs.lock import check_not_training, locked
 from atari_dqn.system.machine import is_out_of_memory
 from atari_dqn.system.signals import StopRequest
-from atari_dqn.training.summary import exploration_warning, image_warning, summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,6 +94,8 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
             return _train_seeds(command, config, spec, run_dir, stop)
         changed = check_run_dir(config, run_dir)
         stop.check()
+        from atari_dqn.training.summary import exploration_warning, image_warning, summary
+
         console = open_console()
         console.print(summary(config, spec, derived, run_dir), highlight=False)
         for line in (*changed, *image_warning(spec), *exploration_warning(config, derived)):
