@@ -117,6 +117,7 @@ class FrameRing:
         """Absolute number of the newest row; -1 before the first append."""
         self.head = torch.full((), -1, dtype=torch.int64, device=device)
         """Largest id so far, int64 []; a tensor, so that a captured CUDA graph sees it move."""
+        self._head = as_array(self.xp, self.head)
         self._after_head = np.arange(stack)[:, None]
         self.flat_action = self._action.flat
         """`action` as an array of `xp`, indexed by slot."""
