@@ -69,9 +69,8 @@ class Session:
         self._overruled, self._threads = resumed.overruled, threads
         self._desk = EditDesk(run_dir, repeated, trainer.env_steps, trainer.learner.updates)
         self._saver = Saver(trainer, CheckpointStore(run_dir, trainer.config.run.keep_checkpoints), monitor)
-        self._recorder = Recorder(
-            run_dir, trainer.config, trainer.spec, seeds_of(trainer.config.run.seed)["evaluation"]
-        )
+        self._seed = seeds_of(trainer.config.run.seed)["evaluation"]
+        self._recorder = Recorder(run_dir, trainer.config, trainer.spec, self._seed)
         self._evaluating, self._recording, self._logging, self._saving = (Every(trainer.env_steps) for _ in range(4))
         self._checking = Every(trainer.learner.updates)
         self._began_at = self._logged = trainer.env_steps
@@ -83,14 +82,9 @@ class Session:
     def run(self) -> bool:
         """Train until the trainer is done (True) or the user asks to stop (False). Saves at the end either way.
 
-        A save that fails before the end sounds an alarm, and training continues.
-
-        Raises:
-            NotSaved: The last save failed.
-            NotFiniteError: `SKIPPED_LIMIT` updates in a row were skipped (the state is saved if it is finite), or there
-                is NaN or infinity in what was to be saved.
-            WorkerError: A worker failed too often. What was learned is saved.
-            InexactError: A deterministic run could not be resumed exactly.
+        A save that fails before the end sounds an alarm, and training continues; `NotSaved` is for the last one.
+        `WorkerError` comes with what was learned saved, `NotFiniteError` after `SKIPPED_LIMIT` skipped updates with the
+        state saved, or for what must not be saved, and `InexactError` from an exact resume.
         """
         if self.should_stop():
             return False
@@ -221,7 +215,7 @@ class Session:
                 # No more environments in a worker than in training: some may exist but once in a process.
                 num_workers=math.ceil(num_envs / config.env.envs_per_worker),
                 epsilon=config.run.eval_epsilon,
-                seed=seeds_of(config.run.seed)["evaluation"],
+                seed=self._seed,
                 device=trainer.device,
                 deadline=config.env.worker_deadline,
                 on_progress=watch,

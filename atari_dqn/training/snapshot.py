@@ -117,7 +117,7 @@ ADVICE = {
 
 
 class NotSaved(Exception):
-    """The state at the end of a run could not be saved; the message says what is left and what to do."""
+    """The last save failed; the message says what is left and what to do."""
 
 
 class Saver:
