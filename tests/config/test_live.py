@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atari_dqn.config.live import SCHEDULE, Edit, LiveValues, Request, live_settings, new_request
+from atari_dqn.config.live import SCHEDULE, Edit, LiveValues, Request, for_page, from_page, live_settings, new_request
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.runs.edits import INBOX, RECORD, EditDesk, Inbox, live_values, read_edits, recorded_edits, to_undo
@@ -47,6 +47,20 @@ def test_the_live_settings_are_those_of_the_config_and_their_sliders_lie_within_
     assert found["learning_rate"].setting.suggested == (0, 1e-3)
     assert values().values["epsilon"] == values().values["beta"] == SCHEDULE
     assert values().values["learning_rate"] == CONFIG.learner.learning_rate
+
+
+@pytest.mark.parametrize("name", ["epsilon", "learning_rate", "eval_interval", "unknown"])
+@pytest.mark.parametrize("value", [-1, -1.0, -0.5, -2, -1e-9, -math.inf, math.nan, 0, 0.5, True])
+def test_minus_one_alone_means_the_schedule_on_the_page_and_only_where_there_is_one(name: str, value: Any) -> None:
+    request = from_page(name, value)
+    meant = SCHEDULE if name == "epsilon" and value == -1 else value
+    assert (request.name, request.value, request.source) == (name, meant, "dashboard")
+    live = values()
+    decided = live.decide(request, 0, 0)
+    if not decided.taken:
+        assert live.values == values().values
+    elif name in live.values:
+        assert for_page(live.values)[name] == value, "the page shows what was typed"
 
 
 JSON = st.recursive(

@@ -106,6 +106,22 @@ def test_rows_configuration_and_sliders_arrive_and_the_run_is_claimed(make_link:
         assert (link.dropped, link.problem()) == (0, None)
 
 
+def test_a_resumed_run_begins_at_its_env_step(make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn() as server:
+        make_link(server.url, env_step=7_000)
+        server.wait_for(lambda: server.points("hp.target_update_interval") == [(7_000, 2_000)])
+
+
+def test_the_page_opens_with_the_score(make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn() as server:
+        link = make_link(server.url)
+        link.write({"env_step": 100, "charts/beta": 0.5, "charts/z": 1.0})
+        server.wait_for(lambda: server.points("charts/beta"))
+        link.write(row(500))
+        (asked,) = server.wait_for(lambda: server.came("POST", f"metrics/preferences/{link.uuid}"))
+        assert json.loads(asked.body) == {"series_preferences": [-1, 1]}
+
+
 def test_a_row_written_just_before_the_end_arrives(make_link: Callable[..., LabmlLink]) -> None:
     with StandIn() as server:
         link = make_link(server.url)
@@ -180,10 +196,12 @@ def test_a_server_that_goes_down_and_comes_back_misses_nothing(make_link: Callab
     link.write(row(1_000))
     assert "cannot be reached" in until(link.problem)
     link.write(row(1_500))
+    link.show({"learning_rate": 5e-5})
     with StandIn(port=port) as second:
         second.wait_for(lambda: {1_000, 1_500} <= steps(second))
-        # It may be another server, so the run is introduced again.
-        assert any("configs" in packet for packet in second.packets())
+        # It may be another server, so the run is introduced again, with its present values.
+        configs = next(packet["configs"] for packet in second.packets() if "configs" in packet)
+        assert configs["learning_rate"]["value"]["default"] == 5e-5
         second.edit({"learning_rate": 2e-4})
         assert until(link.poll) == [("learning_rate", 2e-4)]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,6 +18,7 @@ from atari_dqn.monitoring import terminal as terminal_module
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.monitoring.tensorboard import TensorBoard
 from atari_dqn.monitoring.terminal import Terminal
+from atari_dqn.monitoring.views import Row
 from atari_dqn.runs.records import discard_after
 
 ROW = {
@@ -96,6 +99,45 @@ def test_the_last_evaluation_stays_with_its_age_and_the_best(tmp_path: Path, mon
     line = seen(2_500, {})
     assert "evaluation 7.50 (human 0.75) evaluated 2,000 steps ago best of them 7.50" in line, "of before the resume"
     assert "evaluation -2.00 (human -0.20) evaluated 900 steps ago best of them 7.50" in seen(2_500, {3_100: -2.0})
+
+
+class PageOfOneEdit:
+    """A page on which epsilon was set to -1, and which lost three rows."""
+
+    dropped = 3
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.shown: list[Mapping[str, float]] = []
+        self.closed = False
+
+    def write(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def poll(self) -> list[tuple[str, Any]]:
+        return [("epsilon", -1.0), ("beta", 0.5)]
+
+    def show(self, values: Mapping[str, float]) -> None:
+        self.shown.append(values)
+
+    def problem(self) -> str | None:
+        return "no server"
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_rows_and_values_reach_the_page_and_its_edits_and_problems_come_back(tmp_path: Path) -> None:
+    out, page = io.StringIO(), PageOfOneEdit()
+    monitor = Monitor(tmp_path, Console(file=out), "test", 1_000, 0, page)
+    monitor.write(ROW)
+    asked = [(request.name, request.value, request.source) for request in monitor.asked()]
+    assert asked == [("epsilon", "schedule", "dashboard"), ("beta", 0.5, "dashboard")]
+    monitor.show({"epsilon": "schedule", "target_update_interval": 500})
+    monitor.close()
+    assert (page.rows, page.shown, page.closed) == ([ROW], [{"epsilon": -1.0, "target_update_interval": 500.0}], True)
+    for line in ("labml: no server\n", "labml: 3 points did not reach the server; metrics.jsonl has them all\n"):
+        assert line in out.getvalue()
 
 
 def test_nothing_is_drawn_before_it_is_time() -> None:

@@ -127,6 +127,22 @@ def test_the_newest_few_and_the_best_are_kept(tmp_path: Path) -> None:
         store.find("worst")
 
 
+def test_the_newest_is_the_one_of_most_env_steps_not_the_last_by_name(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (99, 900, 1000):
+        store.save(step, snapshot(step), score=5.0)
+    assert store.steps() == [900, 1000]
+    newest, _ = store.newest_valid()
+    loaded, _ = store.load_newest(empty_frames())
+    assert newest is not None
+    assert loaded is not None
+    assert (newest.name, loaded.counters["env_steps"]) == ("1000", 1000)
+    for which in ("latest", "best"):
+        assert store.find(which).name == (store.directory / which).read_text() == "1000"
+    with pytest.raises(ConfigError, match="one of 900, 1000"):
+        store.find("99")
+
+
 def test_weights_are_read_from_a_learners_file_or_a_valid_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / LEARNER
     weights = {"conv.weight": torch.rand(2, 3), "bias": torch.rand(2).to(torch.bfloat16)}
