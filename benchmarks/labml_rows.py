@@ -73,6 +73,7 @@ class Param:
     name: str
     kind: type
     suggested: tuple[float, float]
+    bounds_on_page: str = "above 0 to 1"
 
 
 # ---------------------------------------------------------------------- one row

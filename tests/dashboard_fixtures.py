@@ -1,4 +1,4 @@
-"""Fixtures for tests of the dashboard: a real server, a real run of labml's client, a real browser.
+"""Fixtures for tests of the dashboard: a real server, a real browser.
 
 Import them into the test's file. `dashboard_server` does not use the npm registry unless the test also requests
 `page_packages`; without those the page is served, but a browser shows nothing.
@@ -6,19 +6,15 @@ Import them into the test's file. `dashboard_server` does not use the npm regist
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -83,49 +79,6 @@ def dashboard_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator
         dashboard = launch.start(0, tmp_path / "dashboard")
     yield dashboard
     dashboard.close()
-
-
-class LabmlRun:
-    """`labml_run.py` in a process of its own."""
-
-    def __init__(self, api_url: str, directory: Path) -> None:
-        directory.mkdir()
-        self.process = subprocess.Popen(
-            # -P: or `labml` would be the folder beside the script
-            [sys.executable, "-P", str(Path(__file__).with_name("labml_run.py")), api_url, str(directory)],
-            env=os.environ | {"HOME": str(directory)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        self._lines: IO[str] = self.process.stdout
-        self.uuid = self.next("run ")
-
-    def next(self, prefix: str) -> str:
-        """The rest of the next line that begins with `prefix`."""
-        seen = []
-        for line in self._lines:
-            seen.append(line)
-            if line.startswith(prefix):
-                return line.removeprefix(prefix).strip()
-        raise AssertionError(f"the run ended before it printed {prefix!r}:\n{''.join(seen)}")
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(DEADLINE)
-        self._lines.close()
-
-
-@pytest.fixture
-def labml_run(dashboard_server: launch.DashboardProcess, tmp_path: Path) -> Iterator[LabmlRun]:
-    """A run that reports to `dashboard_server`, claimed, so that it can be edited."""
-    with contextlib.closing(LabmlRun(dashboard_server.api_url, tmp_path / "run")) as run:
-        claim = f"{dashboard_server.api_url}/run/{run.uuid}/claim"
-        wait_until(lambda: call("PUT", claim)[0] == 200, "the run is known to the server")
-        yield run
 
 
 @pytest.fixture

@@ -47,6 +47,11 @@ class LiveSetting:
         low, high = self.setting.suggested
         return (PAGE_SCHEDULE if self.scheduled else low, high)
 
+    @property
+    def bounds_on_page(self) -> str:
+        """The values that may be typed on the page, in words."""
+        return f"{self.setting.bounds}{f', or {PAGE_SCHEDULE:g} for the schedule' if self.scheduled else ''}"
+
     def configured(self, config: TrainConfig) -> Value:
         """Its value before any edit."""
         value: Value = SCHEDULE if self.scheduled else config.to_dict()[self.name]

@@ -7,10 +7,11 @@ is down, slow or hostile costs rows on its page and nothing else.
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
 import uuid
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from atari_dqn.labml import packets
 from atari_dqn.labml.http import LabmlServer, RequestFailed, check_url
@@ -29,22 +30,7 @@ LAST_REPORT_SECONDS = 4.0
 LAST_REPLY_SECONDS = 0.5
 
 
-class LiveParam(Protocol):
-    """What the page needs to know about a live hyperparameter."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def kind(self) -> type:
-        """`float` or `int`."""
-
-    @property
-    def suggested(self) -> tuple[float, float]:
-        """Range of the slider."""
-
-
-Param = TypeVar("Param", bound=LiveParam)
+Param = TypeVar("Param", bound=packets.LiveParam)
 
 
 class LabmlLink:
@@ -70,12 +56,17 @@ class LabmlLink:
         """Number of rows that never reached the server; final after `close`."""
         self._server = LabmlServer(check_url(url))
         self._name, self._config, self._env_step = name, dict(config), env_step
-        self._sliders = {param.name: (param.kind.__name__, *param.suggested) for param in live}
+        self._live = tuple(live)
         self._lock = threading.Lock()
-        """Guards the next five, which both threads change."""
+        """Guards the attributes up to `_batch`, which both threads change."""
         self._rows: collections.deque[Mapping[str, float]] = collections.deque()
         self._values = {param.name: value for param, value in live.items()}
         self._edits: dict[str, Any] = {}
+        self._undecided: set[str] = set()
+        """Names of edits that the run has not answered: until then the page keeps what was typed."""
+        self._answers: dict[str, str] = {}
+        self._answers_due: dict[str, str] = {}
+        """Answers whose values the run has shown since, so that the page can show both."""
         self._problem: str | None = None
         self._batch: list[Mapping[str, float]] = []
         """Rows of the report under way; kept until the server accepts them."""
@@ -104,7 +95,16 @@ class LabmlLink:
         """Show these values of live hyperparameters on the page; to be called after each edit, accepted or refused."""
         with self._lock:
             self._values |= {name: value for name, value in values.items() if name in self._values}
+            self._undecided &= self._edits.keys()
+            self._answers_due |= self._answers
+            self._answers = {}
         self._wake.set()
+
+    def answer(self, name: str, text: str) -> None:
+        """Say beside a hyperparameter what became of its last edit; `show` follows."""
+        with self._lock:
+            if name in self._values:
+                self._answers[name] = text
 
     def poll(self) -> list[tuple[str, Any]]:
         """Return the edits made on the page since the last call: names of `live` and numbers, unchecked.
@@ -165,8 +165,7 @@ class LabmlLink:
                 self._rows.clear()
         report = []
         if not self._introduced:
-            sliders = {name: (*slider, values[name]) for name, slider in self._sliders.items()}
-            report.append(packets.introduction(self.uuid, self._name, self._config, sliders))
+            report.append(packets.introduction(self.uuid, self._name, self._config, self._live, values))
         # The page has no slider for a value that was never reported.
         first = [] if self._metrics or self._introduced else [{"env_step": self._env_step}]
         report.append(packets.points([*first, *self._batch], values))
@@ -184,16 +183,25 @@ class LabmlLink:
             self._introduced = True
         self._take_edits(reply.get("dynamic"))
         self._correct_page()
+        self._send_answers()
         self._open_with_score()
 
     def _take_edits(self, asked: Any) -> None:
         for name, value in asked.items() if isinstance(asked, dict) else ():
-            if name not in self._sliders or not isinstance(value, int | float):
+            if name not in self._values or not isinstance(value, int | float):
                 continue
             self._page[name] = self._asked[name] = value
             if self._echoes.pop(name, None) != value:
                 with self._lock:
                     self._edits[name] = value
+                    self._undecided.add(name)
+
+    def _send_answers(self) -> None:
+        with self._lock:
+            answers, self._answers_due = self._answers_due, {}
+        if answers:
+            with contextlib.suppress(RequestFailed):  # only our own dashboard has a place for them
+                self._server.ask("PUT", f"answers/{self.uuid}", answers)
 
     def _open_with_score(self) -> None:
         """Select the score on the page's chart once there is one; by default it shows the first metric by name."""
@@ -209,7 +217,8 @@ class LabmlLink:
         labml has no packet for that. The page's input shows the last edit, so we make an edit to the present value.
         """
         with self._lock:
-            wrong = {name: value for name, value in self._values.items() if self._page.get(name) != value}
+            decided = {name: value for name, value in self._values.items() if name not in self._undecided}
+        wrong = {name: value for name, value in decided.items() if self._page.get(name) != value}
         if not wrong:
             return
         path = f"hyper_params/{self.uuid}"

@@ -5,37 +5,59 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.system.machine import git_revision
 
 CLIENT = {"labml_version": "0.5.3", "rank": 0, "world_size": 0}
 """Query parameters of a report, beside the run's identifier."""
+NAMED = ("env_id", "seed", "run_dir")
+"""Settings that the page shows anyway."""
+
+
+class LiveParam(Protocol):
+    """What the page needs to know about a live hyperparameter."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> type:
+        """`float` or `int`."""
+
+    @property
+    def suggested(self) -> tuple[float, float]:
+        """Range of the slider."""
+
+    @property
+    def bounds_on_page(self) -> str:
+        """The values that may be typed, in words."""
 
 
 def introduction(
-    uuid: str, name: str, config: Mapping[str, Any], sliders: Mapping[str, tuple[str, float, float, float]]
+    uuid: str, name: str, config: Mapping[str, Any], live: Iterable[LiveParam], values: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The packet that makes a run known, with its settings and live hyperparameters.
+    """The packet that makes a run known, with its settings, and its live hyperparameters at their present `values`.
 
-    Args:
-        uuid: The run's identifier.
-        name: The run's name on the page.
-        config: The run's settings.
-        sliders: `"int"` or `"float"`, lowest, highest and present value of each live hyperparameter, by name.
+    Below its `name` the page shows the environment, the seed and what differs from the defaults.
     """
+    defaults = TrainConfig().to_dict()
+    facts = [str(config.get("env_id", "")), f"seed {config.get('seed')}"]
+    facts += [f"{key} {value}" for key, value in config.items() if key not in NAMED and value != defaults.get(key)]
     revision = git_revision() or "unknown"
     shown = json.loads(json.dumps({**config, "git_revision": revision}, default=str), parse_constant=str)
-    for setting, (kind, low, high, value) in sliders.items():
-        shown[setting] = {"type": "DynamicSchedule", "default": value, "range": [low, high], "dynamic_type": kind}
+    for param in live:
+        slider = {"default": values[param.name], "range": [*param.suggested], "dynamic_type": param.kind.__name__}
+        shown[param.name] = {"type": "DynamicSchedule", **slider, "bounds": param.bounds_on_page}
     configs = {
         setting: {"name": setting, "type": type(value).__name__, "value": value, "computed": value, "order": order}
         | {"options": [], "is_hyperparam": False, "is_meta": False, "is_explicitly_specified": False}
         for order, (setting, value) in enumerate(shown.items())
     }
     about = {"python_file": "atari_dqn.train", "commit": revision, "computer": uuid, "start_step": 0}
-    return {"time": time.time(), "name": name, "comment": revision, **about, "configs": configs}
+    return {"time": time.time(), "name": name, "comment": " · ".join(facts), **about, "configs": configs}
 
 
 def points(rows: Sequence[Mapping[str, float]], values: Mapping[str, float]) -> dict[str, Any]:

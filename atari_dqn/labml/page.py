@@ -81,20 +81,28 @@ MAX_TARBALL_BYTES = 16 * 2**20
 DOWNLOAD_SECONDS, SILENCE_SECONDS = 60.0, 10.0
 """Longest time for one tarball, and without a byte of it."""
 
-PORTRAIT = "https://raw.githubusercontent.com/azouaoui-med/pro-sidebar-template/gh-pages/src/img/user.jpg"
-"""Picture that the page's script shows for a user who has none."""
-
-REPORTER_STUB = """\
-// Stands in for the reporters: accepts any call, property or `new`, and does nothing.
-(() => {
-    const stub = new Proxy(function () {}, {
-        get: (_, name) => name === "then" ? undefined : name === Symbol.toPrimitive ? () => "" : stub,
-        apply: () => stub,
-        construct: () => stub,
-    })
-    window.Sentry = window.mixpanel = stub
-})()
-"""
+GITHUB = "https://raw.githubusercontent.com"
+PATCHES = (
+    # The picture for a user who has none is on another server.
+    (
+        "https://raw.githubusercontent.com/azouaoui-med/pro-sidebar-template/gh-pages/src/img/user.jpg",
+        "/images/favicon.png",
+    ),
+    # A slider stands in the middle of its range, not at its value, and has up to ten steps.
+    ("(e=((t=this.range[0])+(s=this.range[1]))/2),(t+s)/20)", "(t=this.range[0],s=this.range[1]),(s-t)/200)"),
+    # Zero and all negative numbers are written as 0.0000e+0.
+    ("if(1e4<=e||e<.001)return", "if(e&&(1e4<=Math.abs(e)||Math.abs(e)<.001))return"),
+    # A number that the page wrote itself, with commas or a typographic minus, is "not a number".
+    ("Number(this.inputValueElem.value)", 'Number(this.inputValueElem.value.replace(/,/g,"").replace("\\u2212","-"))'),
+    # A refresh shows what was read up to 5 s ago.
+    ("return 5e3<(new Date)", "return 0<=(new Date)"),
+    # What was saved once is sent again with every later edit.
+    (
+        "get(!0)).series),this.renderLineChart())}onHyper",
+        "get(!0)).series),this.renderSparkLines(),this.renderLineChart())}onHyper",
+    ),
+)
+"""Texts of the page's script, and what we put in their place."""
 
 
 def registry() -> str:
@@ -214,10 +222,16 @@ def localise(static: Path, page: Path, packages: Packages | None) -> str:
         index.read_text(),
         flags=re.DOTALL,
     )
-    html = _replaced(html, '<script src="/js/bundle.min.js">', '<script src="/reporter_stub.js"></script>\\g<0>')
-    (page / "reporter_stub.js").write_text(REPORTER_STUB)
+    ours = '<link rel="stylesheet" href="/page.css"><script src="/page.js"></script>'
+    bundle_tag = '<script src="/js/bundle.min.js">'
+    html = _replaced(html, bundle_tag, ours + bundle_tag)
+    for name in ("page.css", "page.js"):
+        shutil.copyfile(Path(__file__).with_name(name), page / name)
     bundle = page / "js" / "bundle.min.js"
-    bundle.write_text(_replaced(bundle.read_text(), PORTRAIT, "/images/favicon.png", times=2))
+    script = bundle.read_text()
+    for old, new in PATCHES:
+        script = _replaced(script, old, new)
+    bundle.write_text(script)
     cdns = ""
     if packages is None:
         cdns = " " + " ".join("https://" + _host(package.cdn) for package in PACKAGES)
@@ -236,8 +250,7 @@ def localise(static: Path, page: Path, packages: Packages | None) -> str:
     )
 
 
-def _replaced(text: str, old: str, new: str, times: int = 1) -> str:
-    changed, count = re.subn(re.escape(old), new, text)
-    if count != times:
+def _replaced(text: str, old: str, new: str) -> str:
+    if old not in text:
         raise PageError("labml-app's page is not the one of version 0.0.102")
-    return changed
+    return text.replace(old, new)

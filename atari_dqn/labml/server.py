@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from atari_dqn.cli.command import CommandFailed
 from atari_dqn.config.setting import ConfigError
+from atari_dqn.labml.http import API
 from atari_dqn.labml.launch import SHUTDOWN_SECONDS
 from atari_dqn.labml.page import PACKAGES, Packages, PageError, localise
 from atari_dqn.system.files import exclusive
@@ -101,7 +102,25 @@ def make_app(port: int, data_dir: Path) -> ASGIApp:
     except PageError as error:
         raise CommandFailed(f"cannot prepare the dashboard's page: {error}") from None
     flask_app.STATIC_PATH = page
-    return guarded(flask_app.app, port, content_security_policy)
+    return guarded(with_answers(flask_app.app), port, content_security_policy)
+
+
+def with_answers(app: ASGIApp) -> ASGIApp:
+    """`app` with a place for the answers to edits, which a run sends and the page shows beside the fields."""
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+    from starlette.routing import Mount, Route
+
+    answers: dict[str, dict[str, str]] = {}
+
+    async def endpoint(request: Request) -> JSONResponse:
+        of_run = answers.setdefault(request.path_params["uuid"], {})
+        if request.method == "PUT":
+            of_run |= await request.json()
+        return JSONResponse(of_run)
+
+    return Starlette(routes=[Route(f"{API}/answers/{{uuid}}", endpoint, methods=["GET", "PUT"]), Mount("/", app)])
 
 
 def page_packages() -> Packages:

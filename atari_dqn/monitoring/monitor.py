@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from atari_dqn.cli.output import say
-from atari_dqn.config.live import Request, Value, for_page, from_page
+from atari_dqn.config.live import Edit, Request, Value, for_page, from_page
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.evaluation.episodes import Episode
 from atari_dqn.monitoring.tensorboard import TensorBoard
@@ -82,6 +82,12 @@ class Monitor:
         if problem:
             self.say(f"labml: {problem}")
         return [from_page(name, value) for name, value in self._link.poll()]
+
+    def answer(self, env_step: int, edit: Edit) -> None:
+        """Say what became of an edit, on the terminal and beside its field on the dashboard's page."""
+        self.say(f"env step {env_step:,}: {edit}")
+        if self._link is not None:
+            self._link.answer(edit.name, f"env step {env_step:,}: {'taken: ' if edit.taken else ''}{edit}")
 
     def show(self, values: Mapping[str, Value]) -> None:
         """Show the present values of the live hyperparameters on the dashboard's page."""

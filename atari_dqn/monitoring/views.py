@@ -26,6 +26,9 @@ class Page(View, Protocol):
     def show(self, values: Mapping[str, float]) -> None:
         """Show the present values of the live hyperparameters."""
 
+    def answer(self, name: str, text: str) -> None:
+        """Say beside a hyperparameter what became of its last edit."""
+
     def problem(self) -> str | None:
         """One line about the latest error, once; None when there is nothing new."""
 

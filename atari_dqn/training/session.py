@@ -6,6 +6,7 @@ and saves. None of that changes a number of the training.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -189,9 +190,9 @@ class Session:
                 # An edit that is not recorded could never be repeated.
                 if edit.taken:
                     trainer.edit(Request(edit.name, edit.old, edit.source))
-                monitor.say(f"{edit.name} not changed: cannot write {RECORD}: {error.strerror}")
-                continue
-            monitor.say(f"env step {trainer.env_steps:,}: {edit}")
+                reason = f"{edit.name} not changed: cannot write {RECORD}: {error.strerror}"
+                edit = dataclasses.replace(edit, taken=False, reason=reason)
+            monitor.answer(trainer.env_steps, edit)
         if requests:
             monitor.show(trainer.live.values)  # after a refusal too: the page shows what was typed
 

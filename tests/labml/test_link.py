@@ -32,6 +32,7 @@ class Param:
     name: str
     kind: type
     suggested: tuple[float, float]
+    bounds_on_page: str = "any"
 
 
 RATE = Param("learning_rate", float, (0.0, 1e-3))
@@ -151,6 +152,48 @@ def test_numbers_for_live_values_arrive_unchanged(value: Any, make_link: Callabl
         server.edit({"unknown": 1.0, "learning_rate": value, "target_update_interval": 3.7})
         numbers = {} if isinstance(value, str) else {"learning_rate": value}
         assert json.dumps(dict(until(link.poll))) == json.dumps({**numbers, "target_update_interval": 3.7})
+
+
+def test_the_page_keeps_what_was_typed_until_the_run_answers(make_link: Callable[..., LabmlLink]) -> None:
+    with StandIn() as server:
+        link = make_link(server.url)
+        server.edit({"learning_rate": 99, "target_update_interval": 500})
+        until(lambda: len(link._edits) == 2)
+        before = len(server.requests)
+        server.wait_for(lambda: len(server.requests) > before + 3)
+        assert not server.came("POST", "hyper_params")
+        assert dict(link.poll()) == {"learning_rate": 99, "target_update_interval": 500}
+        link.answer("learning_rate", "refused")
+        link.answer("target_update_interval", "taken")
+        link.answer("unknown", "refused")
+        before = len(server.requests)
+        server.wait_for(lambda: len(server.requests) > before + 3)
+        assert not server.came("PUT", "answers"), "before the values that go with them"
+        link.show({"learning_rate": 1e-4, "target_update_interval": 500})
+        (answers,) = server.wait_for(lambda: server.came("PUT", f"answers/{link.uuid}"))
+        assert json.loads(answers.body) == {"learning_rate": "refused", "target_update_interval": "taken"}
+        (correction,) = server.came("POST", "hyper_params")
+        assert json.loads(correction.body) == {"learning_rate": 1e-4}
+        assert server.requests.index(correction) < server.requests.index(answers)
+
+
+class Hasty(StandIn):
+    """A server on whose page another edit is made just before the page is corrected."""
+
+    def answer(self, request: Any) -> dict[str, Any]:
+        if request.method == "GET" and "hyper_params" in request.path and self.asked["learning_rate"] == 99:
+            self.edit({"learning_rate": 3e-4})
+        return super().answer(request)
+
+
+def test_an_edit_made_during_a_correction_is_not_overwritten(make_link: Callable[..., LabmlLink]) -> None:
+    with Hasty() as server:
+        link = make_link(server.url)
+        server.edit({"learning_rate": 99})
+        assert until(link.poll) == [("learning_rate", 99)]
+        link.show({"learning_rate": 1e-4})
+        assert until(link.poll) == [("learning_rate", 3e-4)]
+        assert not server.came("POST", "hyper_params")
 
 
 def test_after_a_refusal_the_page_shows_the_old_value_again(make_link: Callable[..., LabmlLink]) -> None:

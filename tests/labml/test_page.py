@@ -111,9 +111,9 @@ def test_the_local_page_links_to_no_other_host(npm: Registry, tmp_path: Path, mo
     for text in (html, policy):
         assert not re.search(r"//|sentry|mixpanel|integrity|crossorigin", text)
     links = re.findall(r'(?:href|src)="/([^"]+)"', html)
-    assert len(links) == 12
+    assert len(links) == 13
     assert all((local / link).is_file() for link in links)
-    assert html.index("/reporter_stub.js") < html.index("/js/bundle.min.js")
+    assert html.index("/page.js") < html.index("/js/bundle.min.js")
     bundle = (local / "js" / "bundle.min.js").read_text()
     assert not re.search(r"src:[^,]*https?://", bundle)
     assert "raw.githubusercontent.com" not in bundle

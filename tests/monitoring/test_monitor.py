@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from atari_dqn.cli.format import duration
+from atari_dqn.config.live import Edit
 from atari_dqn.monitoring import terminal as terminal_module
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.monitoring.tensorboard import TensorBoard
@@ -109,6 +111,7 @@ class PageOfOneEdit:
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.shown: list[Mapping[str, float]] = []
+        self.answers: list[tuple[str, str]] = []
         self.closed = False
 
     def write(self, row: Row) -> None:
@@ -119,6 +122,9 @@ class PageOfOneEdit:
 
     def show(self, values: Mapping[str, float]) -> None:
         self.shown.append(values)
+
+    def answer(self, name: str, text: str) -> None:
+        self.answers.append((name, text))
 
     def problem(self) -> str | None:
         return "no server"
@@ -134,6 +140,13 @@ def test_rows_and_values_reach_the_page_and_its_edits_and_problems_come_back(tmp
     asked = [(request.name, request.value, request.source) for request in monitor.asked()]
     assert asked == [("epsilon", "schedule", "dashboard"), ("beta", 0.5, "dashboard")]
     monitor.show({"epsilon": "schedule", "target_update_interval": 500})
+    taken = Edit(0.0, 1_200, 300, "beta", 0.4, 0.5, True, "dashboard")
+    for edit in (taken, dataclasses.replace(taken, taken=False, reason="beta is 5; it must be from 0 to 1")):
+        monitor.answer(1_200, edit)
+    assert page.answers == [
+        ("beta", "env step 1,200: taken: beta 0.4 → 0.5 (dashboard)"),
+        ("beta", "env step 1,200: refused: beta is 5; it must be from 0 to 1"),
+    ]
     monitor.close()
     assert (page.rows, page.shown, page.closed) == ([ROW], [{"epsilon": -1.0, "target_update_interval": 500.0}], True)
     for line in ("labml: no server\n", "labml: 3 points did not reach the server; metrics.jsonl has them all\n"):
