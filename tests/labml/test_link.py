@@ -95,7 +95,9 @@ def test_rows_configuration_and_sliders_arrive_and_the_run_is_claimed(make_link:
         assert server.points("charts/episodic_return") == [(500, 50), (1_000, 100), (1_500, 150)]
         configs = next(packet["configs"] for packet in server.packets() if "configs" in packet)
         assert configs["env_id"]["value"] == "pong"
-        slider = {"type": "DynamicSchedule", "default": 1e-4, "range": [0.0, 1e-3], "dynamic_type": "float"}
+        slider = {"type": "DynamicSchedule", "default": 1e-4, "range": [0.0, 1e-3], "dynamic_type": "float"} | {
+            "bounds": "any"
+        }
         assert configs["learning_rate"]["computed"] == slider
         assert configs["target_update_interval"]["computed"]["dynamic_type"] == "int"
         assert next(packet["name"] for packet in server.packets() if "name" in packet) == "a run"
