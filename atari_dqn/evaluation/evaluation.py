@@ -11,7 +11,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,19 +28,6 @@ BRANCH = 0xE7A1
 """Keeps an evaluation's random streams distinct from those of a training with the same seed."""
 
 
-class Progress(NamedTuple):
-    """How far an evaluation is, after each tick of its environments."""
-
-    games: int
-    """Number of finished games."""
-    episodes: int
-    """Number of games to play."""
-    ticks: int
-    """Steps of each environment so far, resets included."""
-    mean: float | None
-    """Mean score so far, biased towards short games until the last one is over; None before the first."""
-
-
 def evaluate(
     network: torch.nn.Module,
     spec: EnvSpec,
@@ -54,7 +40,7 @@ def evaluate(
     device: torch.device,
     num_workers: int = 1,
     deadline: float = 60.0,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[Games], None] = lambda games: None,
     on_wait: Callable[[str], None] | None = None,
     say: Callable[[str], None] = lambda note: None,
 ) -> Evaluation:
@@ -96,10 +82,9 @@ def evaluate(
             workers.send(np.pad(actions, (0, spare)))
             step = workers.recv().of(played)
             games.add(step)
-            progress = games.progress()
-            on_progress(progress)
-            if not progress.games:
-                tell_of_endless_game(spec, progress.ticks, say)
+            on_progress(games)
+            if not games.finished:
+                tell_of_endless_game(spec, games.ticks, say)
     returns = np.array([score for env in games.played for score, _ in env])
 
     def ci95(statistic: Statistic) -> tuple[float, float]:
@@ -133,22 +118,27 @@ class Games:
         """(raw score, environment steps) of the finished games of each environment, at most its quota."""
         self.cut = 0
         """How many of them a time limit ended."""
-        self._quota, self._counter = quota, EpisodeStatistics(len(quota))
-        self._ticks, self._total = 0, 0.0
+        self.finished, self.episodes = 0, int(quota.sum())
+        """Number of games played, and to play."""
+        self.ticks = 0
+        """Steps of each environment so far, resets included."""
+        self._quota, self._counter, self._total = quota, EpisodeStatistics(len(quota)), 0.0
 
     @property
     def over(self) -> bool:
-        return all(len(games) == quota for games, quota in zip(self.played, self._quota, strict=True))
+        return self.finished == self.episodes
+
+    @property
+    def mean(self) -> float:
+        """Mean score of the finished games, biased towards short ones until the last is over; NaN before the first."""
+        return self._total / self.finished if self.finished else math.nan
 
     def add(self, step: StepResult) -> None:
         """Count one tick of all environments."""
-        self._ticks += 1
+        self.ticks += 1
         for _, env, score, length in self._counter.add(step):
             if len(self.played[env]) < self._quota[env]:
                 self.played[env].append((score, length))
                 self.cut += int(step.truncated[env] and not step.terminated[env])
+                self.finished += 1
                 self._total += score
-
-    def progress(self) -> Progress:
-        games = sum(map(len, self.played))
-        return Progress(games, int(self._quota.sum()), self._ticks, self._total / games if games else None)

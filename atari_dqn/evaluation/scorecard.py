@@ -72,7 +72,7 @@ def evaluate_cells(
         ConfigError: the file cannot be written; no game is played.
         CommandFailed: a worker failed, or a result could not be written; all are printed nevertheless.
     """
-    from atari_dqn.evaluation.evaluation import Progress, evaluate
+    from atari_dqn.evaluation.evaluation import Games, evaluate
     from atari_dqn.workers.pool import WorkerError
 
     spec, trained_under = trained.spec, trained.config.env.protocol
@@ -90,13 +90,11 @@ def evaluate_cells(
     lost = ""
     started = time.monotonic()
 
-    def show(progress: Progress) -> None:
-        games, total = episodes * len(results) + progress.games, episodes * len(cells)
-        text = f"{games} of {total} games  {progress.ticks:,} env steps in each env"
-        if progress.mean is not None:
-            text += f"  mean score so far {progress.mean:.2f}"
-        if games:
-            text += f"  ETA {duration((time.monotonic() - started) / games * (total - games))}"
+    def show(games: Games) -> None:
+        done, total = episodes * len(results) + games.finished, episodes * len(cells)
+        text = f"{done} of {total} games  {games.ticks:,} env steps in each env  mean score so far {score(games.mean)}"
+        if done:
+            text += f"  ETA {duration((time.monotonic() - started) / done * (total - done))}"
         status.update(text)
 
     with StatusLine(console, "starting the workers") as status:

@@ -142,17 +142,6 @@ def one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-@dataclasses.dataclass
-class _Making:
-    """A clip that is being made."""
-
-    order: Order
-    process: SpawnProcess
-    answer: Connection
-    give_up: float
-    """When, by the monotonic clock."""
-
-
 class Recorder:
     """Has clips of one run made, one at a time. Every clip shows the same seed, so that they can be compared.
 
@@ -161,17 +150,21 @@ class Recorder:
 
     def __init__(self, run_dir: Path, config: TrainConfig, spec: EnvSpec, seed: int) -> None:
         self._directory, self._config, self._spec, self._seed = run_dir / "videos", config, spec, seed
-        self._making: _Making | None = None
+        self._order: Order | None = None
+        """The clip that is being made."""
+        self._process: SpawnProcess
+        self._answer: Connection
+        self._give_up = 0.0
         self._clean_up()  # leftovers of a killed training
 
     @property
     def env_step(self) -> int | None:
         """Env step of the clip that is being made; None when there is none."""
-        return self._making.order.env_step if self._making else None
+        return self._order.env_step if self._order else None
 
     def begin(self, env_step: int, network: torch.nn.Module) -> str:
         """Start a clip of `network` as it is now. Returns why that is impossible, or an empty string."""
-        if self._making:
+        if self._order:
             return f"the clip of {self.env_step:,} is not finished"
         weights = self._directory / f".{env_step}-clip.weights"
         try:
@@ -179,47 +172,46 @@ class Recorder:
             weights.write_bytes(tensor_bytes(network.state_dict()))
             file = self._directory / f"{env_step}-clip.mp4"
             order = Order(file, weights, self._config, self._spec, env_step, SECONDS, self._seed)
-            answer, theirs = multiprocessing.Pipe(duplex=False)
-            process = multiprocessing.get_context("spawn").Process(
+            self._answer, theirs = multiprocessing.Pipe(duplex=False)
+            self._process = multiprocessing.get_context("spawn").Process(
                 target=serve, args=(theirs, order, registration(self._spec.env_id)), name="clip"
             )
             with theirs, quiet_spawn():
-                process.start()
+                self._process.start()
         except (OSError, RuntimeError) as error:  # RuntimeError: a GPU cannot hand over the weights
             self._clean_up()
             return one_line(error)
-        self._making = _Making(order, process, answer, time.monotonic() + DEADLINE)
+        self._order, self._give_up = order, time.monotonic() + DEADLINE
         return ""
 
     def poll(self, seconds: float = 0.0) -> Clip | str | None:
         """Wait up to `seconds` for the clip. Returns it, or why it failed; None while it is being made."""
-        if self._making is None:
+        if self._order is None:
             return None
         answer: Clip | str = "timed out"
         try:
-            if self._making.answer.poll(seconds):
-                answer = self._making.answer.recv()
-            elif time.monotonic() < self._making.give_up:
+            if self._answer.poll(seconds):
+                answer = self._answer.recv()
+            elif time.monotonic() < self._give_up:
                 return None
         except (EOFError, OSError):
-            self._making.process.join(1.0)
-            answer = f"the process that films it ended with exit code {self._making.process.exitcode}"
+            self._process.join(1.0)
+            answer = f"the process that films it ended with exit code {self._process.exitcode}"
         self.close()
         return answer
 
     def hurry(self) -> None:
         """Give up sooner: from now on the training waits for the clip."""
-        if self._making:
-            self._making.give_up = min(self._making.give_up, time.monotonic() + LAST_DEADLINE)
+        self._give_up = min(self._give_up, time.monotonic() + LAST_DEADLINE)
 
     def close(self) -> None:
         """Give up the clip that is being made, if there is one."""
-        if self._making is None:
+        if self._order is None:
             return
-        self._making.answer.close()
-        self._making.process.kill()  # it has answered, or its clip is not wanted any more
-        self._making.process.join()
-        self._making = None
+        self._answer.close()
+        self._process.kill()  # it has answered, or its clip is not wanted any more
+        self._process.join()
+        self._order = None
         self._clean_up()
 
     def _clean_up(self) -> None:

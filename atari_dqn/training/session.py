@@ -17,7 +17,7 @@ import numpy as np
 from atari_dqn.agent.finite import NotFiniteError, where_not_finite
 from atari_dqn.cli.format import duration
 from atari_dqn.config.live import Edit, Request
-from atari_dqn.evaluation.evaluation import Progress, evaluate
+from atari_dqn.evaluation.evaluation import Games, evaluate
 from atari_dqn.evaluation.player import NOTE_AFTER, tell_of_endless_game
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.render.clips import LAST_DEADLINE, Clip, Recorder
@@ -202,8 +202,8 @@ class Session:
         if not self._evaluating.passed(trainer.env_steps, config.run.eval_interval):
             return {}
 
-        def watch(progress: Progress) -> None:
-            self._wait(f"evaluating: {progress.games} of {progress.episodes} games")
+        def watch(games: Games) -> None:
+            self._wait(f"evaluating: {games.finished} of {games.episodes} games")
 
         num_envs = max(config.num_envs, EVALUATION_ENVS)
         try:

@@ -20,7 +20,7 @@ from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.envs.single import limited
 from atari_dqn.envs.step import StepResult
-from atari_dqn.evaluation.evaluation import Games, Progress, evaluate, quotas
+from atari_dqn.evaluation.evaluation import Games, evaluate, quotas
 from atari_dqn.evaluation.result import Evaluation
 from atari_dqn.workers.pool import WorkerPool
 
@@ -129,13 +129,13 @@ def test_a_fast_env_does_not_play_the_games_of_a_slow_one() -> None:
 def test_progress_counts_the_games_of_the_quota() -> None:
     games = Games(quotas(3, 2))
     games.add(tick([1.0, 1.0]))
-    assert games.progress() == Progress(games=0, episodes=3, ticks=1, mean=None)
+    assert (games.finished, games.episodes, games.ticks, np.isnan(games.mean)) == (0, 3, 1, True)
     games.add(tick([1.0, 3.0], over=(1,)))
-    assert games.progress() == Progress(games=1, episodes=3, ticks=2, mean=4.0)
+    assert (games.finished, games.ticks, games.mean) == (1, 2, 4.0)
     games.add(tick([1.0, 0.0], over=(0,), reset=(1,)))
     games.add(tick([0.0, 9.0], over=(1,), reset=(0,)))
     games.add(tick([0.0, 0.0], over=(0,), reset=(1,)))
-    assert games.progress() == Progress(games=3, episodes=3, ticks=5, mean=7 / 3)
+    assert (games.finished, games.ticks, games.mean, games.over) == (3, 5, 7 / 3, True)
 
 
 # ---------------------------------------------------------------------- real workers
@@ -248,11 +248,11 @@ def test_an_exception_in_on_progress_ends_the_evaluation_and_its_workers() -> No
     class Stop(Exception):
         pass
 
-    seen: list[Progress] = []
+    seen: list[int] = []
 
-    def stop_at_the_third_game(progress: Progress) -> None:
-        seen.append(progress)
-        if progress.games >= 3:
+    def stop_at_the_third_game(games: Games) -> None:
+        seen.append(games.ticks)
+        if games.finished >= 3:
             raise Stop
 
     spec = stub("FiveSteps-v0")
@@ -261,7 +261,7 @@ def test_an_exception_in_on_progress_ends_the_evaluation_and_its_workers() -> No
             Recorder(3), spec, NATURE, episodes=9, num_envs=2, epsilon=0.0, seed=1, device=CPU,
             on_progress=stop_at_the_third_game,
         )  # fmt: skip
-    assert [progress.ticks for progress in seen] == list(range(1, len(seen) + 1))
+    assert seen == list(range(1, len(seen) + 1))
     assert multiprocessing.active_children() == []
 
 
