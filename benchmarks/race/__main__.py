@@ -33,6 +33,7 @@ SCREENED = (
 )
 """Raced first, to drop candidates"""
 PLAN: tuple[tuple[str, str, int, float], ...] = (
+    ("small-256", "breakout", 1, 2.0),
     *((name, "breakout", 1, 0.25) for name in SCREENED),
     ("breakout-cpu", "breakout", 1, 0.5),
     ("small-target-2000", "breakout", 1, 0.25),
