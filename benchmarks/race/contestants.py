@@ -99,7 +99,9 @@ CONTESTANTS = {
         target_update_interval=250,
     ),
     "small-256": _small(
-        "batches of 256, ratio 3, rate 5e-4, 32 envs, 2^19 transitions (target every 8,000 env steps)",
+        "batches of 256, ratio 3, rate 5e-4, 32 envs, 2^19 transitions, beta 0.4 (target every 8,000 env steps)",
+        beta_values=(0.4,),
+        beta_at=(0.0,),
         batch_size=256,
         replay_ratio=3.0,
         learning_rate=5e-4,
