@@ -24,8 +24,8 @@ change:
 
 - **live**: at any time of a run, with `python -m atari_dqn.tune RUN NAME=VALUE` or on the dashboard's page, under this
   name;
-- **resume**: when a run goes on, by giving the flag again with its `--run-dir`;
-- **never**: it would be another run, for the reason given.
+- **resume**: when a run is resumed, by giving the flag again with its `--run-dir`;
+- **never**: a change would make it a different run; the reason is given.
 """
 
 COMMAND = """

@@ -199,11 +199,11 @@ class Learner:
         return {name: total / count for name, total in zip(METRICS, sums, strict=True)} if count else {}
 
     def skipped(self) -> Skipped:
-        """Waits for the device."""
+        """Number of skipped updates, in all and in a row. Waits for the device."""
         return Skipped(*self._skipped.tolist())
 
     def evidence(self) -> dict[str, Any]:
-        """What the last update, if there was one, read and computed, inputs before results: views, not copies."""
+        """Tensors of the last update, inputs first, as views; for finding the first one that is not finite."""
         found: dict[str, Any] = {}
         if self._last is not None:
             batch, error, target = self._last

@@ -1,7 +1,8 @@
 """Live edits: hyperparameters that may change while a run trains.
 
 A `Request` is a name and whatever JSON value somebody sent. `LiveValues.decide` turns it into an `Edit`, applied or
-refused with the reason, which the trainer obeys between two iterations.
+refused with the reason. `Trainer.edit` calls it between two iterations, and `Trainer.apply_live_values` puts the new
+values into effect.
 """
 
 from __future__ import annotations

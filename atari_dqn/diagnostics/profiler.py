@@ -60,11 +60,11 @@ def account_of(
 
     Args:
         trainer: A started trainer.
-        meter: What is measured, seconds by default: any counter that never decreases.
+        meter: Monotonic counter to read; seconds by default.
         settle: Called at the end of each call and phase, such as to wait for the GPU's work on it.
 
     Yields:
-        What `meter` advanced by in each of `PARTS`, not counting the calls and phases within.
+        The counter's increase in each of `PARTS`, without nested calls and phases.
     """
     spent = dict.fromkeys(PARTS, 0.0)
     within = [0.0]

@@ -1,8 +1,7 @@
 """Clips of a training under way: short films, with an animated GIF for TensorBoard.
 
-The weights of a moment are played and filmed to RUN/videos/<env step>-clip.mp4 by a process of its own, on the spare
-time of a core. The training only waits while its weights are written. Whatever happens to the environment, the encoder
-or the disk stays in the process that films.
+A separate low-priority process plays the current weights and films them to RUN/videos/<env step>-clip.mp4. Training
+waits only while the weights are written. Errors in the environment, the encoder or the disk do not reach it.
 """
 
 from __future__ import annotations
@@ -32,12 +31,10 @@ from atari_dqn.runs.checkpoint_files import load_tensors, tensor_bytes
 from atari_dqn.system.processes import end_with_parent, quiet_spawn
 
 GIF_HEIGHT, GIF_RATE = 240, 20
-"""Largest height in pixels; approximate pictures a second, every third of 60: then a sprite that is drawn in every
-other picture is seen."""
-
-
+"""Maximum height in pixels, and approximate frame rate. Every third of 60 pictures is kept: an odd stride, so that a
+sprite drawn only in every other picture still appears."""
 SECONDS = 12
-"""Length of a clip, from the beginning of a game; where the game is shorter, the next one follows."""
+"""Length of a clip in seconds. It starts with a new game; if that ends early, another follows."""
 DEADLINE, LAST_DEADLINE = 900.0, 300.0
 """Seconds after which an unfinished clip is given up: during the training, and at its end, when nothing else is left to
 do. A clip takes 10 to 20 seconds of a core, and the training leaves it little."""
@@ -45,7 +42,7 @@ do. A clip takes 10 to 20 seconds of a core, and the training leaves it little."
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What the process that films needs to know."""
+    """Everything the filming process needs."""
 
     file: Path
     weights: Path
@@ -83,7 +80,7 @@ class Clip:
 
 
 def serve(answer: Connection, order: Order, registered: bytes) -> None:
-    """Make a clip, in a process of its own, and send it, or a line that says why it failed."""
+    """Entry point of the filming process: make a clip and send it, or a one-line reason for the failure."""
     end_with_parent()
     os.nice(5)
     torch.set_num_threads(1)
@@ -136,7 +133,7 @@ def make_clip(order: Order) -> Clip:
 
 
 def one_line(error: Exception) -> str:
-    """What happened, as one line of at most 300 characters."""
+    """The error as one line of at most 300 characters."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

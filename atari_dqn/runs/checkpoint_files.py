@@ -1,8 +1,9 @@
 """Files of one checkpoint: safetensors, JSON and compressed frames, sealed by a manifest of checksums.
 
-The manifest holds each file's SHA-256 and size and a checksum of itself, so any altered bit is found. Checksums are no
-signature: a valid checkpoint may still come from somebody else. Reading one runs no code and takes no more memory than
-its files are large: tensors must lie within their file, and frames are decompressed straight into the replay's ring.
+The manifest holds each file's SHA-256 and size and a checksum of itself, and `check` compares them, so any altered bit
+is found. Checksums are no signature: a valid checkpoint may still come from somebody else. Reading one runs no code and
+takes no more memory than its files are large: tensors must lie within their file, and frames are decompressed straight
+into the replay's ring.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from atari_dqn.system.files import fsync
 from atari_dqn.system.machine import is_out_of_memory
 
 FORMAT = 3
-"""Number of this layout; a change that older code cannot read raises it. Up to 2, tensors were pickled."""
+"""Version of this layout; raise it when older code cannot read the new one. Versions 1 and 2 pickled tensors."""
 MANIFEST, STATE, FRAMES, LEARNER = "manifest.json", "state.json", "frames.zst", "learner.safetensors"
 PARTS = ("learner", "replay", "envs")
 """Parts of a snapshot whose tensors go to `PART.safetensors` and whose numbers go to `state.json`."""
@@ -63,7 +64,7 @@ class Counters(TypedDict, total=False):
     """Env steps and updates when that rate was set."""
     live: dict[str, Any]
     edit_lines: int
-    """Number of lines in the record of live edits."""
+    """Number of lines in the edit log when the checkpoint was written."""
     time: float
     """Seconds of training so far."""
 
@@ -104,8 +105,10 @@ def write(directory: Path, snapshot: Snapshot, score: float | None) -> None:
 
 
 def check(directory: Path) -> None:
-    """Raise `CorruptError` unless every byte of the checkpoint is as it was written; `FormatError` for another
-    version's."""
+    """Verify every file against the manifest.
+
+    Raises `CorruptError` on a mismatch, and `FormatError` if another version wrote it.
+    """
     files = _manifest(directory)["files"]
     for name in FILES:
         with _reading(directory / name):
@@ -117,7 +120,7 @@ def read(directory: Path, frames: Tensor) -> Snapshot:
     """Read a checkpoint that passed `check`; its tensors are on the CPU, and its frames are rows of `frames`.
 
     `frames` is the ring's own tensor, [rows, num_envs, *frame_shape], whose first rows are overwritten. Raises
-    `CorruptError` for a file that is not what a checkpoint has under that name, and `ConfigError` for a checkpoint of a
+    `CorruptError` for a file with unexpected content, and `ConfigError` for a checkpoint of a
     ring of another size.
     """
     state = _json(directory / STATE)
@@ -148,7 +151,7 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file tensor by tensor: the library's writers copy all of them, and memory may be short."""
-    # The library lays them out by falling alignment, so that each is aligned; the header is that of empty twins.
+    # Sorted by decreasing alignment, as the library does. Dtype names come from the headers of empty tensors.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     header, end = {}, 0
     for name, tensor in ordered:
@@ -167,7 +170,7 @@ def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 def load_tensors(file: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file, on the CPU and mapped from the file. Raises `CorruptError`."""
     with _reading(file), file.open("rb") as opened:
-        # Not by its path, which the library cannot open where it is not UTF-8.
+        # Opened through its descriptor: the library cannot open paths that are not UTF-8.
         return safetensors.torch.load_file(f"/dev/fd/{opened.fileno()}")
 
 
@@ -175,7 +178,7 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
 def _reading(path: Path) -> Iterator[None]:
     """Turn what the readers of a file raise into a `CorruptError` of one line."""
     try:
-        # A pipe would block.
+        # Reading a pipe would block.
         if not stat.S_ISREG(path.stat().st_mode):
             raise CorruptError(f"{path.name} is not a regular file")
         yield

@@ -163,8 +163,8 @@ def _set_aside(corrupt: Path, reason: str) -> str:
 def load_weights(source: Path) -> dict[str, torch.Tensor]:
     """Weights of the online network, on the CPU. Raises `ConfigError` when they are absent or not valid.
 
-    `source` is a checkpoint's directory, which is checked; its `learner.safetensors`, which may be anybody's; a run or
-    its `checkpoints`, for the newest one; or `checkpoints/latest` or `checkpoints/best`.
+    `source` is a checkpoint's directory, which is checked; its `learner.safetensors`, from any source, so it is not
+    verified; a run or its `checkpoints`, for the newest one; or `checkpoints/latest` or `checkpoints/best`.
     """
     source = _checkpoint_of(source)
     try:

@@ -1,4 +1,8 @@
-"""Rows of metrics: every scalar of a training at one moment."""
+"""Rows of metrics: every scalar of a training at one moment.
+
+A new metric is an entry of `row_of`. Means over updates come from `METRICS` in agent/learner.py, scores from
+evaluation/episodes.py.
+"""
 
 from __future__ import annotations
 

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 RUN_BYTES = 1.2e9
-"""Bytes of one run besides its replay: 0.7 GB were measured with 8 workers, and saving takes some more"""
+"""Memory of one run without its replay, in bytes: 0.7 GB were measured with 8 workers, and saving takes some more."""
 LOOK_SECONDS = 0.2
+"""Seconds between two looks at the running processes."""
 STOPPED = (INTERRUPTED, -signal.SIGTERM)
-"""Exit codes of a run that was stopped; the second if that was before it could handle signals"""
+"""Exit codes of a stopped run; the second one if it was stopped before its signal handlers were installed."""
 
 
 def train_seeds(
@@ -49,9 +50,9 @@ def train_seeds(
 ) -> int:
     """Train `config` with `seeds` seeds, beginning with `config.run.seed`. Returns the exit code.
 
-    `kind` is that of the observations. Unfinished runs in `run_dir` are resumed. `flags` are further flags of `train`,
-    by name, passed to every run. Raises `ConfigError` for bad input before anything starts, and `CommandFailed` at the
-    end, naming the seeds that failed.
+    `kind` is the kind of observation, pixels or vector. Unfinished runs in `run_dir` are resumed. `flags` are further
+    flags of `train`, by name, passed to every run. Raises `ConfigError` for bad input before anything starts, and
+    `CommandFailed` at the end, naming the seeds that failed.
     """
     first, last = config.run.seed, config.run.seed + seeds - 1
     if fault := settings(TrainConfig)["seed"].fault(last):

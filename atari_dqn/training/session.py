@@ -33,7 +33,7 @@ from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerError
 
 EVALUATION_ENVS = 8
-"""Least number of environments in an evaluation; a training with fewer would wait twice as long with its own number"""
+"""Minimum number of environments in an evaluation. With fewer, training would wait about twice as long."""
 SKIPPED_LIMIT = 100
 """Number of updates that may be skipped in a row, because of NaN or infinity, before the run ends"""
 CHECK_INTERVAL = SKIPPED_LIMIT // 4
@@ -213,7 +213,7 @@ class Session:
                 trainer.protocol,
                 episodes=config.run.eval_episodes,
                 num_envs=num_envs,
-                # No more environments in a worker than in training: some may exist but once in a process.
+                # No more environments in a worker than in training: some allow only one instance per process.
                 num_workers=math.ceil(num_envs / config.env.envs_per_worker),
                 epsilon=config.run.eval_epsilon,
                 seed=self._seed,

@@ -91,7 +91,7 @@ def resume(trainer: Trainer, store: CheckpointStore) -> Resumed:
             notes.append("unfinished games are cut: the checkpoint was written by a run without --deterministic")
         trainer.replay.cut()
         trainer.episodes.abandon(np.ones(trainer.config.num_envs, dtype=bool))
-        # Other games than those already played, yet the same ones whenever this checkpoint is resumed.
+        # New games, but the same ones every time this checkpoint is resumed.
         trainer.env_seed = branch_of(trainer.env_seed, trainer.env_steps)
     return Resumed(notes, overruled, counters["edit_lines"])
 

@@ -57,7 +57,7 @@ class WorkerPool:
             envs_per_worker: Number of environments in each.
             seed: Seed from which the environments' seeds are derived.
             deadline: Seconds within which a worker must answer.
-            restarts: Number of consecutive failures after which a worker is still replaced.
+            restarts: Maximum number of consecutive failures after which a worker is still replaced.
             exact: Whether to record what `state` needs.
             on_wait: Called with a message while a worker keeps the others waiting. What it raises ends the wait; the
                 pool can then only be closed.
@@ -84,7 +84,7 @@ class WorkerPool:
             raise WorkerError(f"cannot allocate the workers' shared memory or pipes: {error}") from None
         self._result, self._orders = map_block(block, self.num_envs, spec.frame_shape, spec.frame_dtype)
         self.failures = self._supervisor.failures
-        """Messages about replaced workers not yet shown to the user; who shows them clears the list."""
+        """Messages about replaced workers not yet shown to the user; the caller clears the list after showing them."""
         self._supervisor.start()
 
     def reset(self) -> StepResult:

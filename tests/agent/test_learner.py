@@ -146,7 +146,7 @@ def test_gradient_is_each_samples_weighted_clipped_error_and_nothing_else() -> N
     torch.testing.assert_close(gradient(learner), expected)
 
 
-def test_doubling_one_weight_changes_the_gradient_by_that_samples_share() -> None:
+def test_doubling_one_importance_weight_changes_the_gradient_by_that_samples_share() -> None:
     learner, _ = table_learner()
     learner.update()
     for sample, entry in enumerate([(0, 0), (0, 1), (3, 2)]):

@@ -153,7 +153,7 @@ def test_draws_are_stratified() -> None:
 # ---------------------------------------------------------------------- importance weights
 
 
-def test_weights_are_the_closed_form_normalized_by_the_largest_of_the_batch() -> None:
+def test_importance_weights_are_the_closed_form_normalized_by_the_largest_of_the_batch() -> None:
     errors, beta = [0.5, 1.0, 2.0, 8.0], 0.7
     replay = with_errors(errors)
     replay.beta.fill_(beta)
@@ -169,13 +169,13 @@ def test_weights_are_the_closed_form_normalized_by_the_largest_of_the_batch() ->
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.6, 0.0), (0.0, 1.0)])
-def test_weights_are_ones_without_correction_or_without_priorities(alpha: float, beta: float) -> None:
+def test_importance_weights_are_ones_without_correction_or_without_priorities(alpha: float, beta: float) -> None:
     replay = with_errors([0.5, 1.0, 2.0, 8.0], alpha)
     replay.beta.fill_(beta)
     assert torch.equal(replay.sample(64).weights, torch.ones(64))
 
 
-def test_weights_lie_in_0_to_1_while_most_leaves_are_empty() -> None:
+def test_importance_weights_lie_in_0_to_1_while_most_leaves_are_empty() -> None:
     replay = prioritized(2**12)
     play(replay, 20)
     for scale in (1e-6, 1.0, 1e4):
