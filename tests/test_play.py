@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import av
+import numpy as np
 import pytest
 import torch
 
@@ -123,13 +125,30 @@ def test_a_game_without_end_is_cut_and_an_env_is_made_once(
     assert frames_of(run_dir / "videos" / "5000-nature-seed0.mp4") == 1 + 4
 
 
-def test_a_reward_that_is_no_number_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ((np.zeros(4), 1.0, True, False, {"raw_reward": None}), "raw_reward is None, not a number"),
+        ((np.zeros(5), 1.0, True, False, {}), r"ValueError: cannot reshape [^\n]+"),
+        ((), r"ValueError: not enough values [^\n]+"),
+        (None, "TypeError: [^\n]+"),
+    ],
+)
+def test_an_error_in_a_step_is_one_line(
+    step: tuple[Any, ...] | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_dir = make_run(tmp_path / "run", "tests.stubs:OnlyOne-v0")
-    monkeypatch.setattr(
-        OnlyOne, "step", lambda self, action: (self._observation(0), 1.0, True, False, {"raw_reward": None})
-    )
-    with pytest.raises(ConfigError, match=r"^cannot play tests.stubs:OnlyOne-v0: raw_reward is None, not a number$"):
+    monkeypatch.setattr(OnlyOne, "step", lambda self, action: step)
+    with pytest.raises(ConfigError, match=f"^cannot play tests.stubs:OnlyOne-v0: {words}$"):
         play.main([str(run_dir)])
+
+
+def test_a_picture_that_cannot_be_encoded_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = make_run(tmp_path / "run", "tests.stubs:OnlyOne-v0")
+    monkeypatch.setattr(OnlyOne, "render", lambda self: np.zeros((8, 40_000), np.uint8))
+    with pytest.raises(CommandFailed, match=r"^cannot write \S+/5000-nature-seed0-plain\.mp4: [^\n]+$"):
+        play.main([str(run_dir), "--no-overlay"])
+    assert not list((run_dir / "videos").iterdir())
 
 
 def test_what_cannot_be_filmed_is_told_before_the_games_to_pick_from(

@@ -23,10 +23,10 @@ from atari_dqn.envs.single import (
     AnyEnv,
     NoOpStart,
     action_names_of,
+    explained,
     limited,
     make_emulator,
     make_plain,
-    one_line,
     opened,
     preprocess,
 )
@@ -43,12 +43,7 @@ def check_drawable(spec: EnvSpec) -> None:
     if spec.is_atari:
         return
     with contextlib.closing(FilmedEnv(spec, PROTOCOLS["nature"], lambda picture: None)) as env:
-        try:
-            env.reset(seed=0)
-        except ConfigError:
-            raise
-        except Exception as error:  # a user's environment may raise anything
-            raise ConfigError(f"cannot film {spec.env_id}: {one_line(error)}") from error
+        env.reset(seed=0)
 
 
 def _check_modes(spec: EnvSpec) -> None:
@@ -60,7 +55,10 @@ def _check_modes(spec: EnvSpec) -> None:
 
 
 class FilmedEnv:
-    """Single environment that shows every picture while it is played."""
+    """Single environment that shows every picture while it is played.
+
+    Whatever a user's environment raises, except in `close`, becomes a `ConfigError`.
+    """
 
     action_names: tuple[str, ...]
     """Names of the actions, [num_actions]."""
@@ -79,15 +77,16 @@ class FilmedEnv:
         """
         self.spec = spec
         if spec.is_atari:
-            self._shown = _Shown(make_emulator(spec, protocol, render_mode="rgb_array"), spec.env_id, show)
+            self._shown = _Shown(make_emulator(spec, protocol, render_mode="rgb_array"), spec, show)
             self._env = preprocess(NoOpStart(self._shown, protocol))
             self.fps, self.pictures_per_step = ATARI_FPS, FRAME_SKIP
         else:
             _check_modes(spec)
             # Rendering is into memory: without this SDL looks for a screen and complains if there is none.
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-            plain = make_plain(spec.env_id, render_mode="rgb_array")
-            self._shown = _Shown(plain, spec.env_id, show)
+            with explained(f"cannot film {spec.env_id}: "):
+                plain = make_plain(spec.env_id, render_mode="rgb_array")
+            self._shown = _Shown(plain, spec, show)
             self._env = limited(self._shown, spec, GAME_LIMIT)
             self.fps, self.pictures_per_step = _fps(plain.metadata.get("render_fps")), 1
         self.action_names = action_names_of(self._env, spec)
@@ -100,7 +99,7 @@ class FilmedEnv:
 
     @property
     def lives(self) -> int | None:
-        """Lives left at the newest picture; None if the environment does not report them."""
+        """Lives left at the newest picture of an Atari game; None in other environments."""
         return self._shown.lives
 
     def reset(self, seed: int) -> Frame:
@@ -116,43 +115,44 @@ class FilmedEnv:
         return self._frame(observation), float(reward), terminated or truncated
 
     def close(self) -> None:
-        self._env.close()
+        with contextlib.suppress(Exception, SystemExit):  # nothing is lost any more
+            self._env.close()
 
     def _frame(self, observation: Any) -> Frame:
-        return np.asarray(observation, dtype=self.spec.frame_dtype).reshape(self.spec.frame_shape)
+        with explained(f"cannot play {self.spec.env_id}: "):
+            return np.asarray(observation, dtype=self.spec.frame_dtype).reshape(self.spec.frame_shape)
 
 
 class _Shown(gym.Wrapper[Any, Any, Any, Any]):
     """Shows the picture after every step, and keeps score and lives up to it."""
 
-    def __init__(self, env: AnyEnv, env_id: str, show: Callable[[Picture], None] | None) -> None:
+    def __init__(self, env: AnyEnv, spec: EnvSpec, show: Callable[[Picture], None] | None) -> None:
         super().__init__(env)
-        self._env_id, self._show, self._rgb = env_id, show, _Rgb(env_id)
+        self._env_id, self._is_atari, self._show, self._rgb = spec.env_id, spec.is_atari, show, _Rgb(spec.env_id)
         self.score = 0.0
         self.lives: int | None = None
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        result = self.env.step(action)
-        _, reward, _, _, info = result
+        with explained(f"cannot play {self._env_id}: "):
+            result = self.env.step(action)
+            _, reward, _, _, info = result
         self.score += raw_reward(f"{self._env_id}: ", reward, info)
         self._draw(info)
         return result
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        result = self.env.reset(seed=seed, options=options)
+        with explained(f"cannot play {self._env_id}: "):
+            observation, info = self.env.reset(seed=seed, options=options)
         self.score = 0.0
-        self._draw(result[1])
-        return result
+        self._draw(info)
+        return observation, info
 
     def _draw(self, info: dict[str, Any]) -> None:
-        lives = info.get("lives")
-        self.lives = int(lives) if isinstance(lives, int | np.integer) else None
+        self.lives = info["lives"] if self._is_atari else None
         if self._show is None:
             return
-        try:
+        with explained(f"cannot film {self._env_id}: render() raised "):
             picture: Any = self.env.render()
-        except Exception as error:  # a user's environment may raise anything
-            raise ConfigError(f"cannot film {self._env_id}: render() raised {one_line(error)}") from error
         self._show(self._rgb(picture))
 
 

@@ -32,6 +32,17 @@ def opened(env_id: str, **kwargs: Any) -> Iterator[AnyEnv]:
         raise ConfigError(f"--env-id {env_id}: cannot use the environment: {reason}") from error
 
 
+@contextlib.contextmanager
+def explained(prefix: str) -> Iterator[None]:
+    """Turn whatever a user's environment raises meanwhile into a `ConfigError` that starts with `prefix`."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{prefix}{one_line(error)}") from error
+
+
 def one_line(error: BaseException) -> str:
     """The type and the text of an error that a user's environment raised."""
     return " ".join(f"{type(error).__name__}: {error}".split())

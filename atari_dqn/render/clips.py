@@ -23,6 +23,7 @@ from PIL import Image
 from atari_dqn.agent.network import make_network
 from atari_dqn.agent.weights import take_weights
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import register, registration
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.evaluation.references import with_human
@@ -134,6 +135,8 @@ def make_clip(order: Order) -> Clip:
 
 def one_line(error: Exception) -> str:
     """The error as one line of at most 300 characters."""
+    if isinstance(error, ConfigError):
+        return str(error)[:300]
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

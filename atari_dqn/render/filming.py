@@ -20,7 +20,7 @@ from atari_dqn.evaluation.player import play
 from atari_dqn.evaluation.references import with_human
 from atari_dqn.policy.trained import TrainedNetwork
 from atari_dqn.render.overlay import Overlay
-from atari_dqn.render.video import VideoFile, Window
+from atari_dqn.render.video import EncoderError, VideoFile, Window
 from atari_dqn.system.files import check_room_for
 from atari_dqn.system.signals import StopRequest
 
@@ -121,7 +121,7 @@ class Filming:
                     ending = "time limit"
         except KeyboardInterrupt:
             ending = "interrupted"
-        except OSError as error:
+        except (OSError, EncoderError) as error:
             raise CommandFailed(f"cannot write {file}: {error.strerror or error}") from None
         self._say(f"{ending}: {self._result(game)}")
         self._say(f"{file}: {video.pictures / env.fps:.1f} s of film, {env.fps} pictures a second")

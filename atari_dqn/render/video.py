@@ -28,11 +28,15 @@ ENCODING = {"preset": "veryfast", "crf": "18"}
 ENLARGED_HEIGHT = 640
 """Height in pixels up to which small pictures are enlarged, by a whole factor: yuv420p halves the resolution of
 colours, which would smear the console's single-pixel sprites."""
+ENLARGED_WIDTH = 4096
+"""Width in pixels that enlarged pictures do not exceed: encoders and players have limits."""
+EncoderError = av.FFmpegError
+"""What PyAV raises; some of these errors are `OSError`s too."""
 
 
 def enlarge(picture: Picture) -> Picture:
     """Repeat the pixels of a [height, width, 3] picture; an odd side is padded to an even one, as yuv420p needs."""
-    factor = max(1, ENLARGED_HEIGHT // picture.shape[0])
+    factor = max(1, min(ENLARGED_HEIGHT // picture.shape[0], ENLARGED_WIDTH // picture.shape[1]))
     height, width = (factor * side for side in picture.shape[:2])
     large = cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST)  # three times as quick as np.repeat
     return np.pad(np.asarray(large, np.uint8), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -41,7 +45,7 @@ def enlarge(picture: Picture) -> Picture:
 class VideoFile:
     """Encodes RGB pictures as H.264 while they arrive. The file gets its name when it is complete and closed.
 
-    Raises `OSError` when it cannot be written; then no part of it is left.
+    Raises `OSError` or `EncoderError` when it cannot be written; then no part of it is left.
     """
 
     def __init__(self, file: Path, fps: int) -> None:
@@ -77,16 +81,16 @@ class VideoFile:
     ) -> None:
         # What has been filmed so far is kept and playable, unless the disk failed: an encoder that is used again after
         # an error crashes the process.
-        kept = self._stream is not None and not isinstance(error, av.FFmpegError)
+        kept = self._stream is not None and not isinstance(error, EncoderError)
         try:
             if kept and self._stream is not None:
                 self._container.mux(self._stream.encode())
             self._container.close()
             if kept:
                 self._partial.replace(self.file)
-        except OSError:
+        except (OSError, EncoderError):
             kept = False
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, EncoderError):
                 self._container.close()
             if error is None:
                 raise

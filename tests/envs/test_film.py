@@ -131,10 +131,11 @@ def test_an_env_that_cannot_draw_itself_is_refused_in_one_line() -> None:
         FilmedEnv(env_spec("tests.stubs:Numbered-v0", NATURE, 4), NATURE, no_show)
 
 
-@pytest.mark.parametrize(("told", "lives"), [(None, None), ("three", None), ([3], None), (np.int64(3), 3), (0, 0)])
-def test_lives_that_are_no_number_are_no_lives(told: Any, lives: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    env = FilmedEnv(env_spec("CartPole-v1", NATURE, 4), NATURE, None)
-    monkeypatch.setattr(env._shown.env, "reset", lambda **_: (np.zeros(4, np.float32), {"lives": told}))
+@pytest.mark.parametrize(("env_id", "lives"), [("ALE/Breakout-v5", 5), ("CartPole-v1", None)])
+def test_lives_are_read_of_atari_games_alone(env_id: str, lives: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = FilmedEnv(env_spec(env_id, STILL, 4), STILL, None)
+    if lives is None:
+        monkeypatch.setattr(env._shown.env, "reset", lambda **_: (np.zeros(4, np.float32), {"lives": 5}))
     env.reset(seed=1)
     assert env.lives == lives
 
@@ -230,6 +231,30 @@ def test_what_is_no_picture_is_refused_in_one_line(picture: Any, words: str) -> 
         assert str(refused.value).startswith("cannot film Rendered-v0: ")
         assert words in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("__init__", "cannot film Rendered-v0: "),
+        ("reset", "cannot play Rendered-v0: "),
+        ("render", r"cannot film Rendered-v0: render\(\) raised "),
+    ],
+)
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_what_an_env_raises_is_one_line(
+    method: str, words: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, made = env_spec("Rendered-v0", NATURE, 4), Rendered.__init__
+
+    def broken(env: Rendered, **given: Any) -> None:
+        if method != "__init__" or given:
+            raise error("it\nbroke")
+        made(env)  # to be played, not drawn
+
+    monkeypatch.setattr(Rendered, method, broken)
+    with pytest.raises(ConfigError, match=f"^{words}{error.__name__}: it broke$"):
+        check_drawable(spec)
 
 
 @pytest.mark.parametrize(

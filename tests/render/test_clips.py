@@ -197,7 +197,10 @@ def test_a_clip_shows_the_network_of_its_moment_and_one_clip_is_made_at_a_time(t
 @pytest.mark.parametrize(
     ("env_id", "reason"),
     [
-        ("tests.render.test_clips:FilmRaises-v0", "RuntimeError: the stub broke"),
+        (
+            "tests.render.test_clips:FilmRaises-v0",
+            "cannot play tests.render.test_clips:FilmRaises-v0: RuntimeError: the stub broke",
+        ),
         pytest.param(
             "tests.render.test_clips:FilmDies-v0",
             "the process that films it ended with exit code 7",

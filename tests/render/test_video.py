@@ -54,6 +54,7 @@ def test_small_pictures_are_enlarged_by_a_whole_factor_and_odd_sides_padded() ->
     picture = np.random.default_rng(0).integers(256, size=(210, 160, 3), dtype=np.uint8)
     np.testing.assert_array_equal(enlarge(picture)[1::3, 1::3], picture)
     assert enlarge(picture).shape == (630, 480, 3)
+    assert enlarge(picture[:8].repeat(2, axis=1)).shape == (96, 3840, 3)
     large = np.random.default_rng(0).integers(256, size=(401, 601, 3), dtype=np.uint8)
     assert enlarge(large).shape == (402, 602, 3)
     np.testing.assert_array_equal(enlarge(large)[:401, :601], large)
