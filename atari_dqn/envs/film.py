@@ -49,8 +49,8 @@ def check_drawable(spec: EnvSpec) -> None:
 def _check_modes(spec: EnvSpec) -> None:
     """Raise `ConfigError` if the environment cannot render itself: making it for that may fail in any way."""
     with opened(spec.env_id) as env:
-        modes = (env.metadata or {}).get("render_modes") or []
-    if "rgb_array" not in modes:
+        drawable = "rgb_array" in ((env.metadata or {}).get("render_modes") or [])
+    if not drawable:
         raise ConfigError(f"{spec.env_id} cannot draw itself: it has no render mode rgb_array")
 
 

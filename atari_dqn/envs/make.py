@@ -45,7 +45,7 @@ def resolve_env_id(name: str) -> str:
         try:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:  # a user's module may fail in any way
-            raise ConfigError(f"--env-id {name}: cannot import {module} ({type(error).__name__}: {error})") from error
+            raise ConfigError(f"--env-id {name}: cannot import {module} ({one_line(error)})") from error
     if bare in gym.registry and not _is_ales(bare):
         if is_atari(name):
             raise ConfigError(f"--env-id {name}: ALE/ is for Atari games; register your environment under another name")
@@ -67,8 +67,12 @@ def resolve_env_id(name: str) -> str:
 
 
 def _is_ales(env_id: str) -> bool:
-    """Whether a registered id is of ale-py's own environment, not one that a user gave a game's name."""
-    return "ale_py" in str(gym.registry[env_id].entry_point)
+    """Whether a registered id is one of ale-py's own, not one that a user gave a game's name or a game's class."""
+    known = gym.registry[env_id]
+    if str(known.entry_point) != "ale_py.env:AtariEnv" or {"mode", "difficulty"} & known.kwargs.keys():
+        return False
+    game = known.kwargs.get("game", "").title().replace("_", "")
+    return re.fullmatch(rf"ALE/{game}-v5|{game}(NoFrameskip)?-v[04]", env_id) is not None
 
 
 def _plain(name: str) -> str:

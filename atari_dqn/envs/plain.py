@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.envs.protocol import EnvSpec
-from atari_dqn.envs.single import limited, make_plain
+from atari_dqn.envs.single import as_uint8, limited, make_plain
 from atari_dqn.envs.step import StepResult
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -69,6 +70,8 @@ class PlainEnvs:
             raise ValueError(f"{self._names[env]}: observation has shape {frame.shape}, its space {self._shape}")
         if frame.dtype.kind == "f" and not (np.abs(frame) <= LARGEST).all():  # <= is False for NaN
             raise FloatingPointError(f"{self._names[env]}: observation is NaN or too large for float32: {frame}")
+        if target.dtype == np.uint8 != frame.dtype:
+            frame = as_uint8(frame, f"{self._names[env]}: ")
         np.copyto(target, frame.reshape(target.shape), casting="same_kind")
 
 
@@ -82,6 +85,8 @@ def finite(what: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise FloatingPointError(f"{what} is {value!r}, not a number") from None
+    except OverflowError:  # an int too large for a float
+        number = math.inf
     if not abs(number) <= LARGEST:  # for NaN too
         raise FloatingPointError(f"{what} is NaN or too large for float32: {number}")
     return number

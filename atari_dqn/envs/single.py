@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
@@ -45,7 +46,11 @@ def explained(prefix: str) -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """The type and the text of an error that a user's environment raised."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    try:
+        text = str(error)
+    except Exception:
+        text = "its text cannot be read"
+    return "".join(filter(str.isprintable, " ".join(f"{type(error).__name__}: {text}".split())))
 
 
 def make_plain(env_id: str, **kwargs: Any) -> AnyEnv:
@@ -55,18 +60,22 @@ def make_plain(env_id: str, **kwargs: Any) -> AnyEnv:
 
 SMALLEST_IMAGE = 36
 """Height and width, in pixels, from which the convolutions have an output."""
-WIDEST_RANGE = 2**16
-"""Difference of bounds up to which they say something about the values: images have 16 bits at most."""
+IMAGE_BOUNDS = ((0, 1), (-1, 1), (0, 255))
+"""Bounds of the values of images that are not uint8."""
 
 
 def image_axes(space: gym.Space[Any]) -> tuple[int, ...] | None:
     """Axes of an image in `space`, height and width first; None if a `space` does not hold images.
 
-    Images have bounds, and two neighbouring axes of at least 36 pixels; all others, before or behind, are channels,
-    fewer than 36.
+    Images have two neighbouring axes of at least 36 pixels; all others, before or behind, are channels, fewer than 36.
+    Values of another dtype than uint8 are an image only with `IMAGE_BOUNDS` and an axis of 1, 3 or 4 channels.
     """
-    if not isinstance(space, Box) or not (space.high - space.low.astype(np.float64) <= WIDEST_RANGE).all():
+    if not isinstance(space, Box):
         return None
+    if space.dtype != np.uint8:
+        bounded = any((space.low == low).all() and (space.high == high).all() for low, high in IMAGE_BOUNDS)
+        if not bounded or not {1, 3, 4} & set(space.shape):
+            return None
     sides = [axis for axis, size in enumerate(space.shape) if size >= SMALLEST_IMAGE]
     channels = [axis for axis in range(len(space.shape)) if axis not in sides]
     if len(sides) != 2 or sides[1] != sides[0] + 1:
@@ -85,23 +94,38 @@ def as_image(env: AnyEnv) -> AnyEnv:
     return env if ready and (space.high == 255).all() else Image(env, space, axes)
 
 
+def as_uint8(values: npt.NDArray[Any], who: str = "") -> npt.NDArray[np.uint8]:
+    """`values` of any dtype as uint8. Raises `ValueError` unless all are whole and from 0 to 255."""
+    with np.errstate(invalid="ignore"):
+        taken = values.astype(np.uint8)
+    if (taken != values).any():
+        raise ValueError(f"{who}observation is {values.dtype}, its space uint8; try whole values from 0 to 255")
+    return taken
+
+
 class Image(gym.ObservationWrapper[Any, Any, Any]):
     """Scales images from their space's bounds to 0 to 255, and moves all channels behind height and width."""
 
     def __init__(self, env: AnyEnv, space: Box, axes: tuple[int, ...]) -> None:
         super().__init__(env)
-        self._axes, self._low = axes, space.low.astype(np.float32)
-        self._scale = 255 / np.maximum(space.high.astype(np.float32) - self._low, np.finfo(np.float32).tiny)
+        self._space, self._axes, self._low = space, axes, space.low.astype(np.float32)
+        span = space.high.astype(np.float32) - self._low
+        self._scale = 255 / np.where(span > 0, span, np.inf)  # a value without a range is always 0
         self.observation_space = Box(0, 255, self._moved(self._low).shape, np.uint8)
 
     def observation(self, observation: Any) -> Any:
         values = np.asarray(observation)
         if values.shape != self._low.shape:
             raise ValueError(f"observation has shape {values.shape}, its space {self._low.shape}")
-        values = (values.astype(np.float32) - self._low) * self._scale
-        if not np.isfinite(values).all():
+        if self._space.dtype == np.uint8:
+            values = as_uint8(values)
+        scaled = np.rint((values.astype(np.float32) - self._low) * self._scale)
+        if not np.isfinite(scaled).all():
             raise FloatingPointError("observation is NaN or infinite")
-        return self._moved(np.rint(np.clip(values, 0, 255)).astype(np.uint8))
+        if scaled.min() < 0 or scaled.max() > 255:
+            low, high = self._space.low.min(), self._space.high.max()
+            raise ValueError(f"observation is from {values.min()} to {values.max()}, its space from {low} to {high}")
+        return self._moved(scaled.astype(np.uint8))
 
     def _moved(self, values: Any) -> Any:
         height, width = (values.shape[axis] for axis in self._axes[:2])
@@ -224,8 +248,10 @@ def action_names(spec: EnvSpec, protocol: Protocol) -> tuple[str, ...]:
 
 def action_names_of(env: AnyEnv, spec: EnvSpec) -> tuple[str, ...]:
     """`action_names` of an environment that is made already: a second one may be refused in the same process."""
-    get_meanings = getattr(env.unwrapped, "get_action_meanings", None)
-    names = get_meanings() if get_meanings is not None else CLASSICS.get(spec.env_id.split("-v")[0], ())
-    if len(names) != spec.num_actions:
-        return tuple(f"action {action}" for action in range(spec.num_actions))
-    return tuple(map(str, names))
+    try:
+        get_meanings = getattr(env.unwrapped, "get_action_meanings", None)
+        given = get_meanings() if get_meanings is not None else CLASSICS.get(spec.env_id.split("-v")[0], ())
+        names = tuple(" ".join(name.split()).encode(errors="replace").decode() for name in given)
+    except Exception:  # a user's environment may raise anything, and return it
+        names = ()
+    return names if len(names) == spec.num_actions else tuple(f"action {n}" for n in range(spec.num_actions))

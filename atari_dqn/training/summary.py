@@ -34,7 +34,8 @@ def image_warning(spec: EnvSpec) -> list[str]:
         return []
     return [
         f"warning: observations of {times(spec.flattened)} look like images, but an MLP gets them as numbers: only"
-        f" images of at least {SMALLEST_IMAGE} pixels each way, with their values' bounds in the space, are convolved"
+        f" images of at least {SMALLEST_IMAGE} pixels each way are convolved, and only those that are uint8 or have"
+        " an axis of 1, 3 or 4 channels and bounds of 0 to 1, -1 to 1 or 0 to 255"
     ]
 
 

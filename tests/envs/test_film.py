@@ -14,7 +14,7 @@ from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.film import FilmedEnv, check_drawable
 from atari_dqn.envs.make import env_spec, make_vector_env
 from atari_dqn.envs.protocol import PROTOCOLS
-from tests.stubs import Shifted
+from tests.stubs import Numbered, Shifted
 
 NATURE, MACHADO = PROTOCOLS["nature"], PROTOCOLS["machado"]
 STILL = dataclasses.replace(NATURE, noop_max=0)
@@ -128,6 +128,12 @@ def test_other_envs_are_shown_once_a_step_and_their_actions_shifted_to_0() -> No
 
 def test_an_env_that_cannot_draw_itself_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigError, match=r"^tests.stubs:Numbered-v0 cannot draw itself: [^\n]+$"):
+        FilmedEnv(env_spec("tests.stubs:Numbered-v0", NATURE, 4), NATURE, no_show)
+
+
+def test_odd_render_modes_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Numbered, "metadata", {"render_modes": 5})
+    with pytest.raises(ConfigError, match=r"^[^\n]*tests.stubs:Numbered-v0[^\n]*$"):
         FilmedEnv(env_spec("tests.stubs:Numbered-v0", NATURE, 4), NATURE, no_show)
 
 

@@ -81,15 +81,15 @@ IMAGES: dict[str, tuple[Box, tuple[int, ...], Callable[[Any], npt.NDArray[np.uin
     ),
     "unit": (Box(0, 1, (84, 84, 3), np.float32), (84, 84, 3), unit),
     "unit first": (Box(0, 1, (3, 40, 40), np.float64), (40, 40, 3), lambda x: unit(np.moveaxis(x, 0, 2))),
-    "unit grey": (Box(0, 1, (50, 40), np.float32), (50, 40), unit),
-    "signed": (Box(-1, 1, (40, 40), np.float32), (40, 40), lambda x: unit((x + 1) / 2)),
-    "floats to 255": (Box(0, 255, (40, 40), np.float32), (40, 40), lambda x: np.rint(x).astype(np.uint8)),
+    "unit grey": (Box(0, 1, (50, 40, 1), np.float32), (50, 40, 1), unit),
+    "signed": (Box(-1, 1, (40, 40, 1), np.float32), (40, 40, 1), lambda x: unit((x + 1) / 2)),
+    "floats to 255": (Box(0, 255, (40, 40, 4), np.float32), (40, 40, 4), lambda x: np.rint(x).astype(np.uint8)),
     "bits": (Box(0, 1, (40, 40), np.uint8), (40, 40), lambda x: x * np.uint8(255)),
     "integers": (Box(0, 255, (40, 40, 3), np.int64), (40, 40, 3), lambda x: x.astype(np.uint8)),
-    "16 bits": (
-        Box(0, 65535, (40, 40), np.uint16),
+    "a dead corner": (
+        Box(0, np.pad(np.full((39, 39), 255, np.uint8), (1, 0)), dtype=np.uint8),
         (40, 40),
-        lambda x: np.rint(x / np.float32(257)).astype(np.uint8),
+        lambda x: x,
     ),
 }
 
@@ -133,6 +133,10 @@ OTHERS: dict[str, tuple[Any, bool]] = {
     "unbounded": (Box(-np.inf, np.inf, (84, 84), np.float32), True),
     "bounds that say nothing": (Box(-3e38, 3e38, (84, 84, 3), np.float32), True),
     "half bounded": (Box(0, np.inf, (84, 84, 3), np.float32), True),
+    "a table": (Box(0, 1000, (60, 40), np.float32), True),
+    "a signed table": (Box(-1, 1, (50, 40), np.float32), True),
+    "a table of integers": (Box(0, 65535, (40, 40, 3), np.uint16), True),
+    "a table of pairs": (Box(0, 1, (40, 40, 2), np.float32), True),
     "a volume": (Box(0, 1, (40, 40, 40), np.float32), True),
     "a vector": (Box(0, 1, (84,), np.float32), False),
     "a long vector": (Box(0, 255, (1, 7056), np.uint8), False),
@@ -168,11 +172,35 @@ def test_an_observation_of_nothing_is_refused(shape: tuple[int, ...], register: 
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_an_image_with_nan_or_infinity_is_refused(bad: float, register: Callable[[Any], Any]) -> None:
-    register(Box(0, 1, (40, 40), np.float32))
+@pytest.mark.parametrize(
+    ("space", "bad", "words"),
+    [
+        (Box(0, 1, (40, 40, 3), np.float32), np.float32(np.nan), "NaN or infinite"),
+        (Box(0, 1, (40, 40, 3), np.float32), np.float32(np.inf), "NaN or infinite"),
+        (Box(0, 1, (40, 40, 3), np.float32), np.float32(200), r"from 200.* to 200.*, its space from 0.* to 1"),
+        (Box(0, 1, (40, 40), np.uint8), np.uint8(2), "from 2.* to 2.*, its space from 0.* to 1"),
+        (Box(0, 255, (3, 40, 40), np.uint8), np.float32(0.5), "float32.*uint8"),
+        (Box(0, 255, (40, 40), np.uint8), np.float32(0.5), "env 0: .*float32.*uint8"),
+        (Box(0, 255, (40, 40), np.uint8), np.int64(256), "env 0: .*int64.*uint8"),
+        (Box(0, 255, (40, 40), np.uint8), np.uint16(256), "env 0: .*uint16.*uint8"),
+    ],
+)
+def test_an_image_with_values_outside_its_space_is_refused(
+    space: Box, bad: Any, words: str, register: Callable[[Any], Any]
+) -> None:
+    register(space)
     envs: Any = make_vector_env(env_spec(ID, NATURE, 4), NATURE, 1)
     envs.reset([1])
-    envs._envs[0].unwrapped._show = lambda: np.full((40, 40), bad, np.float32)
-    with pytest.raises(FloatingPointError, match="NaN or infinite"):
+    envs._envs[0].unwrapped._show = lambda: np.full(space.shape, bad)
+    with pytest.raises((FloatingPointError, ValueError), match=words):
         envs.step(np.array([0]))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+def test_whole_values_of_another_dtype_are_taken(dtype: Any, register: Callable[[Any], Any]) -> None:
+    register(Box(0, 255, (40, 40), np.uint8))
+    envs: Any = make_vector_env(env_spec(ID, NATURE, 4), NATURE, 1)
+    envs.reset([1])
+    envs._envs[0].unwrapped._show = lambda: np.full((40, 40), 200, dtype)
+    envs.step(np.array([0]))
+    assert (envs.out.frames == 200).all()

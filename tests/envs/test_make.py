@@ -20,6 +20,7 @@ from gymnasium.wrappers import AtariPreprocessing
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import env_spec, make_vector_env, resolve_env_id
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec, Protocol
+from atari_dqn.envs.single import action_names
 from atari_dqn.workers.history import env_seeds
 from tests.stubs import Numbered
 
@@ -105,6 +106,52 @@ def test_names_that_a_module_does_not_register_are_no_games(registry: Any) -> No
     gym.register("ALE/Mine-v0", "tests.stubs:Numbered")
     with pytest.raises(ConfigError, match="ALE/ is for Atari games"):
         resolve_env_id("ALE/Mine-v0")
+
+
+@pytest.mark.parametrize(
+    ("own", "entry_point", "kwargs"),
+    [
+        ("Pong-v5", "scale_py_games:Walk", {}),
+        ("my/Pong-v5", "ale_py.env:AtariEnv", {"game": "pong"}),
+        ("HardPong-v0", "ale_py.env:AtariEnv", {"game": "pong"}),
+        ("Pong-v5", "ale_py.env:AtariEnv", {"game": "pong", "difficulty": 1}),
+    ],
+)
+def test_an_own_registration_is_never_replaced(own: str, entry_point: str, kwargs: Any, registry: Any) -> None:
+    gym.register(own, entry_point, kwargs=kwargs)
+    assert resolve_env_id(own) == own
+    if kwargs:
+        assert env_spec(own, NATURE, 4).frame_shape == (210, 160, 3)
+        gym.register("ALE/Pong-v5", entry_point, kwargs={"game": "pong", "difficulty": 1})
+        with pytest.raises(ConfigError, match="ALE/ is for Atari games"):
+            resolve_env_id("ALE/Pong-v5")
+
+
+class Meant(Numbered):
+    """Names its actions with `means`."""
+
+    means: Any
+
+    def get_action_meanings(self) -> Any:
+        return self.means()
+
+
+@pytest.mark.parametrize(
+    ("means", "names"),
+    [
+        (lambda: 1 // 0, None),
+        (lambda: None, None),
+        (lambda: [1, 2, 3], None),
+        (lambda: ["go\n left", "r\ud800", "up"], ("go left", "r?", "up")),
+    ],
+)
+def test_action_names_are_one_line_each_or_numbers(
+    means: Any, names: Any, registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Meant, "means", staticmethod(means), raising=False)
+    gym.register("Meant-v0", Meant)  # type: ignore[arg-type]
+    spec = env_spec("Meant-v0", NATURE, 4)
+    assert action_names(spec, NATURE) == (names or ("action 0", "action 1", "action 2"))
 
 
 def test_gymnasiums_own_game_of_an_atari_games_name_is_told_what_its_observations_are() -> None:
@@ -357,6 +404,11 @@ def test_names_are_checked_without_torch() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
 def creator_of(fault: str) -> Any:
     """A class of environments that fail while they are looked at."""
 
@@ -365,6 +417,10 @@ def creator_of(fault: str) -> Any:
             super().__init__()
             if fault in ("raises", "exits"):
                 raise (RuntimeError if fault == "raises" else SystemExit)("the level\nis missing")
+            if fault == "mute":
+                raise Mute
+            if fault == "colours":
+                raise RuntimeError("\x1b[31mred\x07")
             for space in ("observation_space", "action_space"):
                 if fault == f"no {space}":
                     setattr(self, space, None)
@@ -385,6 +441,8 @@ def creator_of(fault: str) -> Any:
     [
         ("raises", "RuntimeError: the level is missing"),
         ("exits", "SystemExit: the level is missing"),
+        ("mute", "Mute: "),
+        ("colours", r"RuntimeError: \[31mred$"),
         ("argument", "TypeError: .*'level'"),
         ("no observation_space", "observations are None"),
         ("no action_space", "actions are None"),

@@ -79,7 +79,7 @@ def test_infos_that_nobody_reads_change_nothing(make: Any, vector_of: Register) 
     assert not odd.out.lives.any()
 
 
-@pytest.mark.parametrize("bad", [None, "none", math.nan, -math.inf, 1e39, [1.0, 2.0], np.array([]), {}])
+@pytest.mark.parametrize("bad", [None, "none", math.nan, -math.inf, 1e39, 10**400, [1.0, 2.0], np.array([]), {}])
 @pytest.mark.parametrize("what", ["reward", "raw_reward"])
 def test_a_reward_that_is_no_finite_number_is_refused_by_name(what: str, bad: Any, vector_of: Register) -> None:
     """Also where only some steps have one."""
