@@ -3,8 +3,6 @@
 Each command is a module, which `python -m atari_dqn.<command>` runs too; only the requested one is imported.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import sys

@@ -5,8 +5,6 @@ and where the loop's time goes; then the bottleneck and the setting to change. F
 measurements.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shlex

@@ -3,8 +3,6 @@
 The page shows the runs that `train --labml-url` reports, and changes their hyperparameters.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

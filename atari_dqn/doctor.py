@@ -4,8 +4,6 @@ Until a check needs more, only the standard library is imported: doctor must run
 ready, with or without warnings; 1: not ready.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

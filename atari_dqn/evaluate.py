@@ -1,7 +1,5 @@
 """`python -m atari_dqn.evaluate RUN`: play whole games with a trained network and print a scorecard."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from functools import partial

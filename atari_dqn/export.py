@@ -1,7 +1,5 @@
 """`python -m atari_dqn.export RUN`: write a run's network as ONNX and safetensors, with a model card."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import tempfile

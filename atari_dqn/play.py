@@ -1,7 +1,5 @@
 """`python -m atari_dqn.play RUN`: film games of a trained network, or draw what surprised it most."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from functools import partial

@@ -4,8 +4,6 @@ Without edits it lists the live hyperparameters with their present values, bound
 with the run in the run's directory, so it needs no server, and it imports no torch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import sys

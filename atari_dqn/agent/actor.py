@@ -1,7 +1,5 @@
 """Epsilon-greedy actions for all envs at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

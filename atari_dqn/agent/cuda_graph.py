@@ -6,8 +6,6 @@ present learning rate, gradient norm, beta, head of the replay, and weights load
 replay, so decisions in Python, such as when to sync the target, stay outside.
 """
 
-from __future__ import annotations
-
 import functools
 import gc
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Device, precision, threads and memory of the agent's arithmetic."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

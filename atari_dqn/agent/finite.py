@@ -1,7 +1,5 @@
 """Checks for NaN and infinity in a run's tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,8 +7,6 @@ An update with a loss or a gradient that is not finite changes nothing: the devi
 the count.
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 A wrong shape raises `ValueError`, because `[B] - [B, 1]` silently broadcasts to `[B, B]`. Targets carry no gradient.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

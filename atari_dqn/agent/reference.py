@@ -7,8 +7,6 @@ files hold the plain one, operations are counted on it, and tests hold both to e
 A new network is a `PixelTrunk` in this file, its entry in `TRUNKS`, and its name in the setting `--network`.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

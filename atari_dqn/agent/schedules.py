@@ -1,7 +1,5 @@
 """Schedules: a value, or one for each env, as a function of env steps."""
 
-from __future__ import annotations
-
 import bisect
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """Trunks rearranged for speed, and how their weights map to the layouts of the papers."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 

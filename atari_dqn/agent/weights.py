@@ -1,7 +1,5 @@
 """Weights of a network: loading, precision, and all of them as one vector."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ Exit codes: 0 done; 1 a failure that is not the user's; 2 wrong input, explained
 state saved. Nothing here imports torch, so that bad input is answered at once.
 """
 
-from __future__ import annotations
-
 import errno
 import inspect
 import io

@@ -1,7 +1,5 @@
 """Number formats: durations, scores and counts as text for people."""
 
-from __future__ import annotations
-
 import math
 
 

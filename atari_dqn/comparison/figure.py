@@ -3,8 +3,6 @@
 With several games of known references, one more panel shows performance profiles over all of them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 A configuration is all settings except the game, the seed and those that cannot change learning.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

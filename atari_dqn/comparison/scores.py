@@ -3,8 +3,6 @@
 The statistics are those of `evaluation.intervals`: interquartile means, and intervals by stratified bootstrap.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

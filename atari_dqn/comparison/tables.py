@@ -1,7 +1,5 @@
 """Tables of what configurations score and how they differ, for a terminal and as Markdown."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Numbers that follow from the settings: rows, bytes, knots, and the updates due after a number of env steps."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from fractions import Fraction

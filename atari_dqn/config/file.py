@@ -1,7 +1,5 @@
 """Reading `config.json`."""
 
-from __future__ import annotations
-
 import json
 import typing
 from collections.abc import Mapping

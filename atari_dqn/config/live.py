@@ -5,8 +5,6 @@ refused with the reason. `Trainer.edit` calls it between two iterations, and `Tr
 values into effect.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import math

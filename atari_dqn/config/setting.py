@@ -1,7 +1,5 @@
 """What a setting is: its meaning, unit, bounds and source, and how bad values are refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import reprlib

@@ -1,7 +1,5 @@
 """Settings that suit a machine, from what it has and from a few seconds of measurement on Breakout."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shlex

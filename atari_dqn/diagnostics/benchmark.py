@@ -1,7 +1,5 @@
 """The benchmark of a training's settings on this machine: every measurement, in rounds, and its report."""
 
-from __future__ import annotations
-
 import dataclasses
 import statistics
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Each check imports what it needs: doctor must run where a library is missing or 
 finding of its own check only.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import os

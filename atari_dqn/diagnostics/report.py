@@ -1,7 +1,5 @@
 """Report of a benchmark: its tables, the bottleneck of the machine, and the setting to change."""
 
-from __future__ import annotations
-
 import statistics
 from typing import Any
 

@@ -4,8 +4,6 @@ It gives the same pixels, rewards and episode ends as gymnasium's `AtariPreproce
 a worker with few environments, the latter's hand-over to a thread and back would cost a fifth of each step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Training steps Atari games natively and sees one frame in four. Here gymnasium's
 frames pixel for pixel, wraps an emulator that shows each of its ticks in colour.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Environment ids: what can be read from an id alone."""
 
-from __future__ import annotations
-
 
 def is_atari(env_id: str) -> bool:
     """Whether a resolved id names an Atari game, to which protocols, frames and reference scores apply."""

@@ -4,8 +4,6 @@ Every vector environment made here writes the newest frame of each environment a
 and resets a finished environment on the tick after its end (gymnasium's next-step autoreset).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import importlib

@@ -1,7 +1,5 @@
 """Environments of gymnasium other than Atari games, stepped one after the other."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Mapping, Sequence

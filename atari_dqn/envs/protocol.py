@@ -1,7 +1,5 @@
 """Evaluation protocols for Atari games, and the specification of an environment."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, Literal
 

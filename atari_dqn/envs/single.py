@@ -1,7 +1,5 @@
 """Single gymnasium environments with the observations of training, for programs that step them themselves."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Episode counting: raw returns and lengths of finished games, and their means over the last hundred."""
 
-from __future__ import annotations
-
 import collections
 from typing import Any, NamedTuple
 

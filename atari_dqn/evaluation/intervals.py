@@ -6,8 +6,6 @@ strata, each [resamples, n_i, ...], and reduces axis 1. Resamples are drawn with
 weight; intervals are percentiles of the resampled statistic (Efron 1979). Nothing here imports torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ Evaluations, films and clips all play through a `Player`, so that a network sees
 stacks of frames come from the replay's own ring, and random actions from the trainer's own `Actor`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator

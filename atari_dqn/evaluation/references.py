@@ -4,8 +4,6 @@ Raw scores of games of different scale become comparable as (score - random) / (
 play, 1 a professional human tester.
 """
 
-from __future__ import annotations
-
 from atari_dqn.envs.ids import is_atari, short_name
 
 # (random, human), means over whole games that begin with 1 to 30 no-ops and are cut after 108,000 frames. Source:

@@ -1,7 +1,5 @@
 """Result of an evaluation: scores of whole games, their statistics, and their row in evaluations.jsonl."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, TypedDict
 

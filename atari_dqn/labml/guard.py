@@ -5,8 +5,6 @@ requests from another site's page and paths outside the page's folder (403), and
 finite numbers (400): one NaN would make the run's page unreadable for good.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

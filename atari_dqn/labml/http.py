@@ -3,8 +3,6 @@
 A reply has a deadline and a size limit, and neither redirects nor proxies are followed.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import ssl

@@ -1,7 +1,5 @@
 """Starts a dashboard in a subprocess, and checks whether one is running."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

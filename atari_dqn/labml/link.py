@@ -4,8 +4,6 @@ The thread may wait for the server, the training never waits for the thread. Wha
 is down, slow or hostile costs rows on its page and nothing else.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import threading

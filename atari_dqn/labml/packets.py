@@ -1,7 +1,5 @@
 """Packets that a labml server expects of a run: JSON objects, as labml 0.5.3's own client sends them."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -5,8 +5,6 @@ its folder, removes the reporters and points the links at files of three npm pac
 the npm registry once, and accepts only tarballs with the sha512 given here. Without them the copy keeps the CDN links.
 """
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import hashlib

@@ -4,8 +4,6 @@ Views are `metrics.jsonl` (the record), TensorBoard events, the terminal and, if
 They never change the training; the page may also request edits, which `asked` passes on.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """TensorBoard event files."""
 
-from __future__ import annotations
-
 import os
 import socket
 import time

@@ -1,7 +1,5 @@
 """The live panel on a terminal, and log lines elsewhere."""
 
-from __future__ import annotations
-
 import collections
 import math
 import time

@@ -1,7 +1,5 @@
 """Protocols of what the monitor writes to: views of the rows, the dashboard's page, and films to show."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Protocol
 

@@ -3,8 +3,6 @@
 Its front matter is Hugging Face's, so that the directory can be uploaded as it is. JSON there is valid YAML.
 """
 
-from __future__ import annotations
-
 import json
 import string
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """A trained network with what is needed to act with it, from a run's checkpoint or from an exported file."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable

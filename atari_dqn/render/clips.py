@@ -4,8 +4,6 @@ A separate low-priority process plays the current weights and films them to RUN/
 waits only while the weights are written. Errors in the environment, the encoder or the disk do not reach it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import io

@@ -1,7 +1,5 @@
 """Films of a trained network's games: which game is worth filming, and filming it."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import time

@@ -5,8 +5,6 @@ transition, so the candidates are ranked by the error that the saved networks ma
 only one is shown; otherwise the moments around a single event would fill the sheet.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ largest priority so far; it leaves the tree before it is overwritten. Ring, tree
 device, and no method reads anything back from it.
 """
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 from typing import Any

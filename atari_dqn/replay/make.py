@@ -1,7 +1,5 @@
 """Construction of the replay that the settings ask for."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

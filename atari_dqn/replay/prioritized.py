@@ -1,7 +1,5 @@
 """Proportional prioritized replay (Schaul, Quan, Antonoglou & Silver, "Prioritized Experience Replay", 2016)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

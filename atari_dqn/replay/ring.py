@@ -6,8 +6,6 @@ Ids are absolute: `id = row * num_envs + env`, where rows are counted from the f
 may be drawn read a few of them at every tick.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ A copy to a GPU is asynchronous only from page-locked ("pinned") memory, which m
 On a CPU an array passes through without a copy.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

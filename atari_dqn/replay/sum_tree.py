@@ -6,8 +6,6 @@ accumulate; a search walks down from the root, level by level. All shapes are fi
 nothing is read back from a GPU.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -3,8 +3,6 @@
 They use the same ring and tree as the prioritized replay with every priority 1, so that all importance weights are 1.
 """
 
-from __future__ import annotations
-
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor

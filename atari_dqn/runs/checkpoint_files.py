@@ -6,8 +6,6 @@ takes no more memory than its files are large: tensors must lie within their fil
 into the replay's ring.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

@@ -4,8 +4,6 @@ A checkpoint is written under a temporary name, flushed to the disk and renamed 
 newest complete checkpoint stays. The files `latest` and `best` name checkpoints for people; the code ignores them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """A run directory: its name, its checks before a start, its settings, and what it ran on. Needs no torch."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

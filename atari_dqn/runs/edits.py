@@ -4,8 +4,6 @@ The record, `hparam_edits.jsonl`, has a line for each edit asked for, taken or r
 to undo are read from it.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import dataclasses

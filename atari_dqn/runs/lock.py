@@ -1,7 +1,5 @@
 """Lock of a run directory: one training at a time."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

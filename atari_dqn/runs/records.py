@@ -3,8 +3,6 @@
 While the disk is full or fails, rows wait in memory; they are written in order as soon as that works again.
 """
 
-from __future__ import annotations
-
 import collections
 import json
 from collections.abc import Callable, Mapping

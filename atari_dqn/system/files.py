@@ -1,7 +1,5 @@
 """File operations that either succeed as a whole or change nothing, and locks."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """The machine: its description for records, and the cores and memory that are available."""
 
-from __future__ import annotations
-
 import errno
 import os
 import platform

@@ -3,8 +3,6 @@
 This module imports the standard library alone, because every helper process imports it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import multiprocessing

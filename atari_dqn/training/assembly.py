@@ -1,7 +1,5 @@
 """Assembly of a training on this machine: from settings to a trainer."""
 
-from __future__ import annotations
-
 from atari_dqn.agent.actor import Actor
 from atari_dqn.agent.cuda_graph import CapturedLearner, CapturedNetwork
 from atari_dqn.agent.device import resolve_device, resolve_precision

@@ -1,7 +1,5 @@
 """Clock and intervals of a training: elapsed time, pace, and when something periodic is due."""
 
-from __future__ import annotations
-
 import time
 
 

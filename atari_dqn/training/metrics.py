@@ -4,8 +4,6 @@ A new metric is an entry of `row_of`. Means over updates come from `METRICS` in 
 evaluation/episodes.py.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from atari_dqn.evaluation.references import human_normalized

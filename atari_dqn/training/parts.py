@@ -3,8 +3,6 @@
 `assembly.local_parts` makes them for one machine. Over several machines the same trainer runs with another pool.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol

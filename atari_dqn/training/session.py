@@ -4,8 +4,6 @@ Between two iterations of the trainer, where nothing is in flight, it applies li
 and saves. None of that changes a number of the training.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import time

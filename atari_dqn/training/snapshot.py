@@ -1,7 +1,5 @@
 """Saving a trainer to checkpoints, with an alarm while that fails, and resuming it from one."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import errno

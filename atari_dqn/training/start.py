@@ -1,7 +1,5 @@
 """Starting, running and ending a training in its run directory, as `train` does once the input is checked."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The summary printed when a run starts: what its settings amount to."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rich.table import Table

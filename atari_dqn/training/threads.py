@@ -4,8 +4,6 @@ Threads that share an update wait for each other. On idle cores that is worth it
 they wait for one that has no core, and the loop may be ten times slower than with one thread.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Generator

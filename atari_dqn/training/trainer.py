@@ -10,8 +10,6 @@ two iterations nothing is in flight, and only there may anything else happen (se
 environment steps. Environment steps, frames (4 per step) and updates are three units.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -5,8 +5,6 @@ the actions since. Only a *seeded* reset erases everything before it, so at the 
 number of ticks an environment is seeded again: its anchor. Actions before the oldest anchor are discarded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

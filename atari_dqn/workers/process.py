@@ -3,8 +3,6 @@
 Failures are returned as text that completes the sentence "worker 3 ...": it raised, exited, was killed, or hangs.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

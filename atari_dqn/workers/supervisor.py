@@ -4,8 +4,6 @@ A worker that raises, dies or hangs is named and killed. It is replaced, and the
 its episodes (`Trainer.observe`); one failure too many in a row ends the run with its state saved (`Session.run`).
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial

@@ -5,8 +5,6 @@ Actions come, and frames, rewards and flags go, by shared memory. A worker never
 neither torch nor labml.
 """
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import os
