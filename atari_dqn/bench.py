@@ -16,6 +16,7 @@ from typing import Annotated
 from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
+from atari_dqn.system.files import check_room_for
 
 
 @help_from_settings
@@ -41,12 +42,17 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
 
     Raises:
         ConfigError: A flag is wrong.
-        CommandFailed: A worker failed.
+        CommandFailed: A worker failed, or --out could not be written; the tables are printed nevertheless.
     """
     command = parse_flags(BenchCommand, argv, prog=prog)
     config = command.settings().validate()
-    if command.out is not None and (command.out.is_dir() or not command.out.parent.is_dir()):
-        raise ConfigError(f"cannot write --out {command.out}; name a file in a directory that exists")
+    if command.out is not None:
+        try:
+            command.out.parent.stat()  # which `check_room_for` would make
+            check_room_for(command.out)
+        except OSError as error:
+            hint = "name a file in a writable directory that exists"
+            raise ConfigError(f"cannot write --out {command.out}: {error.strerror}; {hint}") from None
 
     from atari_dqn.envs.make import resolve_env_id, spec_of
 
@@ -72,7 +78,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
     console.print(tables(report), highlight=False)
     say(console, f"bottleneck: {report['bottleneck']}\nto change: {report['advice']}")
     if command.out is not None:
-        command.out.write_text(json.dumps(report, indent=2) + "\n")
+        try:
+            command.out.write_text(json.dumps(report, indent=2) + "\n")
+        except OSError as error:
+            raise CommandFailed(f"cannot write --out {command.out}: {error.strerror}") from None
     return DONE
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,11 +53,11 @@ class CompareCommand:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.compare") -> int:
     """Compare as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
     command = parse_flags(CompareCommand, argv, prog=prog)
-    given = command.runs or (newest_run(),)
+    console = open_console()
+    given = command.runs or (newest_run(partial(say, console)),)
     places = find_runs(given)
     out = command.out or given[0] / "plots" / "compare.png"
     _check_out(out)
-    console = open_console()
     with StatusLine(console, "reading") as status:
         runs: list[Run] = []
         left_out: list[str] = []

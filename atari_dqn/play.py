@@ -11,7 +11,8 @@ import tyro
 from atari_dqn.cli.command import DONE, INTERRUPTED, parse_flags, run_command
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
-from atari_dqn.policy.source import Source, newest_run, playable_source
+from atari_dqn.policy.source import Source, playable_source
+from atari_dqn.runs.directory import newest_run
 
 EPISODES = 10
 """Default number of games that the best or the worst is picked from."""
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
     if command.surprise and (picking or command.window):
         raise ConfigError("--surprise plays no game; omit --best, --worst and --window")
     console = open_console()
-    source = playable_source(command.run or newest_run(partial(say, console)), command.checkpoint)
+    source = playable_source(command.run or newest_run(partial(say, console), checkpoint=True), command.checkpoint)
     if command.surprise:
         _check_surprise(source)
         from atari_dqn.render.surprise import draw_surprises

@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,8 +65,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.tun
     if run is not None and "=" in run.name and not run.exists():
         run, edits = None, (str(run), *edits)
     if run is None:
-        run = newest_run()
-        say(open_console(), f"run: {run}")
+        run = newest_run(partial(say, open_console()))
     config, past = read_config(run), read_edits(run)
     if command.undo and edits:
         raise ConfigError("cannot undo and edit at once; give either --undo or new values")

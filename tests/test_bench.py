@@ -65,7 +65,8 @@ def test_the_command_prints_and_writes_every_quantity(tmp_path: Path) -> None:
         (["--rounds", "0"], "--rounds is 0; it must be from 1 to 1000"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--out", "nowhere/figures.json"], "cannot write --out nowhere/figures.json"),
-        (["--out", "."], "cannot write --out .; name a file"),
+        (["--out", "."], "cannot write --out ."),
+        (["--out", "/proc/figures.json"], "cannot write --out /proc/figures.json"),
         (["--replay-capacity", str(2**30), "--num-workers", "64"], "GB"),
         (["--no-such-flag", "1"], "--no-such-flag"),
     ],
@@ -76,6 +77,13 @@ def test_a_mistake_gets_a_short_message_and_exit_code_2(arguments: list[str], wo
     assert words in re.sub(r"\s+", " ", result.stdout + result.stderr)
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_that_cannot_be_kept_are_printed(tmp_path: Path) -> None:
+    result = run([*TINY.split(), "--out", "/dev/full"], tmp_path)
+    assert result.returncode == 1
+    assert "to change:" in result.stdout
+    assert result.stderr == "error: cannot write --out /dev/full: No space left on device\n"
 
 
 def make_trainer(num_workers: int, envs_per_worker: int) -> Trainer:

@@ -63,6 +63,16 @@ def test_a_reader_that_has_left_is_no_error(arguments: list[str]) -> None:
     os.close(writer)
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(["train", "--help"], 0), (["--help"], 0), (["evalaute"], 2)])
+def test_a_closed_output_is_no_error(arguments: list[str], code: int) -> None:
+    """`>&-`, as some schedulers start their jobs."""
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        command = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-m", "atari_dqn", *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == code, result.stderr
+        assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
 def test_what_an_output_cannot_show_is_replaced(encoding: str, tmp_path: Path) -> None:
     run_dir = os.fsdecode(os.fsencode(tmp_path / "→") + b"\xff")  # no text in any of these encodings

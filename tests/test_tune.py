@@ -143,7 +143,10 @@ def test_the_newest_run_is_meant_where_none_is_named(
     tmp_path: Path, edit: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="no run in runs; name the directory of one"):
+    (tmp_path / "runs" / "d" / "config.json").mkdir(parents=True)  # is not a run
+    (tmp_path / "runs" / "c").mkdir()
+    (tmp_path / "runs" / "c" / "config.json").write_text("{")  # torn, and the newest
+    with pytest.raises(ConfigError, match="no run in runs; name a run directory"):
         tune.main(edit)
     for seconds, name in enumerate("ba"):
         (tmp_path / "runs" / name).mkdir(parents=True)

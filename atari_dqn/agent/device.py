@@ -50,9 +50,12 @@ def keep_freed_memory() -> None:
 
 
 def threads_asked(config: TrainConfig) -> int:
-    """Number of torch threads by `--torch-threads` or else the environment's `OMP_NUM_THREADS`; 0 without either."""
+    """Number of torch threads by `--torch-threads` or else the environment's `OMP_NUM_THREADS`; 0 without either.
+
+    Five digits and more are ignored, as OpenMP ignores numbers that it cannot use.
+    """
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return config.run.torch_threads or (int(asked) if asked.isdecimal() else 0)
+    return config.run.torch_threads or (int(asked) if asked.isdecimal() and len(asked) < 5 else 0)
 
 
 def threads_by_default(kind: str) -> int:

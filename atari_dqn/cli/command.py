@@ -7,6 +7,7 @@ state saved. Nothing here imports torch, so that bad input is answered at once.
 import errno
 import inspect
 import io
+import os
 import shutil
 import signal
 import sys
@@ -80,7 +81,9 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
 
     A character that the output's encoding lacks is replaced, and a reader that has seen enough (`| head`) is no error.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # None where it is closed
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (None where it is closed)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
         sys.exit(command() or DONE)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.policy.files import ONNX, SAFETENSORS, SUFFIXES, Exported, Header, read_exported
-from atari_dqn.runs.directory import is_run_dir, read_config, runs_in
+from atari_dqn.runs.directory import is_run_dir, read_config
 
 if TYPE_CHECKING:  # imported when the input is known to be right: it takes seconds
     import torch
@@ -46,15 +46,6 @@ class Source:
         if self.exported is None:
             return load_policy(self.path, self.checkpoint, device, say)
         return load_exported(self.exported, self.path, device)
-
-
-def newest_run(say: Callable[[str], None]) -> Path:
-    """The run in `runs` that has a checkpoint and was started last; `say` is told. Raises `ConfigError` without any."""
-    for run_dir in reversed(runs_in(Path("runs"))):
-        if any((run_dir / "checkpoints").glob("[0-9]*")):
-            say(f"the newest run: {run_dir}")
-            return run_dir
-    raise ConfigError("no run with a checkpoint in runs; name a run directory")
 
 
 def read_source(path: Path, checkpoint: str = "latest") -> Source:

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +90,22 @@ def is_run_dir(run_dir: Path) -> bool:
 def runs_in(folder: Path) -> list[Path]:
     """The runs in `folder` and in its folders of several seeds, the newest, started or resumed last, at the end."""
     configs = [*folder.glob("*/config.json"), *folder.glob("*/seed-*/config.json")]
+    configs = [config for config in configs if is_run_dir(config.parent)]
     return [config.parent for config in sorted(configs, key=lambda config: config.stat().st_mtime)]
 
 
-def newest_run(folder: Path = Path("runs")) -> Path:
-    """The run in `folder` that was started or resumed last. Raises `ConfigError` without any."""
-    runs = runs_in(folder)
-    if not runs:
-        raise ConfigError(f"no run in {folder}; name the directory of one")
-    return runs[-1]
+def newest_run(say: Callable[[str], None], *, checkpoint: bool = False) -> Path:
+    """The run in `runs` that was started or resumed last and has readable settings; `say` is told.
+
+    With `checkpoint`, it has a checkpoint too. Raises `ConfigError` without any.
+    """
+    for run_dir in reversed(runs_in(Path("runs"))):
+        with contextlib.suppress(ConfigError):
+            read_config(run_dir)
+            if not checkpoint or any((run_dir / "checkpoints").glob("[0-9]*")):
+                say(f"the newest run: {run_dir}")
+                return run_dir
+    raise ConfigError(f"no run{' with a checkpoint' if checkpoint else ''} in runs; name a run directory")
 
 
 def seeds_in(run_dir: Path) -> list[Path]:

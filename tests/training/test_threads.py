@@ -86,6 +86,8 @@ def test_single_slow_updates_change_nothing() -> None:
         ("pixels", {}, "4,2", None, 4),
         ("pixels", {}, "", None, 6),
         ("pixels", {}, "many", None, 6),
+        ("pixels", {}, "9" * 20, None, 6),
+        ("pixels", {}, "9" * 5000, None, 6),
         ("pixels", {}, None, 2, 6),
         ("pixels", {"deterministic": True}, None, None, 6),
         ("pixels", {"deterministic": True}, None, 2, 2),
