@@ -97,6 +97,7 @@ def answered(driver: Chrome, name: str, words: str, field: str) -> dict[str, Any
     return shown
 
 
+@pytest.mark.long
 def test_watched_and_tuned_in_the_page(
     training: tuple[Path, str],
     dashboard_server: DashboardProcess,  # noqa: F811

@@ -27,6 +27,7 @@ from tests.test_train import run
 DOCTOR = [sys.executable, "-m", "atari_dqn.doctor"]
 
 
+@pytest.mark.long
 def test_a_machine_that_is_ready_gets_settings_that_are_valid(tmp_path: Path) -> None:
     result = run(DOCTOR, tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -304,7 +304,7 @@ def test_an_evaluation_that_was_edited_is_named_before_anything_is_written(tmp_p
 # ---------------------------------------------------------------------- every network
 
 
-@pytest.mark.parametrize("network", ["small", "impala"])
+@pytest.mark.parametrize("network", ["small", pytest.param("impala", marks=pytest.mark.long)])
 def test_a_network_is_trained_resumed_exported_and_played(network: str, tmp_path: Path) -> None:
     flags = ["--env-id", "tests.stubs:Catch-v0", "--network", network, "--run-dir", "run", "--batch-size", "4"]
     flags += ["--num-workers", "1", "--envs-per-worker", "2", "--learning-starts", "40", "--replay-capacity", "256"]

@@ -400,7 +400,9 @@ def rows(directory: Path, run_dir: str = "run") -> list[dict[str, float]]:
 TRAIN = [sys.executable, "-m", "atari_dqn.train", "--run-dir", "run", "--deterministic", "--torch-threads", "1"]
 
 
-@pytest.mark.parametrize("steps", [600, pytest.param(6_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "steps", [pytest.param(600, marks=pytest.mark.long), pytest.param(6_000, marks=pytest.mark.slow)]
+)
 def test_a_training_killed_and_resumed_equals_one_that_was_left_alone(tmp_path: Path, steps: int) -> None:
     """The command itself, killed at an arbitrary moment; the files of both last checkpoints are equal."""
     flags = ["--env-id", "breakout", "--protocol", "machado", "--num-workers", "2", "--learning-starts", "200"]
