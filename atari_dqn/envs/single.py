@@ -20,15 +20,10 @@ AnyEnv = gym.Env[Any, Any]
 @contextlib.contextmanager
 def opened(env_id: str, **kwargs: Any) -> Iterator[AnyEnv]:
     """An environment to look at. Whatever it raises meanwhile, as a user's may, becomes a `ConfigError`."""
-    try:
+    with explained(f"--env-id {env_id}: cannot use the environment: "):
         env = make_plain(env_id, **kwargs)
         yield env
         env.close()
-    except (Exception, SystemExit) as error:
-        reason = one_line(error)
-        if "Box2D is not installed" in reason:
-            reason = 'Box2D is not installed; try pip install "atari_dqn[box2d]"'
-        raise ConfigError(f"--env-id {env_id}: cannot use the environment: {reason}") from error
 
 
 @contextlib.contextmanager
@@ -48,6 +43,8 @@ def one_line(error: BaseException) -> str:
         text = str(error)
     except Exception:
         text = "its text cannot be read"
+    if "Box2D is not installed" in text:
+        return 'Box2D is not installed; try pip install "atari_dqn[box2d]"'
     return "".join(filter(str.isprintable, " ".join(f"{type(error).__name__}: {text}".split())))
 
 

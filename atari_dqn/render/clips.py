@@ -24,6 +24,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import register, registration
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
+from atari_dqn.envs.single import one_line
 from atari_dqn.evaluation.references import with_human
 from atari_dqn.policy.trained import TrainedNetwork
 from atari_dqn.runs.checkpoint_files import load_tensors, tensor_bytes
@@ -87,7 +88,7 @@ def serve(answer: Connection, order: Order, registered: bytes) -> None:
         register(registered)
         made: Clip | str = make_clip(order)
     except Exception as error:  # an env may raise anything
-        made = one_line(error)
+        made = _reason(error)
     answer.send(made)
 
 
@@ -131,13 +132,13 @@ def make_clip(order: Order) -> Clip:
     return Clip(order, scores, env.score, encoded.getvalue(), (gif[0].height, gif[0].width))
 
 
-def one_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """The error as one line of at most 300 characters."""
     if isinstance(error, ConfigError):
         return str(error)[:300]
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return one_line(error)[:300]
 
 
 class Recorder:
@@ -178,7 +179,7 @@ class Recorder:
                 self._process.start()
         except (OSError, RuntimeError) as error:  # RuntimeError: a GPU cannot hand over the weights
             self._clean_up()
-            return one_line(error)
+            return _reason(error)
         self._order, self._give_up = order, time.monotonic() + DEADLINE
         return ""
 
