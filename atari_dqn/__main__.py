@@ -16,7 +16,7 @@ COMMANDS = {
     "train": "train an agent; the same command with the same --run-dir resumes",
     "tune": "change hyperparameters of a running training, or list them",
     "evaluate": "play whole games under named protocols and print a scorecard",
-    "play": "film games, watch one in a window, or show what surprised the network",
+    "play": "film games, or watch one in a window",
     "export": "write a trained network as ONNX and safetensors, with a model card",
     "compare": "draw the learning curves of runs and compare their scores over seeds",
     "dashboard": "serve the labml dashboard on this machine",

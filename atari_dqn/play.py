@@ -1,4 +1,4 @@
-"""`python -m atari_dqn.play RUN`: film games of a trained network, or draw what surprised it most."""
+"""`python -m atari_dqn.play RUN`: film games of a trained network."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import tyro
 from atari_dqn.cli.command import DONE, INTERRUPTED, parse_flags, run_command
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
-from atari_dqn.policy.source import Source, playable_source
+from atari_dqn.policy.source import playable_source
 from atari_dqn.runs.directory import newest_run
 
 EPISODES = 10
@@ -21,7 +21,7 @@ EPISODES = 10
 @help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlayCommand:
-    """Film whole games of a trained network, or show what surprises it.
+    """Film whole games of a trained network.
 
     Writes RUN/videos/<env step>-<protocol>-seed<seed>.mp4: every picture of the game, including those that the network
     does not see, in colour and at natural speed (Atari: 60 a second), with the network's Q values beside it. Ctrl-C or
@@ -48,11 +48,6 @@ class PlayCommand:
             f"games to pick from, with seeds --seed, --seed + 1, ...; by default {EPISODES}", "episodes", 1, 100_000
         ),
     ] = None
-    surprise: Annotated[
-        bool,
-        tyro.conf.FlagCreatePairsOff,
-        Setting("play no game; draw the transitions of the saved replay with the largest TD errors, in RUN/plots"),
-    ] = False
     window: Annotated[
         bool, tyro.conf.FlagCreatePairsOff, Setting("also show the game in a window (q or Escape closes it)")
     ] = False
@@ -72,17 +67,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
     picking = command.best or command.worst
     if command.episodes is not None and not picking:
         raise ConfigError("--episodes needs --best or --worst, which pick one of that many games")
-    if command.surprise and (picking or command.window):
-        raise ConfigError("--surprise plays no game; omit --best, --worst and --window")
     console = open_console()
     source = playable_source(command.run or newest_run(partial(say, console), checkpoint=True), command.checkpoint)
-    if command.surprise:
-        _check_surprise(source)
-        from atari_dqn.render.surprise import draw_surprises
-
-        say(console, str(draw_surprises(source.path, source.checkpoint, console)))
-        return DONE
-
     if command.window:
         from atari_dqn.render.video import check_display
 
@@ -118,15 +104,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
             if not filming.film(game.seed, f"-{name}-of-{episodes}"):
                 return INTERRUPTED
     return DONE
-
-
-def _check_surprise(source: Source) -> None:
-    if source.exported is not None:
-        raise ConfigError(f"--surprise needs the replay of a run; {source.path} is an exported policy")
-    replay = source.config.replay
-    if replay.replay != "prioritized" or replay.alpha == 0:
-        why = "--alpha 0" if replay.replay == "prioritized" else f"--replay {replay.replay}"
-        raise ConfigError(f"--surprise needs a replay with priorities; this run was trained with {why}")
 
 
 if __name__ == "__main__":

@@ -218,7 +218,6 @@ def test_a_mistake_is_one_line_before_torch_is_imported(trained: Path, exported:
         ["evaluate", str(tmp_path / "truncated.onnx")],
         ["play", str(tmp_path / "truncated.onnx")],
         ["evaluate", str(exported), "--checkpoint", "best"],
-        ["play", str(exported), "--surprise"],
         ["evaluate", str(tmp_path / "catch")],
     ]
     said = refusals(mistakes, without={"torch", "labml", "tests.stubs"})
@@ -231,7 +230,6 @@ def test_a_mistake_is_one_line_before_torch_is_imported(trained: Path, exported:
         "/truncated.onnx is not a valid exported policy: not an ONNX file of atari_dqn (DecodeError)",
         "/truncated.onnx is not a valid exported policy: not an ONNX file of atari_dqn (DecodeError)",
         "--checkpoint best: /policy.safetensors holds one network; only a run has several",
-        "--surprise needs the replay of a run; /policy.safetensors is an exported policy",
         "/catch/policy.safetensors: trained in tests.stubs:Catch-v0, and a file is not trusted to name a module; try"
         " the run that it was exported from or, in a program, import tests.stubs first",
         "[]",

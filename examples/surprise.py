@@ -1,14 +1,19 @@
-"""Largest TD errors in a saved replay, drawn as a contact sheet in RUN/plots.
+"""What surprises a network: the largest TD errors in a run's saved replay, drawn as a contact sheet in RUN/plots.
+
+    python -m examples.surprise RUN
+
+An example of what a checkpoint is good for: it loads the networks and the replay, and computes TD errors as the learner
+does.
 
 The candidates are the transitions of the highest priority. A priority is the TD error of the last update that drew the
 transition, so the candidates are ranked by the error that the saved networks make now. Of each neighbourhood in time
 only one is shown; otherwise the moments around a single event would fill the sheet.
 """
 
+import argparse
 import dataclasses
 import io
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +22,12 @@ import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from atari_dqn.agent.device import check_memory
 from atari_dqn.agent.loss import double_q_target, q_target
 from atari_dqn.agent.network import make_network
 from atari_dqn.agent.weights import take_weights
-from atari_dqn.cli.command import CommandFailed
-from atari_dqn.cli.output import say
+from atari_dqn.cli.command import CommandFailed, run_command
 from atari_dqn.config.derived import derive
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.protocol import PROTOCOLS
@@ -35,6 +38,7 @@ from atari_dqn.replay.make import make_replay
 from atari_dqn.replay.ring import FrameRing
 from atari_dqn.runs import checkpoint_files as files
 from atari_dqn.runs.checkpoints import CheckpointStore
+from atari_dqn.runs.directory import read_config
 from atari_dqn.system.files import replace
 
 ACROSS, DOWN = 5, 4
@@ -70,10 +74,15 @@ class Surprise:
         return self.target - self.q
 
 
-def draw_surprises(run_dir: Path, which: str, console: Console) -> Path:
-    """Draw the contact sheet of checkpoint `which` of a run. Returns its file. Raises `ConfigError` as `surprises`."""
-    policy = load_policy(run_dir, which, say=partial(say, console))
-    say(console, f"reading the replay of env step {policy.env_step:,}")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the contact sheet of a run's newest checkpoint. Raises `ConfigError` where its replay has no priorities."""
+    parser = argparse.ArgumentParser(prog="python -m examples.surprise", description="Draw the largest TD errors.")
+    parser.add_argument("run", type=Path, help="a run directory")
+    run_dir = parser.parse_args(argv).run
+    wanted = read_config(run_dir).replay
+    if wanted.replay != "prioritized" or wanted.alpha == 0:
+        raise ConfigError(f"{run_dir} was trained without priorities; try a run with --replay prioritized")
+    policy = load_policy(run_dir)
     replay, target = load_replay(policy, CheckpointStore(run_dir).find(str(policy.env_step)))
     found = surprises(policy, target, replay, ACROSS * DOWN)
     title = (
@@ -89,7 +98,8 @@ def draw_surprises(run_dir: Path, which: str, console: Console) -> Path:
         replace(file, png.getvalue())
     except OSError as error:
         raise CommandFailed(f"cannot write {file}: {error.strerror}") from None
-    return file
+    print(file)
+    return 0
 
 
 def load_replay(policy: TrainedNetwork, path: Path) -> tuple[Replay, torch.nn.Module]:
@@ -124,7 +134,7 @@ def surprises(policy: TrainedNetwork, target: torch.nn.Module, replay: Replay, m
     ring = replay.ring
     size = ring.rows * ring.num_envs
     if not replay.fill:
-        raise ConfigError("the replay has no complete transition yet; name a later --checkpoint")
+        raise ConfigError("the replay has no complete transition yet")
     slots = np.argsort(-replay.tree.leaves.numpy()[:size], kind="stable")[: min(CANDIDATES, replay.fill)]
     parts = []
     for batch in torch.from_numpy(slots).split(BATCH):
@@ -196,3 +206,7 @@ def _show(axes: Axes, frame: Frame, largest: Frame) -> None:
         axes.set(xlim=(-1, 1))
         axes.invert_yaxis()
     axes.set_axis_off()
+
+
+if __name__ == "__main__":
+    run_command(main)
