@@ -14,11 +14,12 @@ import re
 import shutil
 import ssl
 import tarfile
-import time
-import urllib.parse
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
+
+from atari_dqn.system.files import replace
 
 
 class PageError(Exception):
@@ -74,12 +75,9 @@ PACKAGES = (
 )
 
 NPM = "https://registry.npmjs.org"
-MAX_TARBALL_BYTES = 16 * 2**20
-"""Largest tarball accepted; the largest of the three has 3.9 MB."""
-DOWNLOAD_SECONDS, SILENCE_SECONDS = 60.0, 10.0
-"""Longest time for one tarball, and without a byte of it."""
+DOWNLOAD_SECONDS = 60.0
+"""Longest time without a byte of a tarball."""
 
-GITHUB = "https://raw.githubusercontent.com"
 PATCHES = (
     # The picture for a user who has none is on another server.
     (
@@ -103,12 +101,6 @@ PATCHES = (
 """Texts of the page's script, and what we put in their place."""
 
 
-def registry() -> str:
-    """URL of the npm registry that the environment names, else npm's own."""
-    environment = {name.lower(): value for name, value in os.environ.items()}  # npm accepts either case
-    return (environment.get("npm_config_registry") or NPM).rstrip("/")
-
-
 class Packages:
     """The tarballs of `PACKAGES`, kept in `cache` and verified at each reading."""
 
@@ -124,12 +116,10 @@ class Packages:
         for package in self.missing():
             tarball = _download(package)
             if not _verified(package, tarball):
-                raise PageError(f"{_host(registry())} sent something other than {package.name} {package.version}")
+                raise PageError(f"the npm registry sent something other than {package.name} {package.version}")
             try:
                 self._cache.mkdir(parents=True, exist_ok=True)
-                partial = self._file(package).with_suffix(f".{os.getpid()}")
-                partial.write_bytes(tarball)
-                partial.replace(self._file(package))
+                replace(self._file(package), tarball)
             except OSError as error:
                 raise PageError(f"{self._cache}: {error.strerror}") from None
 
@@ -166,42 +156,22 @@ def _verified(package: Package, tarball: bytes) -> bool:
     return base64.b64encode(hashlib.sha512(tarball).digest()).decode() == package.sha512
 
 
-def _host(url: str) -> str:
-    """The part of a registry's URL that may be shown: the rest can contain a password."""
-    try:
-        return urllib.parse.urlsplit(url).hostname or "the npm registry"
-    except ValueError:
-        return "the npm registry"
-
-
 def _download(package: Package) -> bytes:
-    source = registry()
-    invalid = PageError("the npm registry or proxy that is set is not an http address")  # which may hold a password
-    if not source.startswith(("https://", "http://")):
-        raise invalid
-    url = f"{source}/{package.name}/-/{package.directory}.tgz"
-    until = time.monotonic() + DOWNLOAD_SECONDS
-    tarball = bytearray()
+    """The package's tarball from the npm registry that the environment names, else from npm's own."""
+    environment = {name.lower(): value for name, value in os.environ.items()}  # npm accepts either case
+    registry = (environment.get("npm_config_registry") or NPM).rstrip("/")
     try:
-        with httpx.stream(
-            "GET",
-            url,
+        reply = httpx.get(
+            f"{registry}/{package.name}/-/{package.directory}.tgz",
             headers={"Accept-Encoding": "identity"},
-            timeout=SILENCE_SECONDS,
+            timeout=DOWNLOAD_SECONDS,
             follow_redirects=True,
             verify=ssl.create_default_context(),  # the system's certificates, as npm has them
-        ) as reply:
-            if reply.status_code != 200:
-                raise PageError(f"{_host(source)} answers with status {reply.status_code} for {package.name}")
-            for part in reply.iter_raw():
-                tarball += part
-                if len(tarball) > MAX_TARBALL_BYTES or time.monotonic() > until:
-                    raise PageError(f"{_host(source)} was too slow or sent too much for {package.name}")
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError, ImportError):
-        raise invalid from None
-    except (httpx.HTTPError, OSError) as error:
-        raise PageError(f"{_host(source)} cannot be reached ({error or type(error).__name__})") from None
-    return bytes(tarball)
+        )
+        return reply.raise_for_status().content
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, ImportError) as error:
+        # Without the error's own text: a registry's URL may contain a password.
+        raise PageError(f"cannot download {package.name} from the npm registry ({type(error).__name__})") from None
 
 
 def localise(static: Path, page: Path, packages: Packages | None) -> str:
@@ -232,7 +202,7 @@ def localise(static: Path, page: Path, packages: Packages | None) -> str:
     bundle.write_text(script)
     cdns = ""
     if packages is None:
-        cdns = " " + " ".join("https://" + _host(package.cdn) for package in PACKAGES)
+        cdns = " " + " ".join(f"https://{urlsplit(package.cdn).hostname}" for package in PACKAGES)
     else:
         for package in PACKAGES:
             packages.unpack(package, page / "vendor" / package.directory)

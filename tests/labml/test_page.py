@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from atari_dqn.labml import page
 from atari_dqn.labml.guard import check_values
-from atari_dqn.labml.page import PACKAGES, Package, Packages, PageError, localise, registry
+from atari_dqn.labml.page import PACKAGES, Package, Packages, PageError, localise
 from tests.dashboard_fixtures import NOBODY
 
 STATIC = Path(labml_app.__file__).parent / "static"
@@ -153,7 +153,7 @@ def test_a_tarball_with_another_checksum_is_refused(npm: Registry, tmp_path: Pat
     first = PACKAGES[0]
     genuine = npm.tarballs[path_of(first)]
     npm.tarballs[path_of(first)] = b"<html>please log in</html>"
-    with pytest.raises(PageError, match=r"127\.0\.0\.1 sent something other than d3 6\.7\.0"):
+    with pytest.raises(PageError, match=r"sent something other than d3 6\.7\.0"):
         packages.download()
     assert not (tmp_path / "cache").exists()
 
@@ -177,13 +177,7 @@ def test_a_link_in_a_package_is_not_followed(npm: Registry, tmp_path: Path, monk
         packages.unpack(package, tmp_path / "out")
 
 
-def test_a_tarball_above_the_limit_is_refused(npm: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "MAX_TARBALL_BYTES", 100)
-    with pytest.raises(PageError, match="too much"):
-        Packages(tmp_path / "cache").download()
-
-
-def test_a_registry_that_cannot_be_reached_is_named_without_its_password(
+def test_the_password_of_a_registry_that_cannot_be_reached_is_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     password = "user:hunter2@localhost"
@@ -200,15 +194,6 @@ def test_a_registry_that_cannot_be_reached_is_named_without_its_password(
             Packages(tmp_path / "cache").download()
         assert "hunter2" not in str(refusal.value)
         assert "\n" not in str(refusal.value)
-
-
-def test_the_users_registry_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("npm_config_registry", "NPM_CONFIG_REGISTRY"):
-        monkeypatch.delenv(name, raising=False)
-    assert registry() == "https://registry.npmjs.org"
-    monkeypatch.setenv("NPM_CONFIG_REGISTRY", "https://upper.example/npm/")
-    assert registry() == "https://upper.example/npm"
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists)
