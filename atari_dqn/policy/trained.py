@@ -98,8 +98,6 @@ def load_exported(exported: Exported, file: Path, device: str | torch.device = "
     if exported.graph is not None:
         network = OnnxNetwork(exported.graph, header, device)
     else:
-        if len(header.config.network.mlp_hidden) > max(2, len(exported.weights)):
-            raise ConfigError(f"{file} is not a valid exported policy: its header has more layers than weights")
         weights = {name: torch.from_numpy(weight.copy()) for name, weight in exported.weights.items()}
         with torch.device("meta"):  # no memory before the shapes are known to be right
             check_fit(ReferenceNetwork(spec, header.config.network), weights, file)

@@ -1,4 +1,4 @@
-"""Exported files: the same weights and Q values come back; what is corrupt or hostile is refused in one line."""
+"""Exported files: the same weights and Q values come back; what is corrupt is refused in one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -200,9 +199,6 @@ def test_checksums_without_a_line_for_the_file_are_refused(line: str, file: Path
         assert reason(file) == ""
     file.with_name(CHECKSUMS).write_text(f"{'0' * 64}  {file.name}\n{digest}  {file.name}\n")
     assert f"does not match its checksum in {CHECKSUMS}" in reason(file), "two that contradict each other"
-    file.with_name(CHECKSUMS).unlink()
-    file.with_name(CHECKSUMS).symlink_to("nowhere")
-    assert "has no checksum of" in reason(file)
 
 
 def test_files_may_be_links_as_in_the_cache_of_a_hub(file: Path, tmp_path: Path) -> None:
@@ -233,7 +229,7 @@ def test_flipped_bits_without_a_checksum_raise_nothing_else(file: Path) -> None:
         assert "a second line" not in reason(file)
 
 
-# ---------------------------------------------------------------------- hostile content
+# ---------------------------------------------------------------------- wrong content
 
 
 def altered(file: Path, change: Callable[[dict[str, Any]], None], weights: dict[str, Any] | None = None) -> str:
@@ -259,22 +255,13 @@ def set_config(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
     ("change", "words"),
     [
         (lambda fields: fields.update(format=1), f"has format 1 and this version of atari_dqn reads format {FORMAT}"),
-        (lambda fields: fields.update(format="\x1b[2J\n"), "has format"),
         (lambda fields: fields.pop("env_id"), "header is corrupt"),
         (lambda fields: fields.update(code="import os"), "header is corrupt"),
-        (lambda fields: fields.update(kind="pixels"), "header is corrupt"),
-        (lambda fields: fields.update(env_id=7), "header is corrupt"),
-        (lambda fields: fields.update(env_id="CartPole-v1\x1b[2J"), "header is corrupt"),
-        (lambda fields: fields.update(num_actions=True), "header is corrupt"),
         (lambda fields: fields.update(num_actions=10**9), "q.weight is [2, 5] there|other inputs and outputs"),
-        (lambda fields: fields.update(observation_shape=[10**9, 10**9]), "header is corrupt"),
         (lambda fields: fields.update(observation_shape=[10**9]), "hidden.weight is [5, 4] there|other inputs"),
         (lambda fields: fields.update(observation_shape=4), "header is corrupt"),
-        (lambda fields: fields.update(observation_shape=[-4]), "header is corrupt"),
-        (lambda fields: fields.update(env_step=-1), "header is corrupt"),
         (lambda fields: fields.update(config=[]), "header is corrupt"),
         (set_config("mlp_hidden", [10**6]), "--mlp-hidden is"),
-        (set_config("protocol", "\x1b[2Jmine\n"), "--protocol is"),
         (set_config("gamma", float("nan")), "--gamma is"),
         (set_config("evil", 1), "unknown setting 'evil'"),
     ],
@@ -292,7 +279,6 @@ def test_a_wrong_header_is_one_line(file: Path, change: Any, words: str) -> None
     [
         ([65536, 65536, 65536], "layers.0.weight is absent there"),
         ([60_000], "hidden.weight is [5, 4] there and [60000, 4] here"),
-        ([1] * 100_000, "its header has more layers than weights"),
         ([], "--mlp-hidden is empty"),
     ],
 )
@@ -326,38 +312,14 @@ def test_weights_of_another_shape_or_dtype_are_refused(tmp_path: Path) -> None:
     assert said.isprintable()
 
 
-def test_a_graph_with_foreign_parts_is_refused(tmp_path: Path) -> None:
-    """An endless loop, a file of this machine as weights, NaN, another input: none is ever run."""
-    file = tmp_path / ONNX
-    (tmp_path / "secret").write_bytes(b"\0" * 8)
-
+def test_a_graph_with_other_inputs_or_without_a_node_is_refused(tmp_path: Path) -> None:
     def another(change: Callable[[onnx.ModelProto], object]) -> str:
         model = onnx.ModelProto.FromString(content("one layer", ONNX))
         change(model)
-        file.write_bytes(model.SerializeToString())
-        return reason(file)
-
-    def bias(model: onnx.ModelProto) -> onnx.TensorProto:
-        (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == "q.bias")
-        return tensor
-
-    def outside(model: onnx.ModelProto) -> None:
-        tensor = bias(model)
-        tensor.ClearField("raw_data")
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value="secret")
-
-    def node(kind: str, domain: str = "") -> Callable[[onnx.ModelProto], object]:
-        return lambda model: model.graph.node.append(onnx.helper.make_node(kind, [], ["x"], domain=domain))
+        (tmp_path / ONNX).write_bytes(model.SerializeToString())
+        return reason(tmp_path / ONNX)
 
     assert another(lambda model: None) == ""
-    assert "the weight q.bias is in another file" in another(outside)
-    assert "parts that no network of ours has: ['Loop']" in another(node("Loop"))
-    assert "parts that no network of ours has: ['Gemm']" in another(node("Gemm", "com.microsoft"))
-    assert "parts that no network of ours has" in another(lambda model: model.functions.add(name="f"))
-    nan = np.full(2, np.nan, np.float32).tobytes()
-    assert "has NaN or infinity" in another(lambda model: setattr(bias(model), "raw_data", nan))
-    assert "the weight q.bias is corrupt" in another(lambda model: bias(model).dims.append(10**12))
     assert "other inputs and outputs" in another(lambda model: setattr(model.graph.input[0], "name", "x"))
     assert "onnxruntime cannot run it" in another(lambda model: model.graph.node.pop(0))
 
@@ -370,16 +332,6 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
         for foreign in (garbage, b"", deep, len(deep).to_bytes(8, "little") + deep, b"\xff" * 8 + b"{}", save({})):
             path.write_bytes(foreign)
             assert "is not a valid exported policy" in reason(path)
-        path.unlink()
-        os.mkfifo(path)
-        assert "not a regular file" in reason(path)
-        path.unlink()
-        path.symlink_to("/dev/zero")
-        assert "not a regular file" in reason(path)
-        path.unlink()
-        with path.open("wb") as file:
-            file.truncate(files.MAX_BYTES + 1)  # sparse
-        assert "at most 1,073,741,824 are read" in reason(path)
         path.unlink()
         assert "No such file" in reason(path)
 
