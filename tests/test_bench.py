@@ -16,7 +16,7 @@ from rich.console import Console
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics.measure import Bench, machine_cpu
-from atari_dqn.diagnostics.profiler import PARTS
+from atari_dqn.diagnostics.profiler import LOOP_PARTS
 from atari_dqn.diagnostics.report import diagnose, tables
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
@@ -37,7 +37,7 @@ def test_the_command_prints_and_writes_every_quantity(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "2 rounds of four measurements of 0.05 s" in result.stdout
     words = ("workers alone", "learner alone", "the loop", "env steps/s", "updates/s", "cores busy", "limit: envs")
-    for word in (*words, *PARTS, "limit: learner", "limit: cores", "bottleneck:", "to change:"):
+    for word in (*words, *LOOP_PARTS, "limit: learner", "limit: cores", "bottleneck:", "to change:"):
         assert word in result.stdout, word
 
     report = json.loads((tmp_path / "figures.json").read_text())
@@ -46,7 +46,7 @@ def test_the_command_prints_and_writes_every_quantity(tmp_path: Path) -> None:
     assert rates["learner alone"]["updates_per_second"] > 0
     assert rates["the loop"]["env_steps_per_second"] > 0
     assert all(len(rate["turns"]) == 2 and rate["cores_busy"] > 0 for rate in rates.values())
-    assert set(report["account"]) == set(PARTS)
+    assert set(report["account"]) == set(LOOP_PARTS)
     assert sum(report["account"].values()) == pytest.approx(1, abs=0.2)
     assert all(share > 0 for share in report["account"].values())
     assert report["memory_bytes"] > 50e6
@@ -163,7 +163,7 @@ def report(**changes: Any) -> dict[str, Any]:
             "learner alone": rate(0, changes.pop("updates", 250), changes.pop("learner_busy", 1)),
             "the loop": rate(changes.pop("loop", 1000), 250, 2),
         },
-        "account": dict.fromkeys(PARTS, 0.0) | changes.pop("account", {}),
+        "account": dict.fromkeys(LOOP_PARTS, 0.0) | changes.pop("account", {}),
     } | changes
 
 

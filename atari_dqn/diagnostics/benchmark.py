@@ -9,7 +9,7 @@ from atari_dqn.agent.device import check_memory, set_up_torch
 from atari_dqn.config.derived import derive
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics.measure import Bench, Rates, Turn, family_memory
-from atari_dqn.diagnostics.profiler import PARTS
+from atari_dqn.diagnostics.profiler import LOOP_PARTS
 from atari_dqn.diagnostics.report import diagnose
 from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.system.machine import describe_system
@@ -67,7 +67,7 @@ def benchmark(
         "seconds": seconds,
         "rounds": rounds,
         "rates": {kind: dataclasses.asdict(Rates.of(taken)) for kind, taken in turns.items()},
-        "account": {part: statistics.median(account[part] for account in accounts) for part in PARTS},
+        "account": {part: statistics.median(account[part] for account in accounts) for part in LOOP_PARTS},
         "memory_bytes": memory,
         "memory_bytes_full": memory + frames_to_come,
     }

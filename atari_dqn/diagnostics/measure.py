@@ -190,7 +190,7 @@ class Bench:
         )
 
     def account(self, seconds: float) -> dict[str, float]:
-        """Run the training loop; the share of its wall time that each of `PARTS` takes."""
+        """Run the training loop; the share of its wall time that each of `LOOP_PARTS` takes."""
         with account_of(self.trainer, settle=self._synchronize) as spent:
             # Looked up at every call: `iterate` is wrapped now.
             measure(self._ticking(lambda: self.trainer.iterate()), seconds)

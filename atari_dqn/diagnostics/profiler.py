@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atari_dqn.training.trainer import Trainer
 
-PARTS = {
+LOOP_PARTS = {
     "waiting": "for the workers: emulators, pipes, wake-ups",
     "inference": "gathering stacks, one forward pass, choosing actions",
     "sampling": "drawing a batch from the tree, gathering its frames",
@@ -64,9 +64,9 @@ def account_of(
         settle: Called at the end of each call and phase, such as to wait for the GPU's work on it.
 
     Yields:
-        The counter's increase in each of `PARTS`, without nested calls and phases.
+        The counter's increase in each of `LOOP_PARTS`, without nested calls and phases.
     """
-    spent = dict.fromkeys(PARTS, 0.0)
+    spent = dict.fromkeys(LOOP_PARTS, 0.0)
     within = [0.0]
 
     @contextmanager

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from atari_dqn.diagnostics.profiler import PARTS
+from atari_dqn.diagnostics.profiler import LOOP_PARTS
 
 
 def diagnose(report: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def tables(report: dict[str, Any]) -> Group:
     loop.add_column("", style="dim")
     for part, share in report["account"].items():
         loop.add_row(
-            part, f"{share:.1%}", f"{share * 1e6 / rates['the loop']['env_steps_per_second']:,.0f}", PARTS[part]
+            part, f"{share:.1%}", f"{share * 1e6 / rates['the loop']['env_steps_per_second']:,.0f}", LOOP_PARTS[part]
         )
     return Group(
         f"{config['env_id']}: {config['num_workers']} workers × {config['envs_per_worker']} envs,"

@@ -79,7 +79,7 @@ class Clip:
         return f"{file}, {file.stat().st_size / 1e6:,.1f} MB, {played}"
 
 
-def serve(answer: Connection, order: Order, registered: bytes) -> None:
+def film_and_send(answer: Connection, order: Order, registered: bytes) -> None:
     """Entry point of the filming process: make a clip and send it, or a one-line reason for the failure."""
     end_with_parent()
     os.nice(5)
@@ -173,7 +173,7 @@ class Recorder:
             order = Order(file, weights, self._config, self._spec, env_step, SECONDS, self._seed)
             self._answer, theirs = multiprocessing.Pipe(duplex=False)
             self._process = multiprocessing.get_context("spawn").Process(
-                target=serve, args=(theirs, order, registration(self._spec.env_id)), name="clip"
+                target=film_and_send, args=(theirs, order, registration(self._spec.env_id)), name="clip"
             )
             with theirs, quiet_spawn():
                 self._process.start()
@@ -199,7 +199,7 @@ class Recorder:
         self.close()
         return answer
 
-    def hurry(self) -> None:
+    def shorten_deadline(self) -> None:
         """Give up sooner: from now on the training waits for the clip."""
         self._give_up = min(self._give_up, time.monotonic() + LAST_DEADLINE)
 

@@ -93,7 +93,7 @@ class CheckpointStore:
             newest, skipped = self.newest_valid()
             if newest is not None:
                 snapshot = files.read(newest, frames)
-                return snapshot, [_set_aside(path, reason) for path, reason in skipped.items()]
+                return snapshot, [_rename_corrupt(path, reason) for path, reason in skipped.items()]
         except CorruptError as error:
             raise ConfigError(f"checkpoint {newest} passes its checksums but cannot be read: {error}") from None
         except OSError as error:
@@ -150,7 +150,7 @@ class CheckpointStore:
             shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
 
-def _set_aside(corrupt: Path, reason: str) -> str:
+def _rename_corrupt(corrupt: Path, reason: str) -> str:
     """Rename a corrupt checkpoint. Returns a line about it."""
     names = (f"{corrupt.name}.corrupt{suffix}" for suffix in ("", *(f".{number}" for number in range(2, 1000))))
     free = next(name for name in names if not corrupt.with_name(name).exists())

@@ -255,7 +255,7 @@ class Session:
 
     def _await_clip(self) -> None:
         """Wait for the last clip; a stop abandons it."""
-        self._recorder.hurry()
+        self._recorder.shorten_deadline()
         while self._recorder.env_step is not None and not self.should_stop():
             self.monitor.tick(self.trainer.env_steps, f"finishing the clip, at most {LAST_DEADLINE:g} s")
             self._show_clip(seconds=0.25)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from atari_dqn.diagnostics.profiler import CALLS, PARTS, account_of
+from atari_dqn.diagnostics.profiler import CALLS, LOOP_PARTS, account_of
 from atari_dqn.training.trainer import Trainer
 from tests.test_bench import make_trainer
 
@@ -35,7 +35,7 @@ def test_every_second_belongs_to_one_part_and_no_wrapper_stays(trainer: Trainer)
         for _ in range(50):
             trainer.iterate()
         whole = time.perf_counter() - start
-    assert list(spent) == list(PARTS)
+    assert list(spent) == list(LOOP_PARTS)
     assert all(seconds > 0 for seconds in spent.values())
     assert 0.8 * whole < sum(spent.values()) <= whole
     assert len(synchronized) >= 50 * 6
@@ -48,4 +48,4 @@ def test_any_counter_can_be_the_meter(trainer: Trainer) -> None:
     with account_of(trainer, lambda: float(trainer.learner.updates)) as counted:
         for _ in range(4):
             trainer.iterate()
-    assert counted == dict.fromkeys(PARTS, 0.0) | {"update": trainer.learner.updates - updates}
+    assert counted == dict.fromkeys(LOOP_PARTS, 0.0) | {"update": trainer.learner.updates - updates}
