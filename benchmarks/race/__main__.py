@@ -28,15 +28,16 @@ LINE_SECONDS = 10.0
 """Seconds between progress lines."""
 
 SCREENED = (
-    *("breakout-cpu-target", "small", "small-nature", "small-64", "small-explore"),
-    *("small-n-5", "small-adam", "small-ratio-4", "small-rate", "small-128", "small-uniform"),
+    *("nature-256", "256-fast", "256-ratio-6", "256-batch-64", "256-rate", "256-target"),
+    *("256-replay", "256-n-5", "256-uniform", "256-ladder", "256-explore"),
 )
-"""Raced first, to drop candidates"""
+"""`small-256` with one thing changed; raced shortly, to see what makes it quick and what would be quicker"""
 PLAN: tuple[tuple[str, str, int, float], ...] = (
     ("small-256", "breakout", 1, 2.0),
     *((name, "breakout", 1, 0.25) for name in SCREENED),
-    ("breakout-cpu", "breakout", 1, 0.5),
-    ("small-target-2000", "breakout", 1, 0.25),
+    *((name, "breakout", 1, 0.5) for name in ("breakout-cpu", "breakout-cpu-target", "small")),
+    *(("small-256", "pong", seed, 1.0) for seed in (1, 2)),
+    *(("small-256", "breakout", seed, 2.0) for seed in (2, 3)),
     ("sb3", "breakout", 1, 2.0),
 )
 """What is raced without `--one`, in this order: contestant, game, seed, core-hours."""

@@ -76,8 +76,23 @@ SMALL: Settings = {
 """Small network, and a target that follows every 2,000 env steps"""
 
 
-def _small(about: str, **changes: Any) -> Contestant:
-    return Contestant(f"`small` with {about}", {**SMALL, **changes})
+SMALL_256: Settings = {
+    **SMALL,
+    "envs_per_worker": 32,
+    "batch_size": 256,
+    "replay_ratio": 3.0,
+    "learning_rate": 5e-4,
+    "target_update_interval": 94,
+    "replay_capacity": 2**19,
+    "beta_values": (0.4,),
+    "beta_at": (0.0,),
+    **epsilon(4_000_000, (0, 1.0), (200_000, 0.1), (1_000_000, 0.01)),
+}
+"""Few large batches from many envs, and a target that follows every 8,000 env steps"""
+
+
+def _with(about: str, **changes: Any) -> Contestant:
+    return Contestant(f"`small-256` with {about}", {**SMALL_256, **changes})
 
 
 CONTESTANTS = {
@@ -87,37 +102,28 @@ CONTESTANTS = {
         {**BREAKOUT_CPU, "target_update_interval": 500},
     ),
     "small": Contestant("small network, batches of 32, ratio 8; target every 2,000 env steps", SMALL),
-    "small-nature": _small("the network of Mnih et al. 2015", network="nature"),
-    "small-target-2000": _small("target every 8,000 env steps", target_update_interval=2_000),
-    "small-64": _small("batches of 64 (target every 4,000 env steps)", batch_size=64),
-    "small-128": _small(
-        "batches of 128, ratio 4, rate 2e-4, 32 envs (target every 8,000 env steps)",
-        batch_size=128,
-        replay_ratio=4.0,
-        learning_rate=2e-4,
-        envs_per_worker=32,
-        target_update_interval=250,
+    "small-256": Contestant(
+        "small network, batches of 256, ratio 3, rate 5e-4, 32 envs, 2^19 transitions, beta 0.4 (target every 8,000)",
+        SMALL_256,
     ),
-    "small-256": _small(
-        "batches of 256, ratio 3, rate 5e-4, 32 envs, 2^19 transitions, beta 0.4 (target every 8,000 env steps)",
-        beta_values=(0.4,),
-        beta_at=(0.0,),
-        batch_size=256,
-        replay_ratio=3.0,
-        learning_rate=5e-4,
-        envs_per_worker=32,
-        target_update_interval=94,
-        replay_capacity=2**19,
-        **epsilon(4_000_000, (0, 1.0), (200_000, 0.1), (1_000_000, 0.01)),
+    "nature-256": _with("the network of Mnih et al. 2015", network="nature"),
+    "256-fast": _with("64 envs, ratio 1.5", envs_per_worker=64, replay_ratio=1.5),
+    "256-ratio-6": _with("ratio 6 (target every 4,000 env steps)", replay_ratio=6.0),
+    "256-batch-64": _with(
+        "batches of 64, rate 2.5e-4 (target every 8,000 env steps)",
+        batch_size=64,
+        learning_rate=2.5e-4,
+        target_update_interval=376,
     ),
-    "small-ratio-4": _small("ratio 4 (target every 4,000 env steps)", replay_ratio=4.0),
-    "small-n-5": _small("n-step 5", n_step=5),
-    "small-rate": _small("learning rate 2.5e-4", learning_rate=2.5e-4),
-    "small-adam": _small("Adam's epsilon 1e-5", adam_epsilon=1e-5),
-    "small-uniform": _small("uniform replay", replay="uniform"),
-    "small-explore": _small(
-        "epsilon 0.1 after 30,000 and 0.01 after 150,000 env steps",
-        **epsilon(4_000_000, (0, 1.0), (30_000, 0.1), (150_000, 0.01)),
+    "256-rate": _with("rate 2.5e-4", learning_rate=2.5e-4),
+    "256-target": _with("a target every 32,000 env steps", target_update_interval=376),
+    "256-replay": _with("2^17 transitions", replay_capacity=2**17),
+    "256-n-5": _with("n-step 5", n_step=5),
+    "256-uniform": _with("uniform replay", replay="uniform"),
+    "256-ladder": _with("the epsilon ladder", epsilon_ladder=True),
+    "256-explore": _with(
+        "epsilon 0.1 after 60,000 and 0.01 after 250,000 env steps",
+        **epsilon(4_000_000, (0, 1.0), (60_000, 0.1), (250_000, 0.01)),
     ),
     "sb3": Contestant("Stable-Baselines3 with RL Baselines3 Zoo's Atari settings", peer="sb3"),
     "cartpole": Contestant(
