@@ -27,8 +27,8 @@ class Derived:
 
 RING_BYTES = 4 + 8 + 4 + 1 + 1
 """Bytes per transition in the ring besides its frame: age, action, reward, terminal, last"""
-TREE_BYTES = 8 + 16 / 63
-"""Bytes per leaf in the sum tree: its priority and its share of the nodes above (a sum and a minimum each)"""
+TREE_BYTES = 8 + 8 / 63
+"""Bytes per leaf in the sum tree: its priority and its share of the nodes above"""
 
 
 def derive(config: TrainConfig, frame_bytes: int) -> Derived:

@@ -119,7 +119,6 @@ class FrameRing:
         self._after_head = np.arange(stack)[:, None]
         self.flat_action = self._action.flat
         """`action` as an array of `xp`, indexed by slot."""
-        self._head = as_array(self.xp, self.head)
         self._newest_slots = arange(self.xp, 1 - num_envs, 1, device)
         self._lags = arange(self.xp, 1 - stack, 1, device)
         self._steps = arange(self.xp, 0, n_step + 1, device)
