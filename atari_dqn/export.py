@@ -15,18 +15,17 @@ import tyro
 from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
+from atari_dqn.evaluation.result import EvaluationRow
 from atari_dqn.policy.files import CHECKSUMS, ONNX, SAFETENSORS, checksums, extra, to_safetensors
 from atari_dqn.policy.policy import Policy
 from atari_dqn.runs.directory import read_config, read_system
-from atari_dqn.runs.records import EVALUATION, is_number, read_rows
+from atari_dqn.runs.records import read_rows
 from atari_dqn.system.files import check_room_for, replace
 from atari_dqn.system.machine import git_revision
 
 CARD = "README.md"
-SCORES = {**EVALUATION, "episodes": is_number, "median": is_number}
+SCORES = (*EvaluationRow.__annotations__, "episodes", "median")
 """Fields that the card needs of an evaluation."""
-
-
 COMPARED = 256
 """Number of observations on which the files are compared."""
 EPSILON = 0.1
@@ -57,7 +56,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     command = parse_flags(ExportCommand, argv, prog=prog)
     read_config(command.run)
     file = command.run / "evaluations.jsonl"
-    read_rows(file, SCORES)
+    read_rows(file, *SCORES)
     for package in ("onnx", "onnxscript", "onnxruntime", "safetensors"):
         extra(package)
     check_out(command.out or command.run / "export", given=command.out is not None)
@@ -83,7 +82,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
             (Path(place) / file_name).write_bytes(content)
         read = (Policy.load(Path(place) / file_name, seed=0) for file_name in contents)
         comparison = compare(Policy(header, trained.q), *read)
-    evaluations = [row for row in read_rows(file, SCORES) if row["env_step"] == trained.env_step]
+    evaluations = [row for row in read_rows(file, *SCORES) if row["env_step"] == trained.env_step]
     contents[CHECKSUMS] = checksums(contents)
     contents[CARD] = model_card(header, evaluations, read_system(command.run), comparison).encode()
     try:

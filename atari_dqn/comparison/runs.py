@@ -4,9 +4,11 @@ A configuration is all settings except the game, the seed and those that cannot 
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import string
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +24,7 @@ from atari_dqn.evaluation.intervals import Array
 from atari_dqn.evaluation.result import EvaluationRow
 from atari_dqn.runs.directory import is_run_dir, read_config, read_system, runs_in
 from atari_dqn.runs.edits import read_edits
-from atari_dqn.runs.records import EVALUATION, is_number, read_rows
+from atari_dqn.runs.records import read_rows
 
 SCORE, GAMES = "charts/episodic_return", "charts/episodes"
 NOT_LEARNING = frozenset(
@@ -35,7 +37,7 @@ NOT_LEARNING = frozenset(
 )
 """Settings in which the runs of one configuration may differ."""
 LABEL = 50
-"""Characters of a configuration's label before settings are left out."""
+"""Most characters of the settings in a configuration's label."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +49,6 @@ class Run:
     metrics: list[dict[str, Any]]
     """Rows of `metrics.jsonl` that have a score."""
     evaluations: list[EvaluationRow]
-    episodes: list[dict[str, Any]]
-    """Rows of `episodes.jsonl`, the finished games of training; empty for runs of older versions."""
     edits: list[Edit]
     """Live edits that were accepted."""
     system: dict[str, Any]
@@ -73,26 +73,11 @@ class Run:
         return np.interp(env_steps, self.steps, self.scores)
 
     def reached(self, threshold: float) -> tuple[float, float, float]:
-        """Env steps, seconds and games until the mean of the last 100 games was `threshold`, infinite if it never was.
-
-        Fewer games do not count. Exact to the game where the run recorded its games, else to the row of
-        `metrics.jsonl`.
-        """
-        # A run that an older version started has no record of its first games.
-        if self.episodes and self.episodes[0].get("episode", 1) == 1:
-            returns = np.array([row["return"] for row in self.episodes])
-            sums = np.cumsum(np.insert(returns, 0, 0.0))
-            means = (sums[WINDOW:] - sums[:-WINDOW]) / WINDOW
-            # Sums of integer scores are exact; others may fall short by rounding.
-            there = np.flatnonzero(means >= threshold - 1e-9 * abs(threshold))
-            rows = [self.episodes[there[0] + WINDOW - 1]] if len(there) else []
-            games = float(there[0] + WINDOW) if len(there) else math.inf
-        else:
-            rows = [row for row in self.metrics if row[SCORE] >= threshold and row.get(GAMES, math.inf) >= WINDOW]
-            games = rows[0].get(GAMES, math.nan) if rows else math.inf
-        if not rows:
-            return math.inf, math.inf, math.inf
-        return rows[0]["env_step"], rows[0].get("time", math.nan), games
+        """Env steps, seconds and games until the mean of `WINDOW` games was `threshold` in a row; else infinite."""
+        for row in self.metrics:
+            if row[SCORE] >= threshold and row.get(GAMES, 0) >= WINDOW:
+                return row["env_step"], row.get("time", math.nan), row[GAMES]
+        return math.inf, math.inf, math.inf
 
 
 def find_runs(places: Iterable[Path]) -> list[Path]:
@@ -119,17 +104,13 @@ def names_of(run_dirs: Sequence[Path]) -> list[str]:
 def read_run(run_dir: Path, name: str = "") -> Run:
     """Read a run. Raises `ConfigError` when it is not a run directory, or has no score yet."""
     config = read_config(run_dir)
-    metrics = read_rows(run_dir / "metrics.jsonl", {SCORE: is_number}, having=SCORE)
-    evaluations = cast(list[EvaluationRow], read_rows(run_dir / "evaluations.jsonl", EVALUATION))
+    metrics = read_rows(run_dir / "metrics.jsonl", SCORE)
+    evaluations = read_rows(run_dir / "evaluations.jsonl", *EvaluationRow.__annotations__)
     if not metrics and not evaluations:
         raise ConfigError(f"{run_dir} has no score yet: no game of it is finished")
-    episodes = read_rows(run_dir / "episodes.jsonl", {"return": is_number})
     edits = [edit for edit in read_edits(run_dir) if edit.taken]
     name = (name or run_dir.resolve().name).encode(errors="replace").decode()  # no font has a byte that is not UTF-8
-    return Run(name, config, metrics, evaluations, episodes, edits, read_system(run_dir))
-
-
-# ---------------------------------------------------------------------- configurations
+    return Run(name, config, metrics, cast(list[EvaluationRow], evaluations), edits, read_system(run_dir))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,37 +170,28 @@ def _label(letter: str, apart: dict[str, str], runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         text = runs[0].name
     else:
-        text = ""
-        for name, value in apart.items():
-            more = f"{text}, {name} {value}" if text else f"{name} {value}"
-            if text and len(more) > LABEL:
-                text += ", …"
-                break
-            text = more
-        text = f"{text or 'all'} ({len(runs)} runs)"
+        settings = ", ".join(f"{name} {value}" for name, value in apart.items())
+        text = f"{textwrap.shorten(settings, LABEL, placeholder=' …') or 'all'} ({len(runs)} runs)"
     return f"{letter}: {text}" if letter else text
 
 
+def games_of(found: Sequence[Configuration]) -> list[str]:
+    """The games of all runs, in the order first met."""
+    return list(dict.fromkeys(run.env_id for each in found for run in each.runs))
+
+
 def remarks(found: Sequence[Configuration]) -> list[str]:
-    """Lines about differences between the runs other than their settings, and about seeds used twice."""
+    """Lines about runs of different code or precision, and about seeds used twice."""
     runs = [run for configuration in found for run in configuration.runs]
     lines = []
-    for name in sorted(NOT_LEARNING - {"seed", "run_dir"}):
-        values = list(dict.fromkeys(_shown(run.config.to_dict()[name]) for run in runs))
-        if len(values) > 1:
-            lines.append(f"{name} differs ({', '.join(values)}), which does not change learning.")
     for name, what in (("git_revision", "revisions of the code"), ("precision", "precisions")):
-        values = [str(run.system[name]) for run in runs if name in run.system]
-        if len(set(values)) > 1:
-            lines.append(f"The runs used different {what} ({', '.join(dict.fromkeys(values))}).")
-    for configuration in found:
-        for env_id in dict.fromkeys(run.env_id for run in configuration.runs):
-            seeds = [run.config.run.seed for run in configuration.on(env_id)]
-            twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-            if twice:
-                of = f"{configuration.letter}, " if configuration.letter else ""
-                lines.append(
-                    f"{of}{env_id}: several runs have seed {_shown(twice)}; they are not independent, and"
-                    " intervals over them are too narrow."
-                )
+        values = list(dict.fromkeys(str(run.system[name]) for run in runs if name in run.system))
+        if len(values) > 1:
+            lines.append(f"The runs used different {what} ({', '.join(values)}).")
+    for each, env_id in itertools.product(found, games_of(found)):
+        seeds = [run.config.run.seed for run in each.on(env_id)]
+        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+        if twice:
+            of = f"{each.letter}, {env_id}" if each.letter else env_id
+            lines.append(f"{of}: several runs have seed {_shown(twice)}; they are not independent.")
     return lines

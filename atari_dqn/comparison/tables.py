@@ -1,8 +1,9 @@
 """Tables of what configurations score and how they differ, for a terminal and as Markdown."""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich import box
 from rich.console import Group
@@ -10,20 +11,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from atari_dqn.cli.format import count, score
-from atari_dqn.comparison.runs import Configuration, Run, remarks
-from atari_dqn.comparison.scores import (
-    Estimate,
-    end_of,
-    estimated,
-    evaluation_points,
-    final_scores,
-    normalized_scores,
-    shared_games,
-    times_to,
-)
+from atari_dqn.comparison.runs import Configuration, Run, games_of, remarks
+from atari_dqn.comparison.scores import Estimate, end_of, estimated, evaluation_points, final_scores, times_to
 from atari_dqn.envs.ids import short_name
 from atari_dqn.evaluation.episodes import WINDOW
-from atari_dqn.evaluation.intervals import RESAMPLES, Array, improvement, iqm, mean, median, optimality_gap
+from atari_dqn.evaluation.intervals import RESAMPLES, improvement, iqm
 from atari_dqn.evaluation.references import human_normalized
 
 SHOWN = 5
@@ -43,23 +35,18 @@ class Table:
 
 
 def tables(found: Sequence[Configuration], threshold: float | None = None) -> list[Table]:
-    """All tables that are not empty: settings, training, time to `threshold`, evaluations, and all games combined."""
+    """All tables that are not empty: settings, training, time to `threshold`, and evaluations."""
     made = [_training(found), *([] if threshold is None else [_time_to(found, threshold)]), _evaluations(found)]
-    every = [_settings(found), *(_lean(table, found) for table in made), _all_games(found)]
-    return [table for table in every if table.rows]
+    return [_settings(found), *(_lean(table, found) for table in made if table.rows)]
 
 
 def _lean(table: Table, found: Sequence[Configuration]) -> Table:
-    """The table without empty columns, and without game and configuration, the first two, if there is only one."""
-    env_ids = _games(found)
-    title = table.title if len(env_ids) > 1 else f"{table.title}, {env_ids[0]}"
-    kept = [
-        index
-        for index in range(len(table.header))
-        if (len((env_ids, found)[index]) > 1 if index < 2 else any(row[index] != "–" for row in table.rows))
-    ]
-    header, *rows = ([row[index] for index in kept] for row in (table.header, *table.rows))
-    return Table(title, header, rows, table.notes)
+    """The table without columns that tell nothing: empty ones, and the game or configuration if there is only one."""
+    games = games_of(found)
+    columns = list(zip(*table.rows, strict=True))
+    needed = [len(games) > 1, len(found) > 1, *(set(column) != {"–"} for column in columns[2:])]
+    header, *rows = (list(itertools.compress(row, needed)) for row in (table.header, *table.rows))
+    return Table(table.title if len(games) > 1 else f"{table.title}, {games[0]}", header, rows, table.notes)
 
 
 def terminal(table: Table) -> Group:
@@ -91,68 +78,44 @@ def shown(estimate: Estimate, form: Callable[[float], str] = score) -> str:
     return form(estimate.value) + interval
 
 
-# ---------------------------------------------------------------------- one table each
-
-
 def _settings(found: Sequence[Configuration]) -> Table:
-    facts: list[tuple[str, Callable[[Configuration], str]]] = [
-        ("runs", lambda each: _some([run.name for run in each.runs])),
-        ("games", lambda each: _some([short_name(env_id) for env_id in _games([each])])),
-        ("seeds", lambda each: " ".join(map(str, sorted({run.config.run.seed for run in each.runs})))),
+    rows = [
+        ["runs", *(_some([run.name for run in each.runs]) for each in found)],
+        ["games", *(_some([short_name(env_id) for env_id in games_of([each])]) for each in found)],
+        ["seeds", *(" ".join(map(str, sorted({run.config.run.seed for run in each.runs}))) for each in found)],
+        *([name, *(each.settings[name] for each in found)] for name in found[0].settings),
     ]
-    rows = [[name, *(tell(each) for each in found)] for name, tell in facts]
-    rows += [[name, *(each.settings[name] for each in found)] for name in found[0].settings]
     title = "Settings in which the runs differ" if len(found) > 1 else "Runs of one configuration"
     return Table(title, ["", *(each.letter or "runs" for each in found)], rows, remarks(found))
 
 
 def _training(found: Sequence[Configuration]) -> Table:
-    header = ["game", "config", "runs", "env steps", "score"]
-    normal = any(human_normalized(env_id, 0.0) is not None for env_id in _games(found))
-    header += ["human"] if normal else []
-    header += [f"better than {found[0].letter}"] if len(found) > 1 else []
     rows = []
-    for env_id in _games(found):
-        first = found[0].trained(env_id)
-        for each in found:
-            runs = each.trained(env_id)
-            if not runs:
-                continue
-            row = [short_name(env_id), each.letter, str(len(runs)), f"{end_of(runs):,}"]
-            row.append(shown(estimated(iqm, final_scores(runs))))
-            if normal:
-                row.append(_normalised(runs))
-            if len(found) > 1:
-                row.append(
-                    _better([final_scores(runs)], [final_scores(first)]) if first and each is not found[0] else ""
-                )
-            rows.append(row)
+    for env_id, each, runs in _trained(found):
+        scores, first = final_scores(runs), found[0].trained(env_id)
+        score, better = estimated(iqm, scores), "–"
+        if first and each is not found[0] and max(len(runs), len(first)) > 1:
+            better = shown(estimated(improvement, scores, final_scores(first)))
+        row = [short_name(env_id), each.letter, str(len(runs)), f"{end_of(runs):,}"]
+        rows.append([*row, shown(score), _human(env_id, score), better])
+    first_letter = found[0].letter
     notes = [
         f"Score: mean of the last {WINDOW} games at the last env step that all runs of a configuration reached;"
-        f" interquartile mean over runs [95% interval, {RESAMPLES:,} stratified bootstrap samples]."
-    ]
-    if normal:
-        notes.append(HUMAN)
-    for env_id in _games(found):
-        ends = [end_of(runs) for each in found if (runs := each.trained(env_id))]
-        if ends and max(ends) > 1.01 * min(ends):
-            notes.append(f"{env_id}: the runs were trained for different numbers of env steps.")
-    if len(found) > 1:
-        notes.append(
-            f"Better than {found[0].letter}: the probability that a run scores more than a run of {found[0].letter}."
-        )
+        f" interquartile mean over runs [95% interval, {RESAMPLES:,} bootstrap samples].",
+        *([HUMAN] if any(row[5] != "–" for row in rows) else []),
+        *([f"Better than {first_letter}: the probability that a run scores more than a run of {first_letter}."]
+          if any(row[6] != "–" for row in rows) else []),
+    ]  # fmt: skip
+    header = ["game", "config", "runs", "env steps", "score", "human", f"better than {first_letter}"]
     return Table("Scores of training", header, rows, notes)
 
 
 def _time_to(found: Sequence[Configuration], threshold: float) -> Table:
     rows = []
-    for env_id in _games(found):
-        for each in found:
-            runs = each.trained(env_id)
-            if runs:
-                reached, (steps, seconds, games) = times_to(threshold, runs)
-                row = [short_name(env_id), each.letter, f"{reached} of {len(runs)}"]
-                rows.append([*row, *(shown(estimate, count) for estimate in (steps, seconds, games))])
+    for env_id, each, runs in _trained(found):
+        reached, times = times_to(threshold, runs)
+        row = [short_name(env_id), each.letter, f"{reached} of {len(runs)}"]
+        rows.append([*row, *(shown(time, count) for time in times)])
     return Table(
         f"Time to a mean score of {threshold:g}",
         ["game", "config", "reached by", "env steps", "seconds", "games"],
@@ -166,14 +129,11 @@ def _time_to(found: Sequence[Configuration], threshold: float) -> Table:
 
 def _evaluations(found: Sequence[Configuration]) -> Table:
     rows = []
-    for env_id in _games(found):
-        for each in found:
-            latest = {point.conditions: point for point in evaluation_points(each.on(env_id))}
-            for (protocol, epsilon), point in latest.items():
-                human = human_normalized(env_id, point.score.value)
-                row = [short_name(env_id), each.letter, protocol or "–", f"{epsilon:g}", str(point.runs)]
-                row += [count(point.env_step), shown(point.score), "–" if human is None else score(human)]
-                rows.append(row)
+    for env_id, each in itertools.product(games_of(found), found):
+        latest = {point.conditions: point for point in evaluation_points(each.on(env_id))}
+        for (protocol, epsilon), point in latest.items():
+            row = [short_name(env_id), each.letter, protocol or "–", f"{epsilon:g}", str(point.runs)]
+            rows.append([*row, count(point.env_step), shown(point.score), _human(env_id, point.score)])
     return Table(
         "Latest evaluations",
         ["game", "config", "protocol", "epsilon", "runs", "env step", "score", "human"],
@@ -185,55 +145,18 @@ def _evaluations(found: Sequence[Configuration]) -> Table:
     )
 
 
-def _all_games(found: Sequence[Configuration]) -> Table:
-    env_ids = shared_games(found)
-    rows = []
-    baseline = normalised(found[0], env_ids)
-    for each in found if len(env_ids) > 1 else []:
-        strata = normalised(each, env_ids)
-        row = [each.letter, str(sum(map(len, strata)))]
-        row += [shown(estimated(statistic, *strata)) for statistic in (iqm, median, mean, optimality_gap)]
-        if len(found) > 1:
-            row.append("" if each is found[0] else _better(strata, baseline))
-        rows.append(row)
-    header = ["config", "runs", "IQM", "median", "mean", "optimality gap"]
-    header += [f"better than {found[0].letter}"] if len(found) > 1 else []
-    return Table(
-        f"{len(env_ids)} games combined, human-normalised",
-        header,
-        rows,
-        [
-            f"{', '.join(map(short_name, env_ids))}: final scores of training, 0 is random play, 1 a human [95%"
-            " interval, bootstrap stratified by game]. IQM: of all runs of all games; median and mean: of the games'"
-            " means; optimality gap: how far runs fall short of 1 on average."
-        ],
-    )
+def _trained(found: Sequence[Configuration]) -> Iterator[tuple[str, Configuration, list[Run]]]:
+    """Each game with each configuration that has runs with a score of training in it, and these runs."""
+    for env_id, each in itertools.product(games_of(found), found):
+        if runs := each.trained(env_id):
+            yield env_id, each, runs
 
 
-# ---------------------------------------------------------------------- parts
-
-
-def _games(found: Sequence[Configuration]) -> list[str]:
-    return list(dict.fromkeys(run.env_id for each in found for run in each.runs))
+def _human(env_id: str, estimate: Estimate) -> str:
+    human = human_normalized(env_id, estimate.value)
+    return "–" if human is None else score(human)
 
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN + 1 else ""
     return ", ".join(names[:SHOWN] if more else names) + more
-
-
-def normalised(configuration: Configuration, env_ids: Sequence[str]) -> list[Array]:
-    """Human-normalised scores of training, an array [runs] for each of `env_ids`, all with known references."""
-    return [scores for env_id in env_ids if (scores := normalized_scores(configuration.trained(env_id))) is not None]
-
-
-def _normalised(runs: Sequence[Run]) -> str:
-    scores = normalized_scores(runs)
-    return "–" if scores is None else shown(estimated(iqm, scores))
-
-
-def _better(strata: Sequence[Array], than: Sequence[Array]) -> str:
-    """The probability of improvement; unknown with a single run on either side."""
-    if max(map(len, (*strata, *than))) == 1:
-        return "–"
-    return shown(estimated(improvement, *strata, *than))

@@ -13,7 +13,7 @@ from atari_dqn.evaluation.references import human_normalized
 
 
 class EvaluationRow(TypedDict):
-    """What a reader can rely on in a row of `evaluations.jsonl`, as checked by `records.EVALUATION`."""
+    """What a reader can rely on in a row of `evaluations.jsonl`."""
 
     env_step: int
     """Environment steps that the network had been trained for."""

@@ -18,7 +18,7 @@ from atari_dqn.evaluation.episodes import Episode
 from atari_dqn.monitoring.tensorboard import TensorBoard
 from atari_dqn.monitoring.terminal import EVALUATION, Terminal
 from atari_dqn.monitoring.views import Film, Page, Row, View
-from atari_dqn.runs.records import Journal, discard_after, is_number, line, read_rows
+from atari_dqn.runs.records import Journal, discard_after, line, read_rows
 
 
 class Monitor:
@@ -43,7 +43,7 @@ class Monitor:
         self._metrics, self._evaluations, self._episodes = (Journal(file, self.say) for file in files)
         self._terminal = Terminal(console, title, total_env_steps, env_steps, learning_starts)
         with contextlib.suppress(ConfigError):  # a record edited by hand
-            for row in read_rows(files[0], {EVALUATION: is_number}, having=EVALUATION):
+            for row in read_rows(files[0], EVALUATION):
                 shown = {name: value for name, value in row.items() if name.startswith("eval/")}
                 self._terminal.write({"env_step": row["env_step"], **shown})
         self._views: list[View] = [self._tensorboard, self._terminal, *([] if link is None else [link])]

@@ -14,13 +14,11 @@ from pathlib import Path
 
 from atari_dqn.config.live import Edit, LiveValues, Request, live_settings
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.config.setting import ConfigError, shown
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.runs.records import keep_lines, line, read_rows
 from atari_dqn.system.files import append
 
 RECORD, INBOX = "hparam_edits.jsonl", "edits_asked"
-MAX_TIME = 2**33
-"""Latest valid time of an edit, in seconds since 1970: the year 2242."""
 POLL_SECONDS = 0.1
 """Seconds between looks into the inbox: reading a directory takes microseconds, but so may a tick."""
 MAX_BYTES = 2**16
@@ -118,10 +116,7 @@ def discard_edits(run_dir: Path, lines: int) -> list[Edit]:
 
     Raises `ConfigError` for an invalid line, and `OSError`; then nothing is discarded.
     """
-    try:
-        discarded = [edit for edit in read_edits(run_dir)[lines:] if edit.taken]
-    except ConfigError as error:
-        raise ConfigError(f"{error}; fix or delete that line") from None
+    discarded = [edit for edit in read_edits(run_dir)[lines:] if edit.taken]
     keep_lines(run_dir / RECORD, lambda index, _: index < lines)
     return discarded
 
@@ -130,10 +125,7 @@ def recorded_edits(file: Path) -> list[Edit]:
     """The taken edits of another run's record, to be repeated. Raises `ConfigError` when it is absent or invalid."""
     if not file.is_file():
         raise ConfigError(f"--replay-edits {file} is not a file; give the {RECORD} of a run")
-    try:
-        return [edit for edit in _parsed(file) if edit.taken]
-    except ConfigError as error:
-        raise ConfigError(f"--replay-edits {error}") from None
+    return [edit for edit in _parsed(file) if edit.taken]
 
 
 def live_values(config: TrainConfig, edits: Sequence[Edit]) -> LiveValues:
@@ -157,25 +149,14 @@ def to_undo(edits: Sequence[Edit]) -> Edit | None:
 
 
 def _parsed(file: Path) -> list[Edit]:
-    fields, known, edits = dataclasses.fields(Edit), live_settings(), []
+    known, edits = live_settings(), []
     for number, row in enumerate(read_rows(file), start=1):
-        place = f"{file}, line {number}, is not an edit"
-        missing = [field.name for field in fields if field.default is dataclasses.MISSING and field.name not in row]
-        if missing:
-            raise ConfigError(f"{place}: {', '.join(sorted(missing))} missing")
-        edit = Edit(**{field.name: row[field.name] for field in fields if field.name in row})
-        for name, kind in (("env_step", int), ("update", int), ("name", str), ("taken", bool), ("source", str)):
-            if type(getattr(edit, name)) is not kind:
-                raise ConfigError(f"{place}: its {name} is {shown(getattr(edit, name))}")
-        if isinstance(edit.time, bool) or not isinstance(edit.time, (int, float)) or not 0 <= edit.time < MAX_TIME:
-            raise ConfigError(f"{place}: its time is {shown(edit.time)}")
-        if edit.taken:
-            if edit.name not in known:
-                raise ConfigError(f"{place}: {shown(edit.name)} cannot be changed during a run")
-            try:
-                for value in (edit.old, edit.new):
-                    known[edit.name].check(value)
-            except ConfigError as error:
-                raise ConfigError(f"{place}: {error}") from None
+        try:
+            edit = Edit(**row)
+            edit = dataclasses.replace(edit, time=float(edit.time), update=int(edit.update))
+            for value in (edit.old, edit.new) if edit.taken else ():
+                known[edit.name].check(value)
+        except (ValueError, LookupError, TypeError) as error:
+            raise ConfigError(f"{file}, line {number}, is not an edit: {error}; fix or delete that line") from None
         edits.append(edit)
     return edits

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from atari_dqn.config.setting import ConfigError, shown
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.system.files import append, replace
 
 MAX_WAITING = 10_000
@@ -26,7 +26,7 @@ def discard_after(file: Path, env_step: int) -> None:
 
     Raises `OSError`; then nothing is discarded.
     """
-    keep_lines(file, lambda _, text: _env_step(text) <= env_step)
+    keep_lines(file, lambda _, text: (row := _row(text)) is not None and row["env_step"] <= env_step)
 
 
 def keep_lines(file: Path, wanted: Callable[[int, bytes], bool]) -> None:
@@ -41,13 +41,6 @@ def keep_lines(file: Path, wanted: Callable[[int, bytes], bool]) -> None:
     kept = [text for index, text in enumerate(lines) if text.endswith(b"\n") and wanted(index, text)]
     if kept != lines:
         replace(file, b"".join(kept))
-
-
-def _env_step(text: bytes) -> float:
-    try:
-        return float(json.loads(text)["env_step"])
-    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
-        return float("inf")
 
 
 class Journal:
@@ -91,59 +84,29 @@ class Journal:
         return f"; {self._lost:,} older ones are lost" if self._lost else ""
 
 
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float)
+def read_rows(file: Path, *fields: str) -> list[dict[str, Any]]:
+    """The rows of a record that have all `fields`, oldest first, without an incomplete last one.
 
-
-def is_interval(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
-
-
-Fields = Mapping[str, Callable[[object], bool]]
-"""Fields that a row must have, each with a test of its value."""
-
-EVALUATION: Fields = {
-    "protocol": lambda value: isinstance(value, str),
-    "epsilon": is_number,
-    "mean": is_number,
-    "ci95": is_interval,
-}
-"""Fields of `evaluations.jsonl`."""
-
-
-def read_rows(file: Path, fields: Fields | None = None, having: str = "env_step") -> list[dict[str, Any]]:
-    """The rows of a record, oldest first, without an incomplete last one; an absent record has none.
-
-    Each row must have its `env_step` and `fields`; rows without the field `having` are left out. Raises `ConfigError`
-    if the file cannot be read or a row is invalid, perhaps edited by hand.
+    An absent record has none. Raises `ConfigError` if the file cannot be read, or a line of it was edited by hand and
+    is not a row any more.
     """
-    if not file.is_file():
-        return []
     try:
-        lines = file.read_text().splitlines()
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file} is not text") from None
+        lines = file.read_text().splitlines() if file.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {error}") from None
     rows = []
     for number, text in enumerate(lines, start=1):
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError):
-            if number < len(lines):
-                raise ConfigError(f"{file}, line {number}, is not JSON") from None
-            break
-        if not isinstance(row, dict) or "env_step" not in row:
-            raise ConfigError(f"{file}, line {number}, is not a row: it has no env_step")
-        if having not in row:
-            continue
-        for name, fits in {"env_step": _is_count, **(fields or {})}.items():
-            if name not in row or not fits(row[name]):
-                fault = f"its {name} is {shown(row[name])}" if name in row else f"it has no {name}"
-                raise ConfigError(f"{file}, line {number}, is not a row: {fault}")
-        rows.append(row)
-    return rows
+        if (row := _row(text)) is not None:
+            rows.append(row)
+        elif number < len(lines):
+            raise ConfigError(f"{file}, line {number}, is not a row of a record; fix or delete that line")
+    return [row for row in rows if row.keys() >= set(fields)]
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and 0 <= value < 2**63
+def _row(text: str | bytes) -> dict[str, Any] | None:
+    """The row in a line, None where it is no row: it has no env step."""
+    try:
+        row = json.loads(text)
+        return row if row["env_step"] >= 0 else None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None

@@ -273,34 +273,22 @@ def test_undo_takes_back_edit_after_edit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("wrong", "words"),
     [
-        ('{"env_step": 8}\n{}\n', "not a row"),
-        ('{"env_step": 8, "name": "beta"}\n', "is not an edit: new, old, source, taken, time, update missing"),
-        (json.dumps(dataclasses.asdict(edit("beta", 0, 7))), "beta is 7; it must be from 0 to 1"),
-        (json.dumps(dataclasses.asdict(edit("beta", [], 1))), "must be a number, or schedule"),
-        (json.dumps(dataclasses.asdict(edit("seed", 0, 7))), "seed cannot be changed"),
-        *(
-            (json.dumps(dataclasses.asdict(edit("beta", 0, 1)) | {name: wrong}), f"is not an? {what}: its {name} is ")
-            for what, name, wrong in (
-                ("row", "env_step", "8"),
-                ("row", "env_step", 8.5),
-                ("edit", "update", None),
-                ("edit", "name", []),
-                ("edit", "taken", 1),
-                ("edit", "source", {}),
-                ("edit", "time", "now"),
-                ("edit", "time", 1e300),
-                ("edit", "time", float("nan")),
-            )
-        ),
-        ("\udcff", "is not text"),
-        ("[" * 100_000 + "\n{}", "line 1, is not JSON"),
+        ({}, "line 1, is not an edit: .*missing .* required"),
+        ({"new": 7}, "beta is 7; it must be from 0 to 1"),
+        ({"old": []}, "must be a number, or schedule"),
+        ({"name": "seed"}, "is not an edit: 'seed'"),
+        ({"name": []}, "is not an edit"),
+        ({"update": None}, "is not an edit"),
+        ({"time": "now"}, "is not an edit"),
+        ({"env_step": "8"}, "is not a row"),
     ],
 )
-def test_a_record_that_cannot_be_repeated_is_refused(tmp_path: Path, content: str, words: str) -> None:
+def test_a_record_that_cannot_be_repeated_is_refused(tmp_path: Path, wrong: dict[str, Any], words: str) -> None:
     file = tmp_path / "edits.jsonl"
-    file.write_text(content, errors="surrogateescape")
+    row = dataclasses.asdict(edit("beta", 0, 1)) | wrong if wrong else {"env_step": 8}
+    file.write_text(json.dumps(row) + "\n\n")
     with pytest.raises(ConfigError, match=words):
         recorded_edits(file)
     file.rename(tmp_path / RECORD)

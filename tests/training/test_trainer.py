@@ -340,7 +340,7 @@ def test_an_evaluation_plays_the_online_network_at_its_own_epsilon_and_seed(tmp_
         assert row["returns"] != played(*other), "or the comparison above would prove nothing"
     assert (row["env_step"], row["epsilon"], row["episodes"]) == (trainer.env_steps, 0.2, 9)
     assert row["mean"] == trainer.evaluated == np.mean(row["returns"]) != row["median"]
-    logged = read_rows(tmp_path / "metrics.jsonl", having="eval/episodic_return")[-1]
+    logged = read_rows(tmp_path / "metrics.jsonl", "eval/episodic_return")[-1]
     assert (logged["eval/episodic_return"], logged["eval/episodic_length"]) == (row["mean"], np.mean(row["lengths"]))
 
 
