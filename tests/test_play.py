@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import signal
 import subprocess
 import sys
@@ -117,10 +118,12 @@ def test_a_game_without_end_is_cut_and_an_env_is_made_once(
 ) -> None:
     monkeypatch.setattr("atari_dqn.envs.film.GAME_LIMIT", 4)
     monkeypatch.setattr("atari_dqn.evaluation.player.NOTE_AFTER", 3)
+    monkeypatch.setattr("atari_dqn.cli.output.FIRST_LINE_SECONDS", 0)
     run_dir = make_run(tmp_path / "run", "tests.stubs:OnlyOne-v0")
     assert play.main([str(run_dir)]) == 0
     shown = capsys.readouterr().out
     assert "no game has ended in 3 steps" in shown
+    assert re.search(r"score 1  1 of at most 4 env steps  \d s of film  ETA at most \d+s\n", shown)
     assert "time limit: score 4 after 4 env steps" in shown
     assert frames_of(run_dir / "videos" / "5000-nature-seed0.mp4") == 1 + 4
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.envs.plain import raw_reward
+from atari_dqn.envs.plain import flag, raw_reward
 from atari_dqn.envs.protocol import FRAME_SKIP, GAME_LIMIT, PROTOCOLS, EnvSpec, Protocol
 from atari_dqn.envs.single import (
     AnyEnv,
@@ -27,6 +27,7 @@ from atari_dqn.envs.single import (
     make_plain,
     opened,
     preprocess,
+    time_limit,
 )
 
 Frame = npt.NDArray[Any]
@@ -64,6 +65,8 @@ class FilmedEnv:
     """Natural speed of the pictures, per second."""
     cut = False
     """Whether a time limit ended the newest game."""
+    limit: int
+    """Environment steps after which a game is cut."""
     pictures_per_step: int
     """Pictures shown for each environment step."""
 
@@ -78,6 +81,7 @@ class FilmedEnv:
             self._shown = _Shown(make_emulator(spec, protocol, render_mode="rgb_array"), spec, show)
             self._env = preprocess(NoOpStart(self._shown, protocol))
             self.fps, self.pictures_per_step = ATARI_FPS, FRAME_SKIP
+            self.limit = protocol.max_episode_frames // FRAME_SKIP
         else:
             _check_modes(spec)
             # Rendering is into memory: without this SDL looks for a screen and complains if there is none.
@@ -85,10 +89,10 @@ class FilmedEnv:
             with explained(f"cannot film {spec.env_id}: "):
                 plain = make_plain(spec.env_id, render_mode="rgb_array")
             self._shown = _Shown(plain, spec, show)
-            self._env = limited(self._shown, spec, GAME_LIMIT)
+            self._env = limited(self._shown, GAME_LIMIT)
+            self.limit = time_limit(plain) or GAME_LIMIT
             self.fps, self.pictures_per_step = _fps(plain.metadata.get("render_fps")), 1
         self.action_names = action_names_of(self._env, spec)
-        self._first_action = int(self._env.action_space.start)  # type: ignore[attr-defined]
 
     @property
     def score(self) -> float:
@@ -108,7 +112,7 @@ class FilmedEnv:
 
     def step(self, action: int) -> tuple[Frame, float, bool]:
         """Take `action` (0 to num_actions - 1). Returns the next frame, the raw reward, and True at the game's end."""
-        observation, reward, terminated, truncated, _ = self._env.step(self._first_action + action)
+        observation, reward, terminated, truncated, _ = self._env.step(self.spec.first_action + action)
         self.cut = truncated and not terminated
         return self._frame(observation), float(reward), terminated or truncated
 
@@ -132,11 +136,12 @@ class _Shown(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         with explained(f"cannot play {self._env_id}: "):
-            result = self.env.step(action)
-            _, reward, _, _, info = result
+            observation, reward, terminated, truncated, info = self.env.step(action)
         self.score += raw_reward(f"{self._env_id}: ", reward, info)
+        terminated = flag(f"{self._env_id}: terminated", terminated)
+        truncated = flag(f"{self._env_id}: truncated", truncated)
         self._draw(info)
-        return result
+        return observation, reward, terminated, truncated, info
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         with explained(f"cannot play {self._env_id}: "):

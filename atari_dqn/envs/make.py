@@ -24,7 +24,7 @@ from atari_dqn.envs.atari import AtariGames
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.plain import PlainEnvs
 from atari_dqn.envs.protocol import FRAME_SIZE, PROTOCOLS, EnvSpec, Protocol
-from atari_dqn.envs.single import image_axes, one_line, opened
+from atari_dqn.envs.single import image_axes, one_line, opened, time_limit
 from atari_dqn.envs.step import StepResult
 
 
@@ -128,7 +128,7 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
         num_actions = len(_atari(env_id, protocol, StepResult.empty(1, shape, dtype)).actions)
         return EnvSpec(env_id, True, "pixels", shape, dtype, num_actions, frame_stack)
     with opened(env_id) as env:
-        frames, actions = env.observation_space, env.action_space
+        frames, actions, limit = env.observation_space, env.action_space, time_limit(env)
     if not isinstance(frames, Box):
         flat = isinstance(frames, Space) and frames.is_np_flattenable
         way = "; try gymnasium.wrappers.FlattenObservation, as in docs/recipes.md" if flat else ""
@@ -148,6 +148,8 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
         num_actions=int(actions.n),
         stack=frame_stack if pixels else 1,
         flattened=() if pixels else frames.shape,
+        first_action=int(actions.start),
+        time_limit=limit,
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,10 +27,10 @@ class PlainEnvs:
     def __init__(self, spec: EnvSpec, out: StepResult, first_env: int = 0) -> None:
         """Make the environments; for messages, they are numbered from `first_env`."""
         self.out, num_envs = out, len(out.rewards)
-        self._envs = [limited(make_plain(spec.env_id), spec, spec.game_limit) for _ in range(num_envs)]
+        self._envs = [limited(make_plain(spec.env_id), spec.game_limit) for _ in range(num_envs)]
         self._names = [f"env {first_env + env}" for env in range(num_envs)]
         self._shape = self._envs[0].observation_space.shape
-        self._first_action = self._envs[0].action_space.start  # type: ignore[attr-defined]
+        self._first_action = spec.first_action
         self._over = [True] * num_envs  # kept here as well, since a reader may overwrite shared memory
 
     def reset(self, seeds: Sequence[int]) -> None:
@@ -46,11 +47,13 @@ class PlainEnvs:
                 self._start_episode(env, None)
                 continue
             frame, reward, terminated, truncated, info = self._envs[env].step(self._first_action + action)
+            terminated = flag(f"{self._names[env]}: terminated", terminated)
+            truncated = flag(f"{self._names[env]}: truncated", truncated)
             self._put_frame(env, frame)
             out.rewards[env] = finite(f"{self._names[env]}: reward", reward)
             out.raw_rewards[env] = raw_reward(f"{self._names[env]}: ", reward, info)
             out.terminated[env], out.truncated[env], out.is_reset[env] = terminated, truncated, False
-            self._over[env] = bool(terminated or truncated)
+            self._over[env] = terminated or truncated
 
     def close(self) -> None:
         for env in self._envs:
@@ -82,12 +85,25 @@ def finite(what: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise FloatingPointError(f"{what} is {value!r}, not a number") from None
+        raise FloatingPointError(f"{what} is {textwrap.shorten(repr(value), 60)}, not a number") from None
     except OverflowError:  # an int too large for a float
         number = math.inf
     if not abs(number) <= LARGEST:  # for NaN too
         raise FloatingPointError(f"{what} is NaN or too large for float32: {number}")
     return number
+
+
+def flag(what: str, value: Any) -> bool:
+    """`value`, which may be anything, as a bool.
+
+    Raises `FloatingPointError`, naming `what`, unless it is a bool, 0 or 1: the text "False" would count as True.
+    """
+    if isinstance(value, bool):  # nearly always; the rest takes a microsecond
+        return value
+    with contextlib.suppress(TypeError, ValueError):  # not a single value
+        if (single := np.asarray(value).item()) in (0, 1):
+            return bool(single)
+    raise FloatingPointError(f"{what} is {textwrap.shorten(repr(value), 60)}, not True or False")
 
 
 def raw_reward(who: str, reward: Any, info: Mapping[str, Any]) -> float:

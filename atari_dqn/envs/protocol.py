@@ -70,9 +70,18 @@ class EnvSpec:
     stack: int
     """Number of frames in an observation; 1 for vectors."""
     flattened: tuple[int, ...] = dataclasses.field(default=(), compare=False)
-    """Shape of what the environment shows, if a frame is a vector."""
+    """Shape of the environment's own observation, if a frame is a vector."""
+    first_action: int = dataclasses.field(default=0, compare=False)
+    """The environment's own number for action 0."""
+    time_limit: int | None = dataclasses.field(default=None, compare=False)
+    """Environment steps after which the environment itself cuts a game; None: not known."""
     game_limit: int | None = None
-    """Environment steps after which a game is cut where the environment has no time limit of its own."""
+    """Environment steps after which a game is cut where the environment has no `time_limit`."""
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of an observation as a single environment returns it: stacked frames of pixels, or its own vector."""
+        return (self.stack, *self.frame_shape) if self.kind == "pixels" else self.flattened
 
     @property
     def frame_bytes(self) -> int:

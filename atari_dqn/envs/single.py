@@ -128,24 +128,24 @@ class Image(gym.ObservationWrapper[Any, Any, Any]):
         return moved if moved.ndim == 2 else moved.reshape(height, width, -1)
 
 
-def interface(spec: EnvSpec) -> tuple[tuple[int, ...], int]:
-    """Shape of an observation as a single environment returns it (pixels: stacked), and its first action's number."""
-    if spec.is_atari:
-        return (spec.stack, *spec.frame_shape), 0
-    with opened(spec.env_id) as env:
-        shape, first = env.observation_space.shape, int(env.action_space.start)  # type: ignore[attr-defined]
-    assert shape is not None, "the observations of an EnvSpec's environment are a Box"
-    return ((spec.stack, *shape) if spec.kind == "pixels" else shape), first
+def time_limit(env: AnyEnv) -> int | None:
+    """Environment steps after which gymnasium's `TimeLimit`, or another wrapper with its attribute, cuts a game.
+
+    It may be one of `gym.make`, of the environment's own, or within an environment that plays another one.
+    """
+    limits: list[int] = []
+    inner: Any = env
+    while isinstance(inner, gym.Env):
+        limit = getattr(inner, "_max_episode_steps", None)
+        if isinstance(limit, int | np.integer) and limit > 0:
+            limits.append(int(limit))
+        inner = getattr(inner, "env", None)
+    return min(limits, default=None)
 
 
-def has_time_limit(spec: EnvSpec) -> bool:
-    """Whether an environment that was made before in this process ends its games after some time."""
-    return spec.is_atari or (gym.spec(spec.env_id.rpartition(":")[2]).max_episode_steps or 0) > 0
-
-
-def limited(env: AnyEnv, spec: EnvSpec, limit: int | None) -> AnyEnv:
+def limited(env: AnyEnv, limit: int | None) -> AnyEnv:
     """`env` with games of at most `limit` steps, unless it has a time limit of its own."""
-    return env if limit is None or has_time_limit(spec) else gym.wrappers.TimeLimit(env, limit)
+    return env if limit is None or time_limit(env) else gym.wrappers.TimeLimit(env, limit)
 
 
 def make_env(spec: EnvSpec, protocol: Protocol, **kwargs: Any) -> AnyEnv:

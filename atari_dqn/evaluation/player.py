@@ -17,7 +17,6 @@ from atari_dqn.agent.actor import Actor
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.film import FilmedEnv
 from atari_dqn.envs.protocol import GAME_LIMIT, EnvSpec
-from atari_dqn.envs.single import has_time_limit
 from atari_dqn.replay.ring import FrameRing
 
 NOTE_AFTER = 2_000
@@ -105,9 +104,9 @@ def play(
 
 
 def tell_of_endless_game(spec: EnvSpec, steps: int, say: Callable[[str], None]) -> None:
-    """Tell the user, once in `steps` of a game without end, that there is no time limit: a policy may stand still."""
-    if steps == NOTE_AFTER and not has_time_limit(spec):
+    """Tell the user, once in `steps` of a game without end, if no time limit is known: a policy may stand still."""
+    if steps == NOTE_AFTER and not (spec.is_atari or spec.time_limit):
         say(
-            f"no game has ended in {steps:,} steps, and {spec.env_id} has no time limit: evaluations and films cut a"
-            f" game after {GAME_LIMIT:,}; register it with max_episode_steps=... for a limit of its own"
+            f"no game has ended in {steps:,} steps, and no time limit of {spec.env_id} is known: evaluations and films"
+            f" cut a game after {GAME_LIMIT:,}; register it with max_episode_steps=... for a limit of its own"
         )

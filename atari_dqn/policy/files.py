@@ -74,6 +74,8 @@ class Header:
             frame_dtype=self.dtype,
             num_actions=self.num_actions,
             stack=stack,
+            flattened=() if self.kind == "pixels" else shape,
+            first_action=self.first_action,
         )
 
     def to_json(self) -> str:

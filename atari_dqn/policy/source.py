@@ -16,6 +16,7 @@ from atari_dqn.runs.directory import is_run_dir, read_config
 if TYPE_CHECKING:  # imported when the input is known to be right: it takes seconds
     import torch
 
+    from atari_dqn.envs.protocol import EnvSpec
     from atari_dqn.policy.trained import TrainedNetwork
 
 
@@ -29,6 +30,8 @@ class Source:
     """Latest, best or an env step."""
     exported: Exported | None
     """The content of the file; None for a run."""
+    spec: EnvSpec | None = None
+    """The environment that an exported policy was found to fit."""
 
     @property
     def config(self) -> TrainConfig:
@@ -45,7 +48,8 @@ class Source:
 
         if self.exported is None:
             return load_policy(self.path, self.checkpoint, device, say)
-        return load_exported(self.exported, self.path, device)
+        trained = load_exported(self.exported, self.path, device)
+        return dataclasses.replace(trained, spec=self.spec or trained.spec)
 
 
 def read_source(path: Path, checkpoint: str = "latest") -> Source:
@@ -73,24 +77,24 @@ def playable_source(path: Path, checkpoint: str = "latest") -> Source:
     source = read_source(path, checkpoint)
     if source.exported is not None:
         try:
-            _check_env(source.exported.header)
+            source = dataclasses.replace(source, spec=_fitting_spec(source.exported.header))
         except ConfigError as error:
             raise ConfigError(f"{source.path}: {error}") from None
     return source
 
 
-def _check_env(header: Header) -> None:
+def _fitting_spec(header: Header) -> EnvSpec:
     check_module(header)
     from atari_dqn.envs.make import resolve_env_id, spec_of
-    from atari_dqn.envs.single import interface
 
     spec = spec_of(header.config.replace(env_id=resolve_env_id(header.env_id)).env)
-    shape, first_action = interface(spec)
+    shape, first_action = spec.observation_shape, spec.first_action
     if (spec, shape, first_action) != (header.spec, header.observation_shape, header.first_action):
         raise ConfigError(
             f"it was trained in {header.env_id} with {header.num_actions} actions on observations of"
             f" {list(header.observation_shape)}; here that env has {spec.num_actions} on {list(shape)}"
         )
+    return spec
 
 
 def check_module(header: Header) -> None:

@@ -18,7 +18,6 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import spec_of
 from atari_dqn.envs.protocol import EnvSpec
-from atari_dqn.envs.single import interface
 from atari_dqn.policy.files import Exported, Header
 from atari_dqn.runs.checkpoint_files import LEARNER
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
@@ -45,14 +44,13 @@ class TrainedNetwork:
 
     def header(self, git_revision: str | None = None) -> Header:
         """The header of a file with this network."""
-        shape, first_action = interface(self.spec)
         return Header(
             config=self.config.replace(run_dir=None),
             env_id=self.spec.env_id,
             kind=self.spec.kind,
-            observation_shape=shape,
+            observation_shape=self.spec.observation_shape,
             num_actions=self.spec.num_actions,
-            first_action=first_action,
+            first_action=self.spec.first_action,
             env_step=self.env_step,
             git_revision=git_revision,
         )

@@ -69,11 +69,12 @@ class Filming:
                 game = Game((seed + len(games)) % 2**31)
                 for score, env_steps in play(self.policy.network, env, self.epsilon, game.seed, say=self._say):
                     game = Game(game.seed, score, env_steps)
-                    text = f"game {len(games) + 1} of {episodes}  score {score:g}  {env_steps:,} env steps"
+                    seconds = time.monotonic() - started
                     if games:
-                        left = (time.monotonic() - started) / len(games) * (episodes - len(games))
-                        text += f"  ETA {duration(left)}"
-                    status.update(text)
+                        eta = f"ETA {duration(seconds / len(games) * (episodes - len(games)))}"
+                    else:
+                        eta = _longest_eta(seconds, env_steps, episodes * env.limit)
+                    status.update(f"game {len(games) + 1} of {episodes}  {_progress(game, env)}  {eta}")
                 games.append(game)
                 self._say(f"seed {game.seed}: {self._result(game)}")
         return games
@@ -98,7 +99,7 @@ class Filming:
         on_decision = overlay.decide if overlay else lambda decision: None
         plain = "" if overlay else "-plain"
         file = self.directory / f"{self.policy.env_step}-{self.protocol.name}-seed{seed}{kind}{plain}.mp4"
-        game, ending = Game(seed), "game over"
+        game, ending, started = Game(seed), "game over", time.monotonic()
         try:
             with (
                 StopRequest() as stop,
@@ -111,7 +112,8 @@ class Filming:
                 screens += [video] if window is None else [video, window]
                 for score, env_steps in play(self.policy.network, env, self.epsilon, seed, on_decision, self._say):
                     game = Game(seed, score, env_steps)
-                    status.update(f"score {score:g}  {env_steps:,} env steps  {video.pictures / env.fps:.0f} s of film")
+                    eta = _longest_eta(time.monotonic() - started, env_steps, env.limit)
+                    status.update(f"{_progress(game, env)}  {video.pictures / env.fps:.0f} s of film  {eta}")
                     if window and window.closed:
                         ending = "window closed"
                         break
@@ -130,3 +132,11 @@ class Filming:
 
     def _say(self, line: str) -> None:
         say(self.console, line)
+
+
+def _progress(game: Game, env: FilmedEnv) -> str:
+    return f"score {game.score:g}  {game.env_steps:,} of at most {env.limit:,} env steps"
+
+
+def _longest_eta(seconds: float, done: int, most: int) -> str:
+    return f"ETA at most {duration(seconds / done * (most - done))}"

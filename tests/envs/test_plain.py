@@ -11,9 +11,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.wrappers import TimeLimit, TransformReward
 
 from atari_dqn.envs.make import env_spec, make_vector_env
 from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.single import limited, time_limit
+from atari_dqn.evaluation.player import tell_of_endless_game
 from tests.stubs import Numbered
 
 NATURE = PROTOCOLS["nature"]
@@ -36,15 +39,22 @@ def vector_of() -> Iterator[Register]:
 
 
 class Told(Numbered):
-    """Its k-th step since it was made returns the k-th of `infos`, and pays the k-th of `rewards`."""
+    """Its k-th step since it was made returns the k-th of `infos`, of `rewards` and, if given, of `ends`."""
 
-    def __init__(self, infos: Iterator[Any] | None = None, rewards: Iterator[Any] | None = None) -> None:
+    def __init__(
+        self,
+        infos: Iterator[Any] | None = None,
+        rewards: Iterator[Any] | None = None,
+        ends: Iterator[tuple[Any, Any]] | None = None,
+    ) -> None:
         super().__init__()
         self._infos, self._rewards = infos or itertools.repeat({}), rewards or itertools.repeat(1.0)
+        self._ends = ends
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, Any]:
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
         observation, _, *ends, _ = super().step(action)
-        return observation, next(self._rewards), *ends, next(self._infos)
+        terminated, truncated = next(self._ends) if self._ends else ends
+        return observation, next(self._rewards), terminated, truncated, next(self._infos)
 
 
 def counted(make: Callable[[int], Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -92,6 +102,28 @@ def test_a_reward_that_is_no_finite_number_is_refused_by_name(what: str, bad: An
         envs.step(np.array([0, 0]))
 
 
+@pytest.mark.parametrize(
+    "bad",
+    ["False", "", None, 0.5, math.nan, 2, -1, [], {}, np.zeros(2, bool), np.zeros((9, 9)), [True, False]],
+)
+@pytest.mark.parametrize("what", ["terminated", "truncated"])
+def test_an_end_that_is_neither_true_nor_false_is_refused_by_name(what: str, bad: Any, vector_of: Register) -> None:
+    ends = iter([(False, False), (bad, False) if what == "terminated" else (False, bad)])
+    envs = vector_of(lambda: Told(ends=ends))
+    with pytest.raises(FloatingPointError, match=rf"env 7: {what} is .+, not True or False$") as refused:
+        envs.step(np.array([0, 0]))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [bool, np.bool_, int, float, np.int64, np.array, lambda end: np.array([end])])
+def test_an_end_of_any_type_is_taken(kind: Any, vector_of: Register) -> None:
+    ends = iter([(kind(False), kind(True)), (kind(True), kind(False))])
+    envs = vector_of(lambda: Told(ends=ends))
+    envs.step(np.array([0, 0]))
+    assert envs.out.terminated.tolist() == [False, True]
+    assert envs.out.truncated.tolist() == [True, False]
+
+
 def test_a_raw_reward_is_scored_where_there_is_one(vector_of: Register) -> None:
     infos = itertools.cycle([{"raw_reward": np.float32(5)}, {}, {"raw_reward": np.array(7)}, {"raw_reward": True}])
     envs = vector_of(lambda: Told(infos, itertools.repeat(2.0)))
@@ -111,3 +143,45 @@ def test_an_observation_of_another_shape_than_its_space_is_refused(shape: Any, v
     envs._envs[1].unwrapped._observation = lambda action: np.zeros(shape, np.float32)
     with pytest.raises(ValueError, match="env 7: observation has shape"):
         envs.step(np.array([0, 0]))
+
+
+class TimesItself(gym.Wrapper[Any, Any, Any, Any]):
+    """A time limit of somebody else's."""
+
+    _max_episode_steps = np.int64(70)
+
+
+class Plays(Numbered):
+    """Plays another environment."""
+
+    def __init__(self) -> None:
+        self.env = gym.make("Timed-v0", max_episode_steps=70)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TimeLimit(gym.make("Endless-v0"), 70),
+        lambda: TimeLimit(gym.make("Timed-v0", max_episode_steps=200), 70),
+        lambda: TransformReward(TimeLimit(Numbered(), 70), float),
+        lambda: gym.make("Timed-v0", max_episode_steps=70),
+        lambda: TimesItself(Numbered()),
+        Plays,
+    ],
+    ids=["wrapped", "two", "below another wrapper", "made by gym.make", "another wrapper", "within"],
+)
+def test_a_time_limit_of_the_environments_own_factory_is_kept_and_nobody_is_warned(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gym.registry, "Own-v0", gym.envs.registration.EnvSpec("Own-v0", make))  # type: ignore[arg-type]
+    monkeypatch.setattr("atari_dqn.evaluation.player.NOTE_AFTER", 40)
+    spec = env_spec("Own-v0", NATURE, 4)
+    assert spec.time_limit == 70
+    told: list[str] = []
+    tell_of_endless_game(spec, 40, told.append)
+    assert told == []
+    env = gym.make("Own-v0")
+    assert limited(env, 9) is limited(env, 90) is env, "shorter or longer"
+    endless = gym.make("Endless-v0")
+    assert limited(endless, None) is endless
+    assert time_limit(limited(endless, 9)) == 9
