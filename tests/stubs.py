@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -181,6 +182,7 @@ class Forks(Lives):
     def __init__(self) -> None:
         super().__init__()
         if multiprocessing.parent_process() is not None and os.fork() == 0:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.alarm(30)
             signal.pause()
 
@@ -207,6 +209,17 @@ class Abandons(Simulated):
 
     def close(self) -> None:
         pass
+
+
+class Runs(Numbered):
+    """Runs a program, which it leaves running; observes its process id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._program = subprocess.Popen(["sleep", "3600"])
+
+    def _observation(self, action: int) -> npt.NDArray[np.float32]:
+        return np.array([self._program.pid, self._program.poll() is None, 0, 0], np.float32)
 
 
 class OneLife(Lives):
@@ -317,6 +330,7 @@ gym.register("Forks-v0", "tests.stubs:Forks")
 gym.register("Spawns-v0", "tests.stubs:Simulated", kwargs={"method": "spawn"})
 gym.register("ForksOne-v0", "tests.stubs:Simulated", kwargs={"method": "fork"})
 gym.register("Abandons-v0", "tests.stubs:Abandons", kwargs={"method": "fork"})
+gym.register("Runs-v0", "tests.stubs:Runs")
 gym.register("OneLife-v0", "tests.stubs:OneLife")
 gym.register("LateHang-v0", "tests.stubs:Late", kwargs={"fault": "hang"})
 gym.register("LateSpin-v0", "tests.stubs:Late", kwargs={"fault": "spin"})

@@ -5,13 +5,16 @@ This module imports the standard library alone, because every helper process imp
 
 import contextlib
 import ctypes
+import fcntl
 import multiprocessing
 import os
 import signal
 import sys
+import termios
 import threading
 import types
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing import parent_process, resource_tracker, util
 from multiprocessing.connection import wait
 
@@ -43,6 +46,7 @@ def end_with_parent() -> None:
     """
     threading.Thread(target=_exit_after_parent, daemon=True).start()
     _allow_children()
+    _hang_up_children()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -50,11 +54,20 @@ def end_with_parent() -> None:
 def _allow_children() -> None:
     multiprocessing.current_process().daemon = False
     util.Finalize(None, _kill_children, exitpriority=100)  # before multiprocessing would wait for them
-    # Children inherit the blocked signals; one that an environment terminates must hear of it. SIGTERM does nothing
-    # here, and is what it was in a child.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    # Children inherit the blocked signals; one that is terminated or hung up must hear of it. These signals do nothing
+    # here, and are what they were in a child.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+        os.register_at_fork(after_in_child=partial(signal.signal, number, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
+
+
+def _hang_up_children() -> None:
+    """Lead a session with a terminal: at the leader's end, even by SIGKILL, the kernel sends SIGHUP to all of it."""
+    with contextlib.suppress(OSError):  # no terminal to be had, as in some sandboxes
+        _, terminal = os.openpty()
+        os.setsid()
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
 
 def _kill_children() -> None:

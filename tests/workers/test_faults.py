@@ -22,17 +22,18 @@ import pytest
 
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import env_spec
-from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.workers.pool import WorkerError, WorkerPool
 from tests.stubs import Fragile, Numbered
 
 NATURE = PROTOCOLS["nature"]
 FRAGILE = "tests.stubs:Fragile-v0"
+NUMBERED = env_spec("tests.stubs:Numbered-v0", NATURE, 4)
 
 
-def pool_of(env_id: str, deadline: float = 60.0) -> WorkerPool:
-    """Two workers of two envs."""
-    spec = env_spec(env_id, NATURE, 4)
+def pool_of(env_id: str, deadline: float = 60.0, spec: EnvSpec | None = None) -> WorkerPool:
+    """Two workers of two envs; with a `spec` none is made in this process."""
+    spec = spec or env_spec(env_id, NATURE, 4)
     return WorkerPool(spec, NATURE, num_workers=2, envs_per_worker=2, seed=1, deadline=deadline)
 
 
@@ -127,8 +128,7 @@ def test_workers_leave_ctrl_c_and_termination_to_the_trainer() -> None:
 @pytest.mark.parametrize("env_id", ["Spawns-v0", "ForksOne-v0", "Abandons-v0"])
 def test_an_env_may_start_processes_and_none_outlives_the_pool(env_id: str) -> None:
     before = set(psutil.pids())
-    spec = env_spec("tests.stubs:Numbered-v0", NATURE, 4)
-    spec = dataclasses.replace(spec, env_id=f"tests.stubs:{env_id}")
+    spec = dataclasses.replace(NUMBERED, env_id=f"tests.stubs:{env_id}")
     with WorkerPool(spec, NATURE, num_workers=1, envs_per_worker=2, seed=1) as pool:
         frames = pool.reset().frames.copy()
         simulators = [int(pid) for pid in frames[:, 0]]
@@ -138,6 +138,17 @@ def test_an_env_may_start_processes_and_none_outlives_the_pool(env_id: str) -> N
         assert pool.recv().frames[:, 1].all(), "and heed no signal to the whole job that the worker does not heed"
         assert len(set(simulators) - before) == 2
     assert all_end(simulators, seconds=5)
+
+
+@pytest.mark.parametrize("env_id", ["ForksOne-v0", "Runs-v0"])
+def test_processes_of_an_env_end_with_its_killed_worker(env_id: str) -> None:
+    env_id = f"tests.stubs:{env_id}"
+    with pool_of(env_id, spec=dataclasses.replace(NUMBERED, env_id=env_id)) as pool:
+        frames = pool.reset().frames.copy()
+        assert frames[:, 1].all(), "they run"
+        os.kill(pid_of("env-worker-0"), signal.SIGKILL)
+        assert all_end([int(pid) for pid in frames[:2, 0]], seconds=5)
+        assert all(psutil.pid_exists(int(pid)) for pid in frames[2:, 0]), "those of the others live"
 
 
 # --- separate programs: which processes remain when the parent ends
@@ -228,6 +239,19 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path, state: str) -> None:
     with program(tmp_path, body) as parent:
         pids = printed_pids(parent)
         assert len(pids) == 2
+        os.kill(parent.pid, signal.SIGKILL)
+        assert all_end(pids, seconds=5)
+
+
+def test_processes_of_an_env_end_with_a_killed_parent(tmp_path: Path) -> None:
+    body = """
+        pool = pool_of("tests.stubs:Runs-v0")
+        print(*pool.reset().frames[:, 0].astype(int), flush=True)
+        signal.pause()
+    """
+    with program(tmp_path, body) as parent:
+        pids = printed_pids(parent)
+        assert len(set(pids)) == 4
         os.kill(parent.pid, signal.SIGKILL)
         assert all_end(pids, seconds=5)
 
