@@ -21,16 +21,15 @@ from gymnasium.spaces import Box, Discrete
 
 if TYPE_CHECKING:
     from atari_dqn.training.trainer import Trainer
+    from atari_dqn.workers.pool import WorkerPool
 
 Info = dict[str, Any]
 
 
-def pids(trainer: Trainer) -> list[int]:
-    """Process ids of a started trainer's workers."""
-    from atari_dqn.workers.pool import WorkerPool
-
-    assert isinstance(trainer.workers, WorkerPool)
-    return trainer.workers.pids
+def pids(of: Trainer | WorkerPool) -> list[int]:
+    """Process ids of a pool's workers, or of a started trainer's."""
+    pool: Any = getattr(of, "workers", of)
+    return [process.pid for process in pool._supervisor.processes]
 
 
 class Numbered(gym.Env[npt.NDArray[np.float32], Any]):

@@ -66,9 +66,9 @@ class FilmedEnv:
     cut = False
     """Whether a time limit ended the newest game."""
     limit: int
-    """Environment steps after which a game is cut."""
+    """Env steps after which a game is cut."""
     pictures_per_step: int
-    """Pictures shown for each environment step."""
+    """Pictures shown for each env step."""
 
     def __init__(self, spec: EnvSpec, protocol: Protocol, show: Callable[[Picture], None] | None) -> None:
         """Make the environment; `show` gets every picture, [height, width, 3] uint8 RGB, or is None to draw nothing.

@@ -71,7 +71,7 @@ class PlainEnvs:
             raise ValueError(f"{self._names[env]}: observation has shape {frame.shape}, its space {self._shape}")
         if frame.dtype.kind == "f" and not (np.abs(frame) <= LARGEST).all():  # <= is False for NaN
             raise FloatingPointError(f"{self._names[env]}: observation is NaN or too large for float32: {frame}")
-        if target.dtype == np.uint8 != frame.dtype:
+        if target.dtype == np.uint8:
             frame = as_uint8(frame, f"{self._names[env]}: ")
         np.copyto(target, frame.reshape(target.shape), casting="same_kind")
 

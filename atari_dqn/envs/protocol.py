@@ -6,11 +6,11 @@ from typing import Any, Literal
 import numpy as np
 
 FRAME_SKIP = 4
-"""Emulator frames for which an Atari action is repeated: the frames of one environment step."""
+"""Emulator frames for which an Atari action is repeated: the frames of one env step."""
 FRAME_SIZE = 84
 """Height and width of an Atari observation, in pixels."""
 GAME_LIMIT = 10_000
-"""Environment steps after which a game that is evaluated or filmed is cut if the environment has no time limit."""
+"""Env steps after which a game that is evaluated or filmed is cut if the environment has no time limit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +74,9 @@ class EnvSpec:
     first_action: int = dataclasses.field(default=0, compare=False)
     """The environment's own number for action 0."""
     time_limit: int | None = dataclasses.field(default=None, compare=False)
-    """Environment steps after which the environment itself cuts a game; None: not known."""
+    """Env steps after which the environment itself cuts a game; None: not known."""
     game_limit: int | None = None
-    """Environment steps after which a game is cut where the environment has no `time_limit`."""
+    """Env steps after which a game is cut where the environment has no `time_limit`."""
 
     @property
     def observation_shape(self) -> tuple[int, ...]:

@@ -91,6 +91,8 @@ def as_image(env: AnyEnv) -> AnyEnv:
 
 def as_uint8(values: npt.NDArray[Any], who: str = "") -> npt.NDArray[np.uint8]:
     """`values` of any dtype as uint8. Raises `ValueError` unless all are whole and from 0 to 255."""
+    if values.dtype == np.uint8:
+        return values
     with np.errstate(invalid="ignore"):
         taken = values.astype(np.uint8)
     if (taken != values).any():
@@ -115,9 +117,7 @@ class Image(gym.ObservationWrapper[Any, Any, Any]):
         if self._space.dtype == np.uint8:
             values = as_uint8(values)
         scaled = np.rint((values.astype(np.float32) - self._low) * self._scale)
-        if not np.isfinite(scaled).all():
-            raise FloatingPointError("observation is NaN or infinite")
-        if scaled.min() < 0 or scaled.max() > 255:
+        if not (scaled.min() >= 0 and scaled.max() <= 255):  # also if one is NaN
             low, high = self._space.low.min(), self._space.high.max()
             raise ValueError(f"observation is from {values.min()} to {values.max()}, its space from {low} to {high}")
         return self._moved(scaled.astype(np.uint8))
@@ -129,7 +129,7 @@ class Image(gym.ObservationWrapper[Any, Any, Any]):
 
 
 def time_limit(env: AnyEnv) -> int | None:
-    """Environment steps after which gymnasium's `TimeLimit`, or another wrapper with its attribute, cuts a game.
+    """Env steps after which gymnasium's `TimeLimit`, or another wrapper with its attribute, cuts a game.
 
     It may be one of `gym.make`, of the environment's own, or within an environment that plays another one.
     """

@@ -29,7 +29,7 @@ class StepResult:
     """Whether a life was lost while an Atari game continues, [N]."""
     is_reset: npt.NDArray[np.bool_]
     """Whether this tick started an episode, [N]: the action was ignored, the reward is 0, and the tick is not an
-    environment step."""
+    env step."""
 
     @staticmethod
     def layout(

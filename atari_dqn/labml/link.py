@@ -39,7 +39,7 @@ class LabmlLink:
         name: The run's name on the page.
         config: The run's settings.
         live: The present value of each live hyperparameter.
-        env_step: The environment step at which the run starts or resumes.
+        env_step: The env step at which the run starts or resumes.
 
     Raises:
         ConfigError: `url` is not a plain http or https address. No method raises, whatever the server does.

@@ -59,7 +59,7 @@ def introduction(
 
 
 def points(rows: Sequence[Mapping[str, float]], values: Mapping[str, float]) -> dict[str, Any]:
-    """The packet with all scalars of `rows` by environment step, and the live hyperparameters' present `values`."""
+    """The packet with all scalars of `rows` by env step, and the live hyperparameters' present `values`."""
     track: dict[str, Any] = {}
     for row in rows:
         scalars = {name: value for name, value in row.items() if "/" in name}

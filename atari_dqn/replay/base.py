@@ -65,7 +65,7 @@ class Replay(abc.ABC):
         Args:
             capacity: Maximum number of transitions; the ring has `capacity // num_envs` rows.
             num_envs, frame_shape, frame_dtype, stack, n_step, device, xp: Those of the `FrameRing`.
-            gamma: Discount factor per environment step.
+            gamma: Discount factor per env step.
             clip_rewards: Whether to clip rewards to [-1, 1].
             seed: Seed of the draws.
 

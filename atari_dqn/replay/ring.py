@@ -66,7 +66,7 @@ class FrameRing:
             frame_shape: Shape of one environment's frame.
             frame_dtype: Dtype of the frames, in numpy's terms.
             stack: Frames in an observation.
-            n_step: Length of the n-step return, in environment steps.
+            n_step: Length of the n-step return, in env steps.
             device: Device of all tensors.
             xp: Library that computes; by default the one `arrays.library` chooses for the device.
 
@@ -95,7 +95,7 @@ class FrameRing:
         self._fields = {name: _Field(shape, kind, device, self.xp) for name, kind in dtypes.items()}
         self._age, self._action, self._reward, self._terminal, self._last = self._fields.values()
         self.age = self._age.tensor
-        """Environment steps since the episode's first frame, int32 [rows, num_envs]."""
+        """Env steps since the episode's first frame, int32 [rows, num_envs]."""
         self.action = self._action.tensor
         """Action taken from the frame, int64 [rows, num_envs]."""
         self.reward = self._reward.tensor
@@ -242,7 +242,7 @@ class FrameRing:
 
         Args:
             slots: Drawable slots at which the windows start, int64 [B].
-            gamma: Discount factor per environment step.
+            gamma: Discount factor per env step.
             clip: Whether to clip rewards to [-1, 1].
 
         Returns:

@@ -172,11 +172,6 @@ class WorkerPool:
         self._was_reset = True
         return self._result
 
-    @property
-    def pids(self) -> list[int]:
-        """Process ids of the workers."""
-        return [process.pid for process in self._supervisor.processes]
-
     def close(self) -> None:
         """End every worker, and kill those that do not exit at once. May be called again."""
         self._supervisor.stop()

@@ -23,14 +23,14 @@ GONE = b"?"
 """Stands for the answer of a worker that has exited."""
 
 
-class Stacks:
-    """Pipe by which a hanging worker shows its stack; one for all workers of a pool."""
+class Tracebacks:
+    """Pipe by which a hanging worker shows its traceback; one for all workers of a pool."""
 
     def __init__(self) -> None:
         self._reader, self.writer = CONTEXT.Pipe(duplex=False)
 
     def ask(self, pid: int) -> str:
-        """The stack of process `pid`, which answers while Python or C code runs or waits; empty if it is stopped."""
+        """Traceback of process `pid`, which answers while Python or C code runs or waits; empty if it is stopped."""
         self._read(0)  # discard what an earlier worker sent too late
         os.kill(pid, signal.SIGUSR1)
         return self._read(GRACE).decode(errors="replace")
@@ -49,13 +49,13 @@ class Stacks:
 class WorkerProcess:
     """A started worker. It answers its start as it does a command. Create it within `quiet_spawn`."""
 
-    def __init__(self, name: str, stacks: Stacks, *arguments: Any) -> None:
+    def __init__(self, name: str, tracebacks: Tracebacks, *arguments: Any) -> None:
         """Start it; `arguments` are those of `worker.serve` after the pipes."""
         # Two pipes: a duplex one is a pair of sockets, and three times as slow.
         commands, self._commands = CONTEXT.Pipe(duplex=False)
         self._answers, answers = CONTEXT.Pipe(duplex=False)
-        self._stacks = stacks
-        args = (commands, answers, stacks.writer, *arguments)
+        self._tracebacks = tracebacks
+        args = (commands, answers, tracebacks.writer, *arguments)
         self._process = CONTEXT.Process(target=worker.serve, args=args, name=name, daemon=True)
         with commands, answers:
             self._process.start()
@@ -93,7 +93,7 @@ class WorkerProcess:
                     return f"failed:\n{self._answers.recv_bytes().decode(errors='replace')}"
             return "failed, and ended before it could send its traceback"
         if answer is None:
-            return f"has not answered for {deadline:g} s and hangs{self._stack()}"
+            return f"has not answered for {deadline:g} s and hangs{self._traceback()}"
         return "" if answer == worker.DONE else self._death()
 
     def close_pipes(self) -> None:
@@ -127,8 +127,8 @@ class WorkerProcess:
         except OSError:
             return GONE
 
-    def _stack(self) -> str:
-        text = self._stacks.ask(self.pid)
+    def _traceback(self) -> str:
+        text = self._tracebacks.ask(self.pid)
         return f":\n{text}" if text else "; it answers no signal either, so it is stopped or stuck in the kernel"
 
     def _death(self) -> str:

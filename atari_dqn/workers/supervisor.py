@@ -13,7 +13,7 @@ from typing import Any
 from atari_dqn.envs.make import registration
 from atari_dqn.envs.protocol import EnvSpec, Protocol
 from atari_dqn.system.processes import quiet_spawn
-from atari_dqn.workers.process import GRACE, Stacks, WorkerProcess, cores_of
+from atari_dqn.workers.process import GRACE, Tracebacks, WorkerProcess, cores_of
 
 START_DEADLINE = 120.0
 """Minimum deadline for a start or a reset, in seconds: imports and ROMs load slowly on a busy machine."""
@@ -23,7 +23,7 @@ FORGIVE_TICKS = 100
 
 
 class WorkerError(RuntimeError):
-    """A worker raised, died or hung too often. The message names it and its environments and shows its stack."""
+    """A worker raised, died or hung too often. The message names it and its environments and shows its traceback."""
 
 
 class Supervisor:
@@ -50,10 +50,10 @@ class Supervisor:
         """Started workers, by index."""
         self.failures: list[str] = []
         """Messages about replaced workers."""
-        self.stacks = Stacks()
-        """Pipe by which hanging workers show their stacks."""
+        self.tracebacks = Tracebacks()
+        """Pipe by which hanging workers show their tracebacks."""
         # Runs once: when asked, when the pool is garbage, or before multiprocessing would join workers at exit.
-        self.stop = util.Finalize(self, _stop, args=(self.processes, self.stacks), exitpriority=10)
+        self.stop = util.Finalize(self, _stop, args=(self.processes, self.tracebacks), exitpriority=10)
         """Ask all workers to exit, and kill those that do not at once. May be called again."""
 
     def start(self) -> None:
@@ -133,7 +133,7 @@ class Supervisor:
     def _start(self, index: int) -> WorkerProcess:
         num_envs = len(self._cores) * self._envs_per_worker
         arguments = (*self._arguments, self._cores[index], num_envs, self.envs_of(index))
-        return WorkerProcess(f"env-worker-{index}", self.stacks, *arguments)
+        return WorkerProcess(f"env-worker-{index}", self.tracebacks, *arguments)
 
     def _wait(self, index: int, silent: float) -> None:
         if self._on_wait is not None:
@@ -150,8 +150,8 @@ class Supervisor:
         return f"worker {index} ({which} of {self._spec.env_id})"
 
 
-def _stop(processes: list[WorkerProcess], stacks: Stacks) -> None:
-    stacks.close()
+def _stop(processes: list[WorkerProcess], tracebacks: Tracebacks) -> None:
+    tracebacks.close()
     for process in processes:
         process.close_pipes()
     end = time.monotonic() + GRACE

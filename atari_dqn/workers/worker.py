@@ -29,7 +29,7 @@ TRACEBACK_BYTES = 2**15
 def serve(
     commands: Connection,
     answers: Connection,
-    stacks: Connection,
+    tracebacks: Connection,
     block: Any,
     registered: bytes,
     spec: EnvSpec,
@@ -40,11 +40,11 @@ def serve(
 ) -> None:
     """Run a worker until the pipes close: the environments `mine` of the pool's `num_envs`, on `core` (None: any).
 
-    `block` is the pool's shared memory; `stacks` takes the process's stack on SIGUSR1, even while an environment hangs.
-    The worker heeds no SIGINT, SIGTERM or SIGHUP: they reach every process of a terminal or a job, but the trainer
-    alone decides when to end.
+    `block` is the pool's shared memory; `tracebacks` takes the process's own on SIGUSR1, even while an environment
+    hangs. The worker heeds no SIGINT, SIGTERM or SIGHUP, which may reach every process of a job: the trainer alone
+    decides when to end.
     """
-    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, file=tracebacks, all_threads=True)
     if core is not None:
         with contextlib.suppress(OSError):  # a sandbox may forbid it, and the core may be gone: then run anywhere
             os.sched_setaffinity(0, {core})

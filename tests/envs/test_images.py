@@ -175,8 +175,8 @@ def test_an_observation_of_nothing_is_refused(shape: tuple[int, ...], register: 
 @pytest.mark.parametrize(
     ("space", "bad", "words"),
     [
-        (Box(0, 1, (40, 40, 3), np.float32), np.float32(np.nan), "NaN or infinite"),
-        (Box(0, 1, (40, 40, 3), np.float32), np.float32(np.inf), "NaN or infinite"),
+        (Box(0, 1, (40, 40, 3), np.float32), np.float32(np.nan), "from nan to nan, its space from 0.* to 1"),
+        (Box(0, 1, (40, 40, 3), np.float32), np.float32(np.inf), "from inf to inf, its space from 0.* to 1"),
         (Box(0, 1, (40, 40, 3), np.float32), np.float32(200), r"from 200.* to 200.*, its space from 0.* to 1"),
         (Box(0, 1, (40, 40), np.uint8), np.uint8(2), "from 2.* to 2.*, its space from 0.* to 1"),
         (Box(0, 255, (3, 40, 40), np.uint8), np.float32(0.5), "float32.*uint8"),

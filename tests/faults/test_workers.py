@@ -211,7 +211,7 @@ def test_a_worker_whose_successors_cannot_start_ends_the_pool_with_the_first_cau
     spec = env_spec("tests.stubs:OneLife-v0", NATURE, 4)
     with WorkerPool(spec, NATURE, num_workers=2, envs_per_worker=1, seed=1, restarts=2) as pool:
         pool.reset()
-        os.kill(pool.pids[0], signal.SIGKILL)
+        os.kill(pids(pool)[0], signal.SIGKILL)
         pool.send(np.zeros(2, np.int64))
         with pytest.raises(WorkerError, match=r"worker 0 .* 3 times in a row; the first time it was killed"):
             pool.recv()
@@ -223,7 +223,7 @@ def test_a_worker_that_cannot_be_started_again_ends_the_pool_without_a_traceback
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with pool_of("Lives-v0", restarts=2) as pool:
         pool.reset()
-        os.kill(pool.pids[0], signal.SIGKILL)
+        os.kill(pids(pool)[0], signal.SIGKILL)
         pool.send(np.zeros(4, np.int64))
         free = os.open(os.devnull, os.O_RDONLY)  # the lowest that is
         os.close(free)
@@ -239,9 +239,9 @@ def test_a_worker_that_cannot_be_started_again_ends_the_pool_without_a_traceback
 def test_a_death_is_seen_at_once_though_an_envs_own_forked_process_holds_the_pipes() -> None:
     with pool_of("Forks-v0", deadline=20) as pool:
         pool.reset()
-        os.kill(pool.pids[1], signal.SIGSTOP)
+        os.kill(pids(pool)[1], signal.SIGSTOP)
         pool.send(np.zeros(4, np.int64))
-        os.kill(pool.pids[1], signal.SIGKILL)
+        os.kill(pids(pool)[1], signal.SIGKILL)
         pool.recv()
         assert pool.failures == ["worker 1 (envs 2 to 3 of tests.stubs:Forks-v0) was killed by SIGKILL"]
 
@@ -249,7 +249,7 @@ def test_a_death_is_seen_at_once_though_an_envs_own_forked_process_holds_the_pip
 def test_a_stack_sent_too_late_is_not_taken_for_anothers() -> None:
     with pool_of("Fragile-v0", deadline=1.5) as pool:
         pool.reset()
-        os.write(pool._supervisor.stacks.writer.fileno(), b"a former worker's stack")
+        os.write(pool._supervisor.tracebacks.writer.fileno(), b"a former worker's stack")
         pool.send(np.array([0, 0, Fragile.FAULTS.index("hang"), 0]))
         pool.recv()
         (failure,) = pool.failures
@@ -261,7 +261,7 @@ def test_failures_far_apart_are_forgiven() -> None:
     with pool_of("Lives-v0", restarts=1) as pool:
         pool.reset()
         for _ in range(3):
-            os.kill(pool.pids[0], signal.SIGKILL)
+            os.kill(pids(pool)[0], signal.SIGKILL)
             for _ in range(FORGIVE_TICKS + 2):
                 pool.send(np.zeros(4, np.int64))
                 pool.recv()
@@ -271,26 +271,26 @@ def test_failures_far_apart_are_forgiven() -> None:
 def test_two_workers_that_fail_at_once_are_both_replaced() -> None:
     with pool_of("Lives-v0") as pool:
         pool.reset()
-        for pid in pool.pids:
+        for pid in pids(pool):
             os.kill(pid, signal.SIGSTOP)
         pool.send(np.zeros(4, np.int64))
-        for pid in pool.pids:
+        for pid in pids(pool):
             os.kill(pid, signal.SIGKILL)
         assert pool.recv().is_reset.all()
         assert len(pool.failures) == 2
         pool.send(np.zeros(4, np.int64))
         result = pool.recv()
         np.testing.assert_array_equal(result.frames[:, 2], 1)
-        assert set(result.frames[:, 0]) == set(map(float, pool.pids))
+        assert set(result.frames[:, 0]) == set(map(float, pids(pool)))
 
 
 def test_a_replaced_workers_envs_play_other_games_and_the_same_in_every_repetition() -> None:
     def games() -> list[np.ndarray]:
         with pool_of("Numbered-v0") as pool:
             first = pool.reset().frames.copy()
-            os.kill(pool.pids[1], signal.SIGSTOP)
+            os.kill(pids(pool)[1], signal.SIGSTOP)
             pool.send(np.zeros(4, np.int64))
-            os.kill(pool.pids[1], signal.SIGKILL)
+            os.kill(pids(pool)[1], signal.SIGKILL)
             return [first, pool.recv().frames.copy()]
 
     first, after = games()

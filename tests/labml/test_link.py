@@ -179,6 +179,21 @@ def test_the_page_keeps_what_was_typed_until_the_run_answers(make_link: Callable
         assert server.requests.index(correction) < server.requests.index(answers)
 
 
+def test_the_page_keeps_an_edit_that_waits_while_another_value_is_edited_elsewhere(
+    make_link: Callable[..., LabmlLink],
+) -> None:
+    with StandIn() as server:
+        link = make_link(server.url)
+        server.edit({"learning_rate": 3e-4})
+        until(lambda: link._edits)  # and the run has not asked for it
+        link.show({"learning_rate": 1e-4, "target_update_interval": 500})  # `tune` changed the other
+        (correction,) = server.wait_for(lambda: server.came("POST", "hyper_params"))
+        assert json.loads(correction.body) == {"target_update_interval": 500}
+        assert link.poll() == [("learning_rate", 3e-4)]
+        link.show({"learning_rate": 2e-4})
+        server.wait_for(lambda: server.asked["learning_rate"] == 2e-4)
+
+
 class Hasty(StandIn):
     """A server on whose page another edit is made just before the page is corrected."""
 

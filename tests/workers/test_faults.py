@@ -24,7 +24,7 @@ from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.workers.pool import WorkerError, WorkerPool
-from tests.stubs import Fragile, Numbered
+from tests.stubs import Fragile, Numbered, pids
 
 NATURE = PROTOCOLS["nature"]
 FRAGILE = "tests.stubs:Fragile-v0"
@@ -133,7 +133,7 @@ def test_an_env_may_start_processes_and_none_outlives_the_pool(env_id: str) -> N
         frames = pool.reset().frames.copy()
         simulators = [int(pid) for pid in frames[:, 0]]
         assert frames[:, 1].all(), "they run"
-        os.kill(pool.pids[0], signal.SIGTERM)
+        os.kill(pids(pool)[0], signal.SIGTERM)
         pool.send(np.zeros(2, np.int64))
         assert pool.recv().frames[:, 1].all(), "and heed no signal to the whole job that the worker does not heed"
         assert len(set(simulators) - before) == 2
@@ -261,8 +261,8 @@ def test_stopped_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     body = f"""
         pool = pool_of("{FRAGILE}")
         pool.reset()
-        for pid in pool.pids:
-            os.kill(pid, signal.SIGSTOP)
+        for process in active_children():
+            os.kill(process.pid, signal.SIGSTOP)
         print_pids()
         signal.pause()
     """
