@@ -155,12 +155,15 @@ def test_a_picture_that_cannot_be_encoded_is_one_line(tmp_path: Path, monkeypatc
 
 
 def test_what_cannot_be_filmed_is_told_before_the_games_to_pick_from(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = make_run(tmp_path / "run", "CartPole-v1")
     (run_dir / "videos").write_text("no directory")
     with pytest.raises(ConfigError, match=r"^cannot write to \S+/videos: File exists$"):
         play.main([str(run_dir), "--best"])
+    monkeypatch.setattr(OnlyOne, "render", lambda self: None)
+    with pytest.raises(ConfigError, match=r"render\(\) returned None"):
+        play.main([str(make_run(tmp_path / "undrawn", "tests.stubs:OnlyOne-v0")), "--best"])
     assert capsys.readouterr().out == ""
 
 

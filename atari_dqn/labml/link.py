@@ -55,11 +55,13 @@ class LabmlLink:
         self._server = LabmlServer(check_url(url))
         self._name, self._config, self._env_step = name, dict(config), env_step
         self._live = tuple(live)
+
+        # What both threads change, under the lock.
         self._lock = threading.Lock()
-        """Guards the attributes up to `_batch`, which both threads change."""
         self._rows: collections.deque[Mapping[str, float]] = collections.deque()
         self._values = {param.name: value for param, value in live.items()}
         self._edits: dict[str, Any] = {}
+        """Edits that the run has not polled."""
         self._undecided: set[str] = set()
         """Names of edits that the run has not answered: until then the page keeps what was typed."""
         self._answers: dict[str, str] = {}
@@ -68,15 +70,16 @@ class LabmlLink:
         self._problem: str | None = None
         self._batch: list[Mapping[str, float]] = []
         """Rows of the report under way; kept until the server accepts them."""
-        self._page: dict[str, Any] = {}
-        """Value of each hyperparameter on the server's page."""
-        self._echoes: dict[str, float] = {}
-        """Values that we set on the page ourselves, which come back like a user's edits."""
-        self._asked: dict[str, Any] = {}
-        """Last edit of each hyperparameter that we know of."""
+
+        # What the thread alone knows: the state of the server.
+        self._introduced = self._opened = False
         self._metrics: set[str] = set()
         """Names of all metrics reported so far."""
-        self._introduced = self._opened = False
+        self._page: dict[str, Any] = {}
+        """Value of each hyperparameter on the server's page: its last edit or, without one, the first value."""
+        self._echoes: dict[str, float] = {}
+        """Values that we set on the page ourselves, which come back like a user's edits."""
+
         self._wake, self._closing, self._last_sent = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._report, name="labml", daemon=True)
         self._thread.start()
@@ -161,22 +164,15 @@ class LabmlLink:
             if last:
                 self._batch += self._rows
                 self._rows.clear()
-        report = []
-        if not self._introduced:
-            report.append(packets.introduction(self.uuid, self._name, self._config, self._live, values))
-        # The page has no slider for a value that was never reported.
-        first = [] if self._metrics or self._introduced else [{"env_step": self._env_step}]
-        report.append(packets.points([*first, *self._batch], values))
-        self._metrics |= {name for name in report[-1].get("track", {}) if "/" in name}
-        if last:
-            report.append(packets.farewell())
         query = {**packets.CLIENT, "run_uuid": self.uuid}
-        reply = self._server.ask("POST", "track", report, query, self._last_sent.set if last else None)
+        reply = self._server.ask(
+            "POST", "track", self._packets(values, last), query, self._last_sent.set if last else None
+        )
         self._batch = []
         if last:
             return
         if not self._introduced:
-            self._page = dict(values)
+            self._page = {**values, **self._page}  # a server that knows the run kept the page's edits
             self._server.ask("PUT", f"run/{self.uuid}/claim")
             self._introduced = True
         self._take_edits(reply.get("dynamic"))
@@ -184,15 +180,49 @@ class LabmlLink:
         self._send_answers()
         self._open_with_score()
 
+    def _packets(self, values: Mapping[str, float], last: bool) -> list[dict[str, Any]]:
+        """The report: the rows of the batch, and what the server must be told before and after them."""
+        # The page has no slider for a value that was never reported.
+        first = [] if self._metrics or self._introduced else [{"env_step": self._env_step}]
+        points = packets.points([*first, *self._batch], values)
+        self._metrics |= {name for name in points.get("track", {}) if "/" in name}
+        report = [points]
+        if not self._introduced:
+            report.insert(0, packets.introduction(self.uuid, self._name, self._config, self._live, values))
+        if last:
+            report.append(packets.farewell())
+        return report
+
     def _take_edits(self, asked: Any) -> None:
         for name, value in asked.items() if isinstance(asked, dict) else ():
             if name not in self._values or not isinstance(value, int | float):
                 continue
-            self._page[name] = self._asked[name] = value
+            self._page[name] = value
             if self._echoes.pop(name, None) != value:
                 with self._lock:
                     self._edits[name] = value
                     self._undecided.add(name)
+
+    def _correct_page(self) -> None:
+        """Correct values on the page that the run does not have: an edit was refused, or made elsewhere.
+
+        labml has no packet for that. The page's input shows the last edit, so we make an edit to the present value.
+        """
+        with self._lock:
+            wrong = {name: value for name, value in self._values.items() if name not in self._undecided}
+        wrong = {name: value for name, value in wrong.items() if value != self._page[name]}
+        if not wrong:
+            return
+        path = f"hyper_params/{self.uuid}"
+        last_edits = _last_edits(self._server.ask("GET", path))
+        # An edit that we have not received yet was made after the last report and comes with the next: keep it.
+        wrong = {
+            name: value for name, value in wrong.items() if last_edits.get(name, self._page[name]) == self._page[name]
+        }
+        if wrong:
+            self._page |= wrong
+            self._echoes |= wrong
+            self._server.ask("POST", path, wrong)
 
     def _send_answers(self) -> None:
         with self._lock:
@@ -208,25 +238,6 @@ class LabmlLink:
         place = sorted(self._metrics).index(SCORE)  # the page identifies series by position only
         self._server.ask("POST", f"metrics/preferences/{self.uuid}", {"series_preferences": [*[-1] * place, place]})
         self._opened = True
-
-    def _correct_page(self) -> None:
-        """Correct values on the page that the run does not have: an edit was refused, or made elsewhere.
-
-        labml has no packet for that. The page's input shows the last edit, so we make an edit to the present value.
-        """
-        with self._lock:
-            decided = {name: value for name, value in self._values.items() if name not in self._undecided}
-        wrong = {name: value for name, value in decided.items() if self._page.get(name) != value}
-        if not wrong:
-            return
-        path = f"hyper_params/{self.uuid}"
-        on_page = _last_edits(self._server.ask("GET", path))
-        # An edit that we have not received yet was made after the last report and comes with the next: keep it.
-        wrong = {name: value for name, value in wrong.items() if on_page.get(name) == self._asked.get(name)}
-        if wrong:
-            for known in (self._page, self._asked, self._echoes):
-                known.update(wrong)
-            self._server.ask("POST", path, wrong)
 
 
 def _last_edits(hyper_params: dict[str, Any]) -> dict[str, Any]:

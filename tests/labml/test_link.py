@@ -266,6 +266,24 @@ def test_a_server_that_goes_down_and_comes_back_misses_nothing(make_link: Callab
         assert until(link.poll) == [("learning_rate", 2e-4)]
 
 
+@pytest.mark.parametrize("keeps", [True, False], ids=["the same server", "an empty one"])
+def test_a_server_that_was_away_shows_what_was_changed_meanwhile(
+    keeps: bool, make_link: Callable[..., LabmlLink]
+) -> None:
+    with StandIn() as server:
+        link = make_link(server.url)
+        server.edit({"learning_rate": 3e-4})
+        assert until(link.poll) == [("learning_rate", 3e-4)]
+        link.show({"learning_rate": 3e-4})
+        server.behaviour = "status_500"
+        until(link.problem)
+        link.show({"learning_rate": 5e-5})
+        if not keeps:
+            server.asked.clear()
+        server.behaviour = "labml"
+        server.wait_for(lambda: server.asked.get("learning_rate") == 5e-5)
+
+
 def test_the_oldest_points_are_dropped_and_counted(make_link: Callable[..., LabmlLink]) -> None:
     total = link_module.ROWS_KEPT + 3_000
     with StandIn("silent") as server:
