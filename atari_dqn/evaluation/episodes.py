@@ -13,15 +13,12 @@ WINDOW = 100
 
 
 class Episode(NamedTuple):
-    """A finished game."""
+    """A finished game: its number, from 1, its environment, its raw score and its length in environment steps."""
 
     episode: int
-    """Number of the game: 1 for the first that ended."""
     env: int
     raw_return: float
-    """Sum of its raw rewards."""
     length: int
-    """Environment steps from its reset to its end."""
 
 
 class EpisodeStatistics:
@@ -32,16 +29,14 @@ class EpisodeStatistics:
 
     def __init__(self, num_envs: int) -> None:
         self.finished = 0
-        """Number of games that ended."""
         self.returns: collections.deque[float] = collections.deque(maxlen=WINDOW)
-        """Raw returns of the last games, oldest first."""
+        """Raw returns of the last games, oldest first; `lengths` are their environment steps."""
         self.lengths: collections.deque[int] = collections.deque(maxlen=WINDOW)
-        """Environment steps of the same games."""
         self._running_returns = np.zeros(num_envs)
         self._running_lengths = np.zeros(num_envs, dtype=np.int64)
 
     def add(self, step: StepResult) -> list[Episode]:
-        """Count one tick of all environments. Returns the games that ended with it."""
+        """Count one tick of all environments, and return the games that ended with it."""
         ended = []
         self._running_returns += step.raw_rewards
         self._running_lengths += ~step.is_reset
@@ -55,11 +50,11 @@ class EpisodeStatistics:
         return ended
 
     def abandon(self, envs: npt.NDArray[np.bool_]) -> None:
-        """Discard the unfinished games of `envs` (bool [num_envs]), which start over."""
+        """Discard the unfinished games of `envs`, bool [num_envs]."""
         self._running_returns[envs] = self._running_lengths[envs] = 0
 
     def metrics(self) -> dict[str, float]:
-        """Mean return and length over the last games, and the number of games; empty before the first has ended."""
+        """Mean return and length of the last games, and the number of all; empty before the first has ended."""
         if not self.returns:
             return {}
         return {

@@ -44,20 +44,12 @@ def evaluate(
     on_wait: Callable[[str], None] | None = None,
     say: Callable[[str], None] = lambda note: None,
 ) -> Evaluation:
-    """Play whole games epsilon-greedily. The same arguments give the same games, whatever `num_workers` is.
+    """Play `episodes` whole games epsilon-greedily. Raises `WorkerError` if a worker failed.
 
-    Where the environment has no time limit, a game is cut after `GAME_LIMIT` steps, for the policy may stand still.
-
-    Args:
-        network: Q values, float32 [N, A], of observations [N, stack, *frame_shape]; on `device`.
-        episodes: number of games.
-        num_envs: environments that play at the same time, at most one for each game; another number plays other games.
-        seed: of the games and the random actions.
-        num_workers: worker processes at most; `deadline` and `on_wait` are those of `WorkerPool`.
-        on_progress: called after every tick; an exception it raises ends the evaluation.
-        say: called once with a line for the user, if no game ends for a long time.
-
-    Raises `WorkerError` if a worker failed.
+    The same arguments give the same games, whatever `num_workers` is. Where the environment has no time limit, a game
+    is cut after `GAME_LIMIT` steps, for the policy may stand still. `network` maps observations [N, stack,
+    *frame_shape] on `device` to Q values, float32 [N, A]. `deadline` and `on_wait` are those of `WorkerPool`; what
+    `on_progress`, called after every tick, raises ends the evaluation; `say` is told if no game ends for a long time.
     """
     started = time.monotonic()
     num_envs = min(num_envs, episodes)
@@ -111,7 +103,7 @@ def quotas(episodes: int, num_envs: int) -> npt.NDArray[np.int64]:
 
 
 class Games:
-    """Keeps the games within each environment's quota, [num_envs], out of all that are played."""
+    """The games within each environment's quota, [num_envs], out of all that are played."""
 
     def __init__(self, quota: npt.NDArray[np.int64]) -> None:
         self.played: list[list[tuple[float, int]]] = [[] for _ in quota]

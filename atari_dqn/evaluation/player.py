@@ -24,10 +24,7 @@ NOTE_AFTER = 2_000
 
 
 class Player:
-    """Picks an action for each of N environments from the frames that they show.
-
-    `network` maps observations [N, stack, *frame_shape] on `device` to Q values, float32 [N, A].
-    """
+    """Picks an action for each of N environments from the frames that they show."""
 
     def __init__(
         self,
@@ -84,8 +81,8 @@ def play(
 ) -> Iterator[tuple[float, int]]:
     """Play one game epsilon-greedily, and yield the raw score so far and the number of environment steps after each.
 
-    The same arguments give the same game, filmed or not; `seed` is of the game and of the random actions. `on_decision`
-    is called with each decision before the environment takes it, `say` as `tell_of_endless_game` does.
+    The same arguments give the same game, filmed or not. `on_decision` is called before the environment takes the
+    action, `say` as in `tell_of_endless_game`.
     """
     device = next(network.parameters()).device
     player = Player(network, env.spec, 1, epsilon=epsilon, seed=seed, device=device)

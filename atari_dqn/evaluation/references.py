@@ -71,13 +71,11 @@ RANDOM_AND_HUMAN: dict[str, tuple[float, float]] = {
 
 def references(env_id: str) -> tuple[float, float] | None:
     """(random, human) raw scores of `ALE/<game>-v5`; None for any other env, or a game outside the usual 57."""
-    if not (is_atari(env_id) and env_id.endswith("-v5")):
-        return None
-    return RANDOM_AND_HUMAN.get(short_name(env_id))
+    return RANDOM_AND_HUMAN.get(short_name(env_id)) if is_atari(env_id) and env_id.endswith("-v5") else None
 
 
 def human_normalized(env_id: str, score: float) -> float | None:
-    """0 for random play, 1 for a human's; None where no reference is known."""
+    """0 for random play, 1 for a human; None where no reference is known."""
     known = references(env_id)
     if known is None:
         return None

@@ -16,12 +16,11 @@ class EvaluationRow(TypedDict):
     """What a reader can rely on in a row of `evaluations.jsonl`."""
 
     env_step: int
-    """Environment steps that the network had been trained for."""
+    """Environment steps of training behind the network."""
     protocol: str
     epsilon: float
     mean: float
     ci95: tuple[float, float]
-    """95% interval of the mean."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Evaluation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: a row of `evaluations.jsonl` without its `env_step`; `time` is in seconds."""
+        """A row of `evaluations.jsonl` without its `env_step`; `time` is in seconds."""
         return {
             "env_id": self.env_id,
             "protocol": self.protocol.name,

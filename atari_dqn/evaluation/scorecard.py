@@ -66,11 +66,9 @@ def evaluate_cells(
 ) -> None:
     """Evaluate a network under every protocol (Atari only) with every epsilon, and print a scorecard.
 
-    Each result is appended to `run_dir`/evaluations.jsonl as soon as its games are over.
-
-    Raises:
-        ConfigError: the file cannot be written; no game is played.
-        CommandFailed: a worker failed, or a result could not be written; all are printed nevertheless.
+    Each result is appended to `run_dir`/evaluations.jsonl as soon as its games are over. Raises `ConfigError` before
+    the first game if that cannot be written, and `CommandFailed` if a worker failed or a result was not written; then
+    all are printed nevertheless.
     """
     from atari_dqn.evaluation.evaluation import Games, evaluate
     from atari_dqn.workers.pool import WorkerError
@@ -85,7 +83,7 @@ def evaluate_cells(
     except OSError as error:
         raise ConfigError(f"cannot write {file}: {error.strerror}; try a copy of the run that is writable") from None
     what = f"{spec.env_id}, the network of env step {trained.env_step:,}"
-    say(console, f"{what}: {f'{len(cells)} times ' if len(cells) > 1 else ''}{episodes} games")
+    say(console, f"{what}: {len(cells) * episodes:,} games")
     results: list[Evaluation] = []
     lost = ""
     started = time.monotonic()
@@ -129,7 +127,7 @@ def evaluate_cells(
 
 
 def scorecard(what: str, results: Sequence[Evaluation], trained: Protocol, num_actions: int) -> Group:
-    """A table with a row for each evaluation of one network in one game, and notes that explain its words."""
+    """A table with a row for each evaluation of one network, and notes that explain its words."""
     first = results[0]
     atari, normalized = is_atari(first.env_id), first.human_normalized is not None
     table = Table(title=f"{what}: {len(first.returns)} games a row", box=box.SIMPLE_HEAD, collapse_padding=True)

@@ -52,7 +52,6 @@ class Counters(TypedDict, total=False):
 
     env_steps: int
     episodes: dict[str, Any]
-    """The running episodes' scores and lengths."""
     evaluated: float | None
     """Mean score of the last evaluation."""
     actor: dict[str, Any]
@@ -64,7 +63,6 @@ class Counters(TypedDict, total=False):
     edit_lines: int
     """Number of lines in the edit log when the checkpoint was written."""
     time: float
-    """Seconds of training so far."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +77,6 @@ class Snapshot:
     """Rows of the ring's own tensor, [rows, num_envs, *frame_shape]; they are streamed, never copied as a whole."""
     envs: dict[str, Any] = dataclasses.field(default_factory=dict)
     """State that brings the emulators back; empty unless the run is exact."""
-
-
-class Entry(TypedDict):
-    """What the manifest says about a file."""
-
-    sha256: str
-    bytes: int
 
 
 def write(directory: Path, snapshot: Snapshot, score: float | None) -> None:
@@ -103,14 +94,11 @@ def write(directory: Path, snapshot: Snapshot, score: float | None) -> None:
 
 
 def check(directory: Path) -> None:
-    """Verify every file against the manifest.
-
-    Raises `CorruptError` on a mismatch, and `FormatError` if another version wrote it.
-    """
-    files = _manifest(directory)["files"]
+    """Verify every file. Raises `CorruptError` on a mismatch, and `FormatError` if another version wrote it."""
+    manifest = _manifest(directory)
     for name in FILES:
         with _reading(directory / name):
-            if files.get(name) != _entry(directory / name):
+            if manifest["files"].get(name) != _entry(directory / name):
                 raise CorruptError(f"{name} does not match its checksum")
 
 
@@ -118,8 +106,7 @@ def read(directory: Path, frames: Tensor) -> Snapshot:
     """Read a checkpoint that passed `check`; its tensors are on the CPU, and its frames are rows of `frames`.
 
     `frames` is the ring's own tensor, [rows, num_envs, *frame_shape], whose first rows are overwritten. Raises
-    `CorruptError` for a file with unexpected content, and `ConfigError` for a checkpoint of a
-    ring of another size.
+    `CorruptError` for a file with unexpected content, and `ConfigError` for a checkpoint of a larger ring.
     """
     state = _json(directory / STATE)
     rows = state.get("frame_rows")
@@ -217,7 +204,8 @@ def _join(numbers: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, A
     return numbers
 
 
-def _entry(path: Path) -> Entry:
+def _entry(path: Path) -> dict[str, Any]:
+    """What the manifest says about a file."""
     with path.open("rb") as file:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
 
@@ -242,8 +230,6 @@ def _manifest(directory: Path) -> dict[str, Any]:
             f"{directory} was written by {age} version of atari_dqn (format {shown(number)}); this version reads format"
             f" {FORMAT}; use the version that wrote it, or start a new run"
         )
-    if not isinstance(content.get("files"), dict):
-        raise CorruptError(f"{MANIFEST} names no files")
     return content
 
 

@@ -38,7 +38,7 @@ class CheckpointStore:
     def save(self, env_step: int, snapshot: Snapshot, score: float | None) -> Path:
         """Write the checkpoint of `env_step`, then remove old ones: the newest `keep` and the best `score` stay.
 
-        Raises `OSError`; then the incomplete checkpoint is removed and earlier ones are unchanged.
+        Raises `OSError`; then earlier ones are unchanged.
         """
         if not self.directory.is_dir():
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -79,14 +79,11 @@ class CheckpointStore:
         return None, skipped
 
     def load_newest(self, frames: torch.Tensor) -> tuple[Snapshot | None, list[str]]:
-        """Load the newest valid checkpoint and rename the corrupt ones that were skipped.
+        """Load the newest valid checkpoint, if there is any, and rename the corrupt ones that were skipped.
 
-        Renamed ones neither hide newer checkpoints nor count among those that are kept. The frames are read into the
-        first rows of `frames`, the ring's own tensor, [rows, num_envs, *frame_shape].
-
-        Returns the snapshot, None without any checkpoint, and a line about each that was skipped. Raises `ConfigError`
-        if all checkpoints are corrupt (starting over would bury what can perhaps be repaired), or the newest valid one
-        does not fit this run or cannot be read.
+        Renamed ones neither hide newer checkpoints nor count among those that are kept. `frames` is as in
+        `checkpoint_files.read`. Also returns a line about each that was skipped. Raises `ConfigError` if all are
+        corrupt (starting over would bury what can perhaps be repaired), or the newest valid one cannot be used.
         """
         try:
             self._remove_leftovers()
@@ -151,7 +148,7 @@ class CheckpointStore:
 
 
 def _rename_corrupt(corrupt: Path, reason: str) -> str:
-    """Rename a corrupt checkpoint. Returns a line about it."""
+    """Rename a corrupt checkpoint, and return a line about it."""
     names = (f"{corrupt.name}.corrupt{suffix}" for suffix in ("", *(f".{number}" for number in range(2, 1000))))
     free = next(name for name in names if not corrupt.with_name(name).exists())
     corrupt.rename(corrupt.with_name(free))

@@ -98,10 +98,7 @@ class EditDesk:
         return due + self._inbox.take()
 
     def record(self, edit: Edit) -> None:
-        """Append a line to the record, where `tune` finds it by the request's id.
-
-        Raises `OSError`; then nothing is appended.
-        """
+        """Append a line to the record, where `tune` finds it by its id. Raises `OSError`; then nothing is appended."""
         append(self._record, line(dataclasses.asdict(edit)))
         self.lines += 1
 
@@ -114,7 +111,7 @@ def read_edits(run_dir: Path) -> list[Edit]:
 def discard_edits(run_dir: Path, lines: int) -> list[Edit]:
     """Discard all but the first `lines` of a run's record. Returns the discarded edits that had been taken.
 
-    Raises `ConfigError` for an invalid line, and `OSError`; then nothing is discarded.
+    Raises `ConfigError` or `OSError`; then nothing is discarded.
     """
     discarded = [edit for edit in read_edits(run_dir)[lines:] if edit.taken]
     keep_lines(run_dir / RECORD, lambda index, _: index < lines)

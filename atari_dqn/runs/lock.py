@@ -43,11 +43,9 @@ def is_training(run_dir: Path) -> bool:
         with (run_dir / LOCK).open() as file:
             # Shared, so that several may look at once without taking each other for a training.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
         return False
-    return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
 
 
 def _held(run_dir: Path) -> ConfigError:
