@@ -1,8 +1,7 @@
 """`python -m atari_dqn.bench`: how fast would this machine run a training, and what limits it?
 
-It takes the flags of the training. Tables show the speed of the workers alone, the learner alone and the whole loop,
-and where the loop's time goes; then the bottleneck and the setting to change. Figures are medians over rounds of short
-measurements.
+Tables show the speed of the workers alone, the learner alone and the whole loop, and where the loop's time goes; then
+the bottleneck and the setting to change. Figures are medians over rounds of short measurements.
 """
 
 import dataclasses
@@ -35,14 +34,9 @@ class BenchCommand(TrainConfig):
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.bench") -> int:
-    """Run the benchmark and print its tables.
+    """Run the benchmark and print its tables. Returns the exit code; raises `ConfigError` for bad input.
 
-    Returns:
-        The exit code.
-
-    Raises:
-        ConfigError: A flag is wrong.
-        CommandFailed: A worker failed, or --out could not be written; the tables are printed nevertheless.
+    `CommandFailed` means that a worker failed, or --out could not be written; then the tables are printed nevertheless.
     """
     command = parse_flags(BenchCommand, argv, prog=prog)
     config = command.settings().validate()

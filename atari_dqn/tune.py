@@ -4,6 +4,7 @@ Without edits it lists the live hyperparameters with their present values, bound
 with the run in the run's directory, so it needs no server, and it imports no torch.
 """
 
+import contextlib
 import dataclasses
 import re
 import sys
@@ -11,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -99,17 +100,10 @@ def _parsed(text: str) -> Request:
     name, equals, value = text.partition("=")
     if not (equals and name.strip() and value.strip()):
         raise ConfigError(f"cannot read the edit {text!r}; write name=value, such as learning_rate=5e-5")
-    return new_request(name.strip().replace("-", "_"), _number(value.strip()))
-
-
-def _number(text: str) -> Any:
-    """The number that the user typed, or the text itself, which the run refuses with a reason."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    number: float | str = value.strip()
+    with contextlib.suppress(ValueError):  # any other text is refused with a reason, unless it means the schedule
+        number = float(number)
+    return new_request(name.strip().replace("-", "_"), number)
 
 
 def _ask(run_dir: Path, requests: Sequence[Request]) -> list[Edit]:

@@ -380,15 +380,6 @@ def test_a_broken_line_in_the_middle_of_a_log_is_named(tmp_path: Path) -> None:
         compare.main([str(run_dir)])
 
 
-def test_clips_and_edits_of_their_interval_do_not_make_another_configuration(tmp_path: Path) -> None:
-    runs = seeds(tmp_path, "plain", [10.0]) + seeds(tmp_path, "filmed", [20.0], record_interval=1000)
-    edit = {"env_step": 600, "update": 1, "name": "record_interval", "old": 1000, "new": 500, "taken": True}
-    row = {**edit, "id": "a", "time": 1.0, "source": "file", "reason": ""}
-    (runs[1] / "hparam_edits.jsonl").write_text(json.dumps(row) + "\n")
-    assert [edit.name for edit in read_run(runs[1]).edits] == ["record_interval"]
-    assert len(read(runs)) == 1
-
-
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     (run_dir,) = seeds(tmp_path, "run", [10.0])
     with pytest.raises(ConfigError, match="/dev/full is not a regular file"):

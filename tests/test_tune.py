@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,26 +176,6 @@ def test_a_run_directory_that_cannot_be_written_to_is_one_line(tmp_path: Path) -
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert "cannot write to" in line
-
-
-def test_checking_whether_a_run_trains_never_stops_one_from_starting(tmp_path: Path) -> None:
-    with locked(tmp_path):
-        pass
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.is_set():
-            is_training(tmp_path)
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        for _ in range(300):
-            with locked(tmp_path):
-                pass
-    finally:
-        over.set()
-        looking.join()
 
 
 def test_ctrl_c_withdraws_the_edit(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import select
 import sys
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # doctor must run without rich
@@ -46,11 +45,7 @@ def release_output() -> None:
 
 
 def open_console() -> Console:
-    """The console that a command prints to. Markup is off, so paths are printed as they are.
-
-    Neither a closed pipe nor a full disk under redirected output ends the command.
-    """
-
+    """The console that a command prints to, without markup; no closed pipe or full disk ends the command."""
     from rich.console import Console
 
     class Steady(Console):
@@ -100,8 +95,6 @@ class StatusLine:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()

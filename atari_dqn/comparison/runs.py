@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from atari_dqn.config.live import Edit
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.config.setting import ConfigError
+from atari_dqn.config.setting import ConfigError, as_written
 from atari_dqn.evaluation.episodes import WINDOW
 from atari_dqn.evaluation.intervals import Array
 from atari_dqn.evaluation.result import EvaluationRow
@@ -122,7 +122,7 @@ class Configuration:
     label: str
     """Text of the legend."""
     settings: dict[str, str]
-    """Settings in which it differs from the other configurations."""
+    """Those in which it differs from the other configurations."""
     runs: list[Run]
 
     def on(self, env_id: str) -> list[Run]:
@@ -143,7 +143,7 @@ def configurations(runs: Sequence[Run]) -> list[Configuration]:
     differing = [name for name in known[0] if any(settings[name] != known[0][name] for settings in known)]
     found = []
     for index, (settings, group) in enumerate(zip(known, groups.values(), strict=True)):
-        apart = {name: _shown(settings[name]) for name in differing}
+        apart = {name: as_written(settings[name]) or "none" for name in differing}
         letter = _letter(index) if len(groups) > 1 else ""
         found.append(Configuration(letter, _label(letter, apart, group), apart, group))
     return found
@@ -154,10 +154,6 @@ def _learning(run: Run) -> dict[str, Any]:
     del settings["env_id"]
     edits = [f"{edit.name} {edit.new} at {edit.env_step:,}" for edit in run.edits if edit.name not in NOT_LEARNING]
     return {"num_envs": run.config.num_envs, **settings, "live edits": edits}
-
-
-def _shown(value: Any) -> str:
-    return (" ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def _letter(index: int) -> str:
@@ -193,5 +189,5 @@ def remarks(found: Sequence[Configuration]) -> list[str]:
         twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
         if twice:
             of = f"{each.letter}, {env_id}" if each.letter else env_id
-            lines.append(f"{of}: several runs have seed {_shown(twice)}; they are not independent.")
+            lines.append(f"{of}: several runs have seed {as_written(twice)}; they are not independent.")
     return lines

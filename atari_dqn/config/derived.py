@@ -32,7 +32,7 @@ TREE_BYTES = 8 + 8 / 63
 
 
 def derive(config: TrainConfig, frame_bytes: int) -> Derived:
-    """`frame_bytes` is the size of the env's frames: 7,056 for an Atari game."""
+    """`frame_bytes` is the size of a frame: 7,056 for an Atari game."""
     rows = config.replay.replay_capacity // config.num_envs
     slots = rows * config.num_envs
     replay_bytes = round(slots * (frame_bytes + RING_BYTES) + config.replay.replay_capacity * TREE_BYTES)

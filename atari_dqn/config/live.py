@@ -57,7 +57,7 @@ class LiveSetting:
         return value
 
     def check(self, value: Any) -> Value:
-        """Convert `value`, any JSON, to the type of this setting. Raises `ConfigError` where that is impossible."""
+        """`value`, any JSON, as the type of this setting. Raises `ConfigError` where it is none."""
         if self.scheduled and value == SCHEDULE:
             return SCHEDULE
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -109,11 +109,10 @@ class Edit:
     old: Value | None
     """Previous value; None for an unknown name"""
     new: Any
-    """The value applied, or the value that was refused, shortened if long"""
+    """The value applied or refused, shortened if long"""
     taken: bool
     source: str
     reason: str = ""
-    """Why it was refused"""
     id: str = ""
     undo: bool = False
 
@@ -161,7 +160,7 @@ class LiveValues:
         )
 
     def state(self) -> dict[str, Any]:
-        """JSON-ready: the value of every setting that was ever edited, and what the settings file said then."""
+        """JSON-ready: the value of every setting that was ever edited, and what the run's settings said then."""
         values = self.values
         return {
             name: {"value": values[name], "configured": self._configured_as(live)}
@@ -170,10 +169,7 @@ class LiveValues:
         }
 
     def load(self, state: Mapping[str, Any]) -> list[Request]:
-        """Take over a `state()`, except where a setting has changed since: a flag given later wins.
-
-        Returns requests that set the overruled values, to be decided and recorded before any other edit.
-        """
+        """Take over a `state()`. Returns requests that restore settings changed since: a flag given later wins."""
         overruled = []
         for name, stored in state.items():
             live = self.settings[name]
@@ -192,10 +188,7 @@ class LiveValues:
             self._numbers[name] = float(value)
 
     def _configured_as(self, live: LiveSetting) -> Any:
-        """What the settings file says about a live setting, JSON-ready.
-
-        For a scheduled one: everything its schedule is made of; for epsilon with a ladder, only that there is one.
-        """
+        """What the run's settings say about a live one: for a schedule, all it is made of; or "ladder"."""
         flat = self._configured.to_dict()
         if live.name == "epsilon" and flat["epsilon_ladder"]:
             return "ladder"
@@ -211,7 +204,6 @@ def from_page(name: str, value: Any) -> Request:
 
 
 def for_page(values: Mapping[str, Value]) -> dict[str, float]:
-    """`values` as numbers, for the dashboard's page."""
     return {name: PAGE_SCHEDULE if isinstance(value, str) else float(value) for name, value in values.items()}
 
 

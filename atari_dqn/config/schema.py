@@ -350,7 +350,7 @@ class TrainConfig:
         return self.env.num_workers * self.env.envs_per_worker
 
     def settings(self) -> TrainConfig:
-        """The settings alone, without what a command adds to them in a class of its own."""
+        """The settings without what a command adds to them."""
         return TrainConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)})
 
     def to_dict(self) -> dict[str, Any]:
@@ -382,10 +382,9 @@ class TrainConfig:
 
     def validate(self) -> TrainConfig:
         """Return self; raise `ConfigError` for the first setting out of bounds or in conflict with another."""
-        for name, setting in settings(TrainConfig).items():
-            for _, section in self._sections():
-                if hasattr(section, name):
-                    setting.check(name, getattr(section, name))
+        for _, section in self._sections():
+            for name, setting in settings(type(section)).items():
+                setting.check(name, getattr(section, name))
         check_capacity(self)
         if self.exploration.epsilon_decay:
             _check_decay(self.exploration)

@@ -8,7 +8,6 @@ from typing import Annotated, Any, TypeVar
 
 C = TypeVar("C")
 
-
 SMALLEST = 2.0**-126
 """Smallest normal float32: anything nearer to 0 becomes 0 before it reaches the optimizer"""
 
@@ -36,13 +35,11 @@ class Setting:
 
     @property
     def bounds(self) -> str:
-        if self.low is not None and self.high is not None:
-            power = self.high > 2**20 and math.log2(self.high).is_integer()
-            high = f"2^{math.log2(self.high):g}" if power else shown_number(self.high)
-            return f"{'above' if self.low_open else 'from'} {shown_number(self.low)} to {high}"
-        if self.low is not None:
-            return f"{'above' if self.low_open else 'at least'} {shown_number(self.low)}"
-        return ""
+        if self.low is None or self.high is None:
+            return ""
+        power = self.high > 2**20 and math.log2(self.high).is_integer()
+        high = f"2^{math.log2(self.high):g}" if power else shown_number(self.high)
+        return f"{'above' if self.low_open else 'from'} {shown_number(self.low)} to {high}"
 
     def describe(self) -> str:
         facts = "; ".join(part for part in (self.unit, self.bounds, self.source and f"source: {self.source}") if part)
@@ -77,6 +74,11 @@ def shown_number(number: float) -> str:
 def flag(name: str) -> str:
     """`learning_rate` -> `--learning-rate`."""
     return "--" + name.replace("_", "-")
+
+
+def as_written(value: Any) -> str:
+    """`value`, as `to_dict` has it, as it is written after its flag."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def settings(cls: type) -> dict[str, Setting]:

@@ -75,8 +75,8 @@ def evaluate_cells(
 
     spec, trained_under = trained.spec, trained.config.env.protocol
     names = protocol_names if spec.is_atari else (trained_under,)
-    protocols = {protocol.name: protocol for protocol in (protocol_for(name, trained_under) for name in names)}
-    cells = list(itertools.product(protocols.values(), dict.fromkeys(epsilons)))
+    protocols = dict.fromkeys(protocol_for(name, trained_under) for name in names)
+    cells = list(itertools.product(protocols, dict.fromkeys(epsilons)))
     file = run_dir / "evaluations.jsonl"
     try:
         check_room_for(file)

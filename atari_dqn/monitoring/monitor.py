@@ -55,15 +55,13 @@ class Monitor:
             view.write(row)
 
     def keep_evaluation(self, row: Mapping[str, Any]) -> None:
-        """Append an evaluation to `evaluations.jsonl`."""
         self._evaluations.write(line(row))
 
     def keep_clip(self, clip: Film) -> None:
-        """Show a film of the training in TensorBoard."""
         self._tensorboard.show(clip)
 
     def keep_episodes(self, env_step: int, seconds: float, ended: Sequence[Episode]) -> None:
-        """Append to `episodes.jsonl` every game that `ended` at `env_step`, `seconds` into the training."""
+        """Record every game that `ended` at `env_step`, `seconds` into the training."""
         for game in ended:
             row = {"env_step": env_step, "episode": game.episode, "env": game.env, "return": game.raw_return}
             self._episodes.write(line({**row, "length": game.length, "time": round(seconds, 3)}))
@@ -88,16 +86,15 @@ class Monitor:
             self._link.answer(edit.name, f"env step {env_step:,}: {'taken: ' if edit.taken else ''}{edit}")
 
     def show(self, values: Mapping[str, Value]) -> None:
-        """Show the present values of the live hyperparameters on the dashboard's page."""
+        """Show the live values on the dashboard's page."""
         if self._link is not None:
             self._link.show(for_page(values))
 
     def tick(self, env_steps: int, note: str = "") -> None:
-        """Called at every step: keeps the terminal alive between rows. `note` says what else is in progress."""
+        """Keep the terminal alive between rows, at every step. `note` says what else is in progress."""
         self._terminal.tick(env_steps, note)
 
     def say(self, message: str) -> None:
-        """One line for the user, above the panel."""
         say(self._console, message)
 
     def close(self) -> None:

@@ -11,11 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from atari_dqn.cli.format import duration
-from atari_dqn.cli.output import say
+from atari_dqn.cli.output import FIRST_LINE_SECONDS, LINE_SECONDS, say
 from atari_dqn.monitoring.views import Row
 
-FIRST_LINE_SECONDS, LINE_SECONDS = 5.0, 10.0
-"""Seconds to the first line, and between lines, where the output is not a terminal"""
 PANEL_SECONDS = 0.5
 """Seconds between redraws of the panel"""
 PACE_SECONDS = 60.0

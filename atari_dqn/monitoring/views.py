@@ -22,7 +22,7 @@ class Page(View, Protocol):
         """Edits requested since the last call: names and unchecked values."""
 
     def show(self, values: Mapping[str, float]) -> None:
-        """Show the present values of the live hyperparameters."""
+        """Show the live values."""
 
     def answer(self, name: str, text: str) -> None:
         """Say beside a hyperparameter what became of its last edit."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import as_written
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.protocol import FRAME_SIZE, FRAME_SKIP, PROTOCOLS, Protocol
 from atari_dqn.policy.files import Header
@@ -39,7 +40,7 @@ def model_card(header: Header, evaluations: Sequence[Row], trained_on: Row, comp
         "atari_dqn, export": header.git_revision or "unknown",
         **{name: known[name] for name in RECORDED if known.get(name)},
     }
-    changed = {f"`{name}`": _value(value) for name, value in settings.items() if value != default[name]}
+    changed = {f"`{name}`": as_written(value) for name, value in settings.items() if value != default[name]}
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         tags=json.dumps([*TAGS, *(["atari"] if atari else []), header.env_id]),
         model_index=json.dumps(_model_index(header, evaluations)),
@@ -130,7 +131,3 @@ def _with_interval(value: float, interval: Sequence[float]) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows))
-
-
-def _value(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -12,7 +12,7 @@ from typing import Any
 
 from atari_dqn.config.file import load_config
 from atari_dqn.config.schema import COLUMNS, TrainConfig
-from atari_dqn.config.setting import ConfigError, flag, settings
+from atari_dqn.config.setting import ConfigError, as_written, flag, settings
 from atari_dqn.runs.lock import LOCK
 from atari_dqn.system.files import append, replace
 from atari_dqn.system.machine import describe_system
@@ -126,16 +126,11 @@ def _changes(config: TrainConfig, run_dir: Path) -> list[str]:
             continue
         if setting.structural and not (setting.structural == COLUMNS and config.num_envs == before.num_envs):
             raise ConfigError(
-                f"{run_dir} was started with {flag(name)} {_shown(stored[name])} and cannot resume with"
-                f" {_shown(asked[name])}: {setting.structural}; restore that value, or choose another --run-dir"
+                f"{run_dir} was started with {flag(name)} {as_written(stored[name])} and cannot resume with"
+                f" {as_written(asked[name])}: {setting.structural}; restore that value, or choose another --run-dir"
             )
-        changed.append(f"{flag(name)} {_shown(stored[name])} -> {_shown(asked[name])}")
+        changed.append(f"{flag(name)} {as_written(stored[name])} -> {as_written(asked[name])}")
     return changed
-
-
-def _shown(value: Any) -> str:
-    """A value as it is written on the command line."""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def threads_before(run_dir: Path) -> int | None:

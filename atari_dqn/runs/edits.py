@@ -21,8 +21,6 @@ from atari_dqn.system.files import append
 RECORD, INBOX = "hparam_edits.jsonl", "edits_asked"
 POLL_SECONDS = 0.1
 """Seconds between looks into the inbox: reading a directory takes microseconds, but so may a tick."""
-MAX_BYTES = 2**16
-"""Largest request that is read; tune writes a few hundred bytes."""
 
 
 class Inbox:
@@ -60,8 +58,7 @@ class Inbox:
         for file in self._files():
             with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
                 # A file that does not fit was not written by tune: nobody waits for an answer. It is tried once.
-                with file.open("rb") as opened:
-                    content = opened.read(MAX_BYTES)
+                content = file.read_bytes()
                 file.unlink()
                 asked = json.loads(content)
                 taken.append(Request(asked["name"], asked["value"], "tune", str(asked["id"]), asked["undo"] is True))
@@ -69,8 +66,7 @@ class Inbox:
 
     def _files(self) -> list[Path]:
         try:
-            # Only files: a directory cannot be read, and a pipe would block.
-            return sorted(file for file in self._directory.glob("*.json") if file.is_file())
+            return sorted(self._directory.glob("*.json"))
         except OSError:
             return []
 

@@ -22,10 +22,7 @@ def line(row: Mapping[str, Any]) -> bytes:
 
 
 def discard_after(file: Path, env_step: int) -> None:
-    """Discard the rows past `env_step`, which a resume repeats, and a last line that a kill left incomplete.
-
-    Raises `OSError`; then nothing is discarded.
-    """
+    """Discard the rows past `env_step`, which a resume repeats, and a last line that a kill left incomplete."""
     keep_lines(file, lambda _, text: (row := _row(text)) is not None and row["env_step"] <= env_step)
 
 

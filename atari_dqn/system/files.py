@@ -56,9 +56,7 @@ def fsync(path: Path) -> None:
 def exclusive(file: Path, seconds: float = 0.0) -> Iterator[None]:
     """Hold the lock on `file`, which is created if absent; the kernel releases it with the process, however that ends.
 
-    Raises:
-        BlockingIOError: another process holds it, and still did after `seconds`.
-        OSError: the file cannot be opened or locked.
+    Raises `BlockingIOError` if another process holds it for longer than `seconds`, and `OSError` if it is no file.
     """
     from filelock import FileLock, Timeout
 

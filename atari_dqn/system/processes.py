@@ -76,11 +76,10 @@ def _kill_children() -> None:
 
 
 def hang_up_after_parent() -> Callable[[], None]:
-    """A `preexec_fn` that makes the kernel send SIGHUP to the new process when the thread that started it ends.
+    """A `preexec_fn` that makes Linux send SIGHUP to the new process when the thread that started it ends.
 
     It is made before the fork, after which little is safe. The signal is SIGHUP because a killed parent sends one for
-    each of its threads, and a second SIGINT or SIGTERM would end a training at once. Only Linux supports it; elsewhere
-    the function does nothing.
+    each of its threads, and a second SIGINT or SIGTERM would end a training at once.
     """
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda option, number: None
 

@@ -40,8 +40,7 @@ def local_parts(config: TrainConfig, spec: EnvSpec) -> Parts:
         device=device,
         precision=resolve_precision(config.learner.precision, device, config.run.deterministic),
     )
-    # The actor plays on the learner's stream and with its weights: the weights it is to play with must be learned by
-    # then, so a stream and a copy of its own would have to wait for the same updates.
+    # On the learner's stream and with its weights: with a copy of its own it would wait for the same updates.
     policy = learner.policy
     actor = Actor(CapturedNetwork(policy, device) if captured else policy, spec.num_actions, seed=seeds["actor"])
 

@@ -9,7 +9,7 @@ class Clock:
     def __init__(self) -> None:
         self.before = 0.0
         """Seconds of the run before it was resumed"""
-        self._start: float | None = None
+        self.start(0)
 
     def start(self, env_steps: int) -> None:
         self._start = self._asked = time.monotonic()
@@ -17,7 +17,7 @@ class Clock:
 
     def elapsed(self) -> float:
         """Seconds of the run so far."""
-        return self.before + (0.0 if self._start is None else time.monotonic() - self._start)
+        return self.before + time.monotonic() - self._start
 
     def steps_per_second(self, env_steps: int) -> float:
         """Environment steps per second since the last call."""

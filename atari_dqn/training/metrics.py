@@ -38,6 +38,6 @@ def row_of(trainer: Trainer, workers_replaced: int, failed_saves: int) -> dict[s
 
 
 def human(trainer: Trainer, group: str, score: float | None) -> dict[str, float]:
-    """`group/human_normalized` of `score`; empty without a score or a reference for the game."""
+    """`group/human_normalized`; empty without a score or a reference for the game."""
     normalized = None if score is None else human_normalized(trainer.spec.env_id, score)
     return {} if normalized is None else {f"{group}/human_normalized": normalized}

@@ -50,9 +50,8 @@ def train_seeds(
 ) -> int:
     """Train `config` with `seeds` seeds, beginning with `config.run.seed`. Returns the exit code.
 
-    `kind` is the kind of observation, pixels or vector. Unfinished runs in `run_dir` are resumed. `flags` are further
-    flags of `train`, by name, passed to every run. Raises `ConfigError` for bad input before anything starts, and
-    `CommandFailed` at the end, naming the seeds that failed.
+    Unfinished runs in `run_dir` are resumed. `kind` is the kind of observation; `flags` are further flags of `train`.
+    Raises `ConfigError` before anything starts, and `CommandFailed` at the end, naming the seeds that failed.
     """
     first, last = config.run.seed, config.run.seed + seeds - 1
     if fault := settings(TrainConfig)["seed"].fault(last):
@@ -89,9 +88,8 @@ def train_seeds(
 def _beside(config: TrainConfig, derived: Derived, seeds: int) -> int:
     """How many runs to have at once: each needs cores it can use well, and memory for a full replay.
 
-    On a CPU that is one core for the learner and one for the environments: two runs with half the threads get further
-    in an hour than one after the other, since threads that share a small update wait for each other. On a GPU the
-    environments take the time, and each worker keeps a core busy.
+    On a CPU one core for the learner and one for the environments: two runs with half the threads get further in an
+    hour than one after the other. On a GPU the environments take the time, and each worker keeps a core busy.
     """
     import torch
 
@@ -109,7 +107,7 @@ def _beside(config: TrainConfig, derived: Derived, seeds: int) -> int:
 
 
 def _command(config: TrainConfig, seed: int, run_dir: Path, flags: Mapping[str, str]) -> list[str]:
-    """The command of one seed; its flags are what differs from that run's own settings, or from the defaults."""
+    """The command of one seed, with flags for what differs from that run's own settings, or from the defaults."""
     default = read_config(run_dir) if is_run_dir(run_dir) else TrainConfig()
     asked = config.replace(seed=seed, run_dir=run_dir).to_dict()
     given = {name: value for name, value in asked.items() if value != default.to_dict()[name]}

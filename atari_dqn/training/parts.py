@@ -20,24 +20,15 @@ OnWait = Callable[[str], None]
 
 
 class EnvPool(Protocol):
-    """Many environments behind separate `send` and `recv`; `workers.pool.WorkerPool` is one."""
+    """Many environments behind separate `send` and `recv`, as `workers.pool.WorkerPool` has them."""
 
     failures: list[str]
-    """Messages about replaced workers not yet shown to the user"""
 
     def reset(self) -> StepResult: ...
-
-    def send(self, actions: npt.NDArray[np.integer[Any]]) -> None:
-        """Let every environment take its action, [num_envs], and return at once."""
-
+    def send(self, actions: npt.NDArray[np.integer[Any]]) -> None: ...
     def recv(self) -> StepResult: ...
-
-    def state(self) -> dict[str, npt.NDArray[Any]]:
-        """What `restore` needs to bring the environments back; empty where they cannot be."""
-
-    def restore(self, state: Mapping[str, npt.NDArray[Any]], on_tick: Callable[[int, int], None]) -> StepResult:
-        """Bring the environments back to where they stood at `state()`. Returns the last tick's result."""
-
+    def state(self) -> dict[str, npt.NDArray[Any]]: ...
+    def restore(self, state: Mapping[str, npt.NDArray[Any]], on_tick: Callable[[int, int], None]) -> StepResult: ...
     def close(self) -> None: ...
 
 

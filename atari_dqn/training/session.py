@@ -55,11 +55,9 @@ class Session:
         resumed: Resumed | None = None,
         threads: ThreadChoice | None = None,
     ) -> None:
-        """Discard what the run's edit log has past the checkpoint that was resumed.
+        """Discard what the run's edit log has past the checkpoint of `resumed`. Raises `OSError` if that fails.
 
-        `repeated` are another run's live edits, to be made at the same environment steps; `resumed` is what
-        `snapshot.resume` found; `threads` is told how long each iteration takes. Raises `OSError` where the edit log
-        cannot be written.
+        `repeated` are another run's live edits, to be made at the same environment steps.
         """
         resumed = resumed or Resumed()
         self.trainer, self.run_dir, self.monitor, self.should_stop = trainer, run_dir, monitor, should_stop
@@ -104,20 +102,17 @@ class Session:
             raise NotFiniteError(f"stopped at env step {trainer.env_steps:,}, {error}") from None
         except Stopped:
             # A worker is silent, perhaps for good: the step in flight is abandoned.
-            if self._has_progress and (problem := self._save()):
+            if trainer.env_steps > self._began_at and (problem := self._save()):
                 raise NotSaved(problem) from None
             return False
         except Exception as error:
-            if self._has_progress and (isinstance(error, WorkerError) or is_out_of_memory(error)):
+            resumable = isinstance(error, WorkerError) or is_out_of_memory(error)
+            if resumable and trainer.env_steps > self._began_at:
                 self._save_and_say()  # the step in flight is lost; what was learned is not
             raise
         finally:
             self._recorder.close()
             trainer.close()
-
-    @property
-    def _has_progress(self) -> bool:
-        return self.trainer.env_steps > self._began_at
 
     def _start(self) -> None:
         began = time.monotonic()
@@ -139,9 +134,12 @@ class Session:
                 self.monitor.say(f"env step {self.trainer.env_steps:,}: {line}")
 
     def _finish(self) -> bool:
-        """Save, log the last row and wait for the last clip."""
+        """Save, log the last row and wait for the last clip, which a stop abandons."""
         problem = self._save_and_log()
-        self._await_clip()
+        self._recorder.shorten_deadline()
+        while self._recorder.env_step is not None and not self.should_stop():
+            self.monitor.tick(self.trainer.env_steps, f"finishing the clip, at most {LAST_DEADLINE:g} s")
+            self._show_clip(seconds=0.25)
         if problem:
             raise NotSaved(problem)
         return self.trainer.done
@@ -153,7 +151,7 @@ class Session:
         return problem
 
     def _wait(self, note: str) -> None:
-        """Called during anything that takes long: shows `note` and makes it possible to stop."""
+        """Show `note` during anything that takes long, and make it possible to stop."""
         self.monitor.tick(self.trainer.env_steps, note)
         if self.should_stop():
             raise Stopped
@@ -253,13 +251,6 @@ class Session:
         elif made is not None:
             self.monitor.say(f"no clip at env step {env_step:,}: {made}")
 
-    def _await_clip(self) -> None:
-        """Wait for the last clip; a stop abandons it."""
-        self._recorder.shorten_deadline()
-        while self._recorder.env_step is not None and not self.should_stop():
-            self.monitor.tick(self.trainer.env_steps, f"finishing the clip, at most {LAST_DEADLINE:g} s")
-            self._show_clip(seconds=0.25)
-
     def _log_if_due(self, evaluation: dict[str, float]) -> None:
         if self._logging.passed(self.trainer.env_steps, self.trainer.config.run.log_interval) or evaluation:
             self._log(evaluation)
@@ -287,7 +278,6 @@ class Session:
             self.monitor.say(problem)
 
     def _save(self) -> str:
-        """The problem in one line; empty when there is none."""
         return self._saver.save(self._desk.lines)
 
     def _check_updates(self) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import time
 from pathlib import Path
 
@@ -32,11 +31,10 @@ class Resumed:
 
 
 def save(trainer: Trainer, store: CheckpointStore, edit_lines: int = 0) -> Path:
-    """Write a checkpoint of everything, in a deterministic run including what restores the environments.
+    """Write a checkpoint of everything, between two iterations, and return its directory.
 
-    The trainer is between two iterations, and the edit log has `edit_lines` lines by now. Returns the checkpoint's
-    directory. Raises `OSError` (what was stored before is still there), and `NotFiniteError`, with nothing saved, if
-    there is NaN or infinity in weights, moments or priorities.
+    The edit log has `edit_lines` lines by now. Raises `OSError`, and `NotFiniteError` if there is NaN or infinity in
+    weights, moments or priorities; what was stored before is still there.
     """
     learner, replay = trainer.learner.state(), trainer.replay.state()
     if where := where_not_finite({**learner, "priorities": replay["leaves"], "largest_priority": replay["largest"]}):
@@ -107,13 +105,6 @@ def _rate(trainer: Trainer) -> list[float]:
     return [learner.replay_ratio, learner.batch_size, learner.learning_starts]
 
 
-ADVICE = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space on the disk"),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "check the permissions"),
-}
-"""What to do about a save that failed with that error; "of" a directory follows."""
-
-
 class NotSaved(Exception):
     """The last save failed; the message says what is left and what to do."""
 
@@ -135,11 +126,7 @@ class Saver:
         return bool(minutes) and time.monotonic() - self._tried > 60 * minutes
 
     def save(self, edit_lines: int) -> str:
-        """Save, unless this very state is saved already, and say how long it took; or sound the alarm.
-
-        `edit_lines` is the number of lines in the edit log by now. Returns the problem in one line; empty if there is
-        none.
-        """
+        """Save, unless this very state is saved already. Returns the problem in one line, after an alarm, or ""."""
         trainer, monitor = self._trainer, self._monitor
         state = trainer.replay.newest, trainer.learner.updates, edit_lines
         self._tried = began = time.monotonic()
@@ -158,7 +145,6 @@ class Saver:
         return ""
 
     def _alarm(self, error: OSError) -> str:
-        """Sound the alarm. Returns the problem in one line."""
         left = None
         with contextlib.suppress(OSError):
             left, _ = self._store.newest_valid()
@@ -166,5 +152,5 @@ class Saver:
         return (
             f"NOT SAVED at env step {self._trainer.env_steps:,}: {error.strerror or error};"
             f" {f'the last valid checkpoint is {left}' if left else 'there is no valid checkpoint'};"
-            f" {ADVICE.get(error.errno or 0, 'check the disk')} of {self._store.directory}"
+            f" check the disk and the permissions of {self._store.directory}"
         )

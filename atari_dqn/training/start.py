@@ -34,11 +34,9 @@ class Run:
 
     run_dir: Path
     init_from: Path | None = None
-    """Checkpoint whose weights a new run starts from"""
     repeated: Sequence[Edit] = ()
     """Another run's live edits, to be made at the same environment steps"""
     labml_url: str | None = None
-    """labml server to report to"""
 
 
 def train(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should_stop: Callable[[], bool]) -> int:
@@ -80,7 +78,7 @@ def train(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should
 
 
 def open_run(config: TrainConfig, spec: EnvSpec, run: Run, console: Console) -> tuple[Trainer, Resumed]:
-    """Make the trainer, resume it or load its first weights, and record what was asked and on which machine."""
+    """Make the trainer, resume it or load its first weights, and describe the run in its directory."""
     before = threads_before(run.run_dir)
     threads = set_up_torch(config, spec.kind, before)
     trainer = local_trainer(config, spec)
@@ -117,9 +115,9 @@ def open_run(config: TrainConfig, spec: EnvSpec, run: Run, console: Console) -> 
 
 
 def connect(trainer: Trainer, config: TrainConfig, run: Run, console: Console) -> Monitor:
-    """The monitor, with the dashboard's page if there is one, which is sent `config`: the settings before live edits.
+    """The monitor, with the dashboard's page if there is one. Raises `OSError` where files cannot be written.
 
-    Raises `OSError` where files cannot be written.
+    `config` has the settings before live edits.
     """
     page = None
     if run.labml_url is not None:

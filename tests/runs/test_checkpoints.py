@@ -197,16 +197,6 @@ def test_a_run_stands_for_its_newest_weights(
     assert torch.equal(found["weight"], snapshot(step).learner["online"]["weight"])
 
 
-def test_checkpoints_are_ordered_by_their_env_steps(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, keep=2)
-    for at in (90, 900, 1000):
-        store.save(at, snapshot(at), score=None)
-    assert store.steps() == [900, 1000]
-    newest, _ = store.newest_valid()
-    assert newest == tmp_path / "checkpoints" / "1000"
-    assert (tmp_path / "checkpoints" / "latest").read_text() == "1000"
-
-
 def test_weights_that_a_run_does_not_have_are_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     torch.save({"online": {}}, tmp_path / "learner.pt")

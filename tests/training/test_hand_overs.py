@@ -268,17 +268,6 @@ def test_the_session_depends_on(name: str, tmp_path: Path, monkeypatch: pytest.M
     assert seen(without) != seen(Did(tmp_path / "with", monkeypatch, **base, **{name: value}))
 
 
-def test_an_evaluation_is_of_the_online_network_at_its_own_epsilon(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    did = Did(tmp_path, monkeypatch, eval_interval=20, eval_epsilon=0.25, eval_episodes=3)
-    assert [at // 20 for at in did.evaluations] == [1, 2, 3]
-    assert did.asked["network"] is did.trainer.learner.online
-    assert did.asked["protocol"] is did.trainer.protocol
-    asked = (did.asked["epsilon"], did.asked["episodes"], did.asked["seed"])
-    assert asked == (0.25, 3, seeds_of(did.trainer.config.run.seed)["evaluation"])
-
-
 def test_a_resumed_session_counts_on_from_where_the_run_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     intervals: dict[str, Any] = {
         "eval_interval": 40,
