@@ -51,11 +51,6 @@ class LiveSetting:
         """The values that may be typed on the page, in words."""
         return f"{self.setting.bounds}{f', or {PAGE_SCHEDULE:g} for the schedule' if self.scheduled else ''}"
 
-    def configured(self, config: TrainConfig) -> Value:
-        """Its value before any edit."""
-        value: Value = SCHEDULE if self.scheduled else config.to_dict()[self.name]
-        return value
-
     def check(self, value: Any) -> Value:
         """`value`, any JSON, as the type of this setting. Raises `ConfigError` where it is none."""
         if self.scheduled and value == SCHEDULE:
@@ -170,12 +165,12 @@ class LiveValues:
 
     def load(self, state: Mapping[str, Any]) -> list[Request]:
         """Take over a `state()`. Returns requests that restore settings changed since: a flag given later wins."""
-        overruled = []
+        overruled, configured = [], self.values
         for name, stored in state.items():
             live = self.settings[name]
             self._set(name, stored["value"])
             if stored["configured"] != self._configured_as(live):
-                overruled.append(Request(name, live.configured(self._configured), "command line"))
+                overruled.append(Request(name, configured[name], "command line"))
         return overruled
 
     def _set(self, name: str, value: Value) -> None:

@@ -133,12 +133,6 @@ def _changes(config: TrainConfig, run_dir: Path) -> list[str]:
     return changed
 
 
-def threads_before(run_dir: Path) -> int | None:
-    """Number of torch threads that the run in `run_dir` used so far; None if it is not recorded."""
-    threads = read_system(run_dir).get("torch_threads")
-    return threads if isinstance(threads, int) else None
-
-
 def read_system(run_dir: Path) -> dict[str, Any]:
     """The machine and versions a run last ran on; empty if they are not recorded. Never raises."""
     try:

@@ -152,5 +152,5 @@ class Saver:
         return (
             f"NOT SAVED at env step {self._trainer.env_steps:,}: {error.strerror or error};"
             f" {f'the last valid checkpoint is {left}' if left else 'there is no valid checkpoint'};"
-            f" check the disk and the permissions of {self._store.directory}"
+            f" check the permissions and the free space of {self._store.directory}"
         )

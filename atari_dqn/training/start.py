@@ -18,7 +18,7 @@ from atari_dqn.labml.http import API
 from atari_dqn.labml.link import LabmlLink
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoints import CheckpointStore
-from atari_dqn.runs.directory import describe_run, threads_before
+from atari_dqn.runs.directory import describe_run, read_system
 from atari_dqn.system.machine import is_out_of_memory
 from atari_dqn.training.assembly import local_trainer
 from atari_dqn.training.session import Session
@@ -79,7 +79,7 @@ def train(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should
 
 def open_run(config: TrainConfig, spec: EnvSpec, run: Run, console: Console) -> tuple[Trainer, Resumed]:
     """Make the trainer, resume it or load its first weights, and describe the run in its directory."""
-    before = threads_before(run.run_dir)
+    before = read_system(run.run_dir).get("torch_threads")
     threads = set_up_torch(config, spec.kind, before)
     trainer = local_trainer(config, spec)
     try:
