@@ -60,17 +60,13 @@ class Replay(abc.ABC):
         device: torch.device | str = "cpu",
         xp: Library | None = None,
     ) -> None:
-        """Allocate an empty replay.
+        """Allocate an empty replay; the arguments that are not named here are those of the `FrameRing`.
 
         Args:
             capacity: Maximum number of transitions; the ring has `capacity // num_envs` rows.
-            num_envs, frame_shape, frame_dtype, stack, n_step, device, xp: Those of the `FrameRing`.
             gamma: Discount factor per env step.
             clip_rewards: Whether to clip rewards to [-1, 1].
             seed: Seed of the draws.
-
-        Raises:
-            ValueError: `capacity` leaves too few rows for the stack and the n-step window.
         """
         self.ring = FrameRing(capacity // num_envs, num_envs, frame_shape, frame_dtype, stack, n_step, device, xp)
         self.tree = SumTree(1 << (capacity - 1).bit_length(), device, xp)

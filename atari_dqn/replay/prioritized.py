@@ -19,16 +19,9 @@ class PrioritizedReplay(Replay):
     """Draws a transition with probability proportional to (|td_error| + 0.01)^alpha."""
 
     def __init__(self, capacity: int, *args: Any, alpha: float, **kwargs: Any) -> None:
-        """Allocate an empty replay.
+        """Allocate an empty replay, as `Replay` does; with an `alpha` of 0 all transitions are equally likely.
 
-        Args:
-            capacity: Maximum number of transitions, a power of two.
-            args: The other positional arguments of `Replay`.
-            alpha: Exponent of the priorities; 0 makes all transitions equally likely.
-            kwargs: The keyword arguments of `Replay`.
-
-        Raises:
-            ValueError: `capacity` is not a power of two or leaves too few rows.
+        Raises `ValueError` unless `capacity` is a power of two.
         """
         if capacity < 1 or capacity & (capacity - 1):
             below = 2 ** max(0, capacity.bit_length() - 1)

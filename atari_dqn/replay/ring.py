@@ -58,20 +58,10 @@ class FrameRing:
         device: torch.device | str = "cpu",
         xp: Library | None = None,
     ) -> None:
-        """Allocate an empty ring.
+        """Allocate an empty ring for `rows` ticks, observations of `stack` frames and windows of `n_step` env steps.
 
-        Args:
-            rows: Number of ticks to keep.
-            num_envs: Number of environments.
-            frame_shape: Shape of one environment's frame.
-            frame_dtype: Dtype of the frames, in numpy's terms.
-            stack: Frames in an observation.
-            n_step: Length of the n-step return, in env steps.
-            device: Device of all tensors.
-            xp: Library that computes; by default the one `arrays.library` chooses for the device.
-
-        Raises:
-            ValueError: `rows` cannot hold one stack and one window beside the write head.
+        `xp` is the library that computes; by default the one `arrays.library` chooses for `device`. Raises `ValueError`
+        if `rows` cannot hold one stack and one window beside the write head.
         """
         if rows < stack + n_step + 1:
             raise ValueError(

@@ -19,12 +19,8 @@ class Staging:
     def upload(self, values: Tensor, target: Tensor | None = None) -> Tensor:
         """Copy to the device, asynchronously on a GPU. Waits only until the previous upload has been read.
 
-        Args:
-            values: [M, *shape], in host memory or on the device. May be changed as soon as this returns.
-            target: Tensor on the device to write to; a new one by default.
-
-        Returns:
-            The tensor on the device.
+        `values`, [M, *shape] in host memory or on the device, may be changed as soon as this returns. Returns `target`,
+        the tensor on the device to write to; a new one by default.
         """
         if self._pinned is not None and self._read is not None and values.device.type == "cpu":
             self._read.synchronize()

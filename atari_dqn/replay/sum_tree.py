@@ -32,15 +32,9 @@ class SumTree:
     """
 
     def __init__(self, num_leaves: int, device: torch.device | str = "cpu", xp: Library | None = None) -> None:
-        """Build an empty tree.
+        """Build an empty tree on `device`. `xp` is the library that computes, as in the `FrameRing`.
 
-        Args:
-            num_leaves: Number of leaves, a power of two.
-            device: Device of all tensors.
-            xp: Library that computes; by default the one `arrays.library` chooses for the device.
-
-        Raises:
-            ValueError: `num_leaves` is not a power of two.
+        Raises `ValueError` unless `num_leaves` is a power of two.
         """
         if num_leaves < 1 or num_leaves & (num_leaves - 1):
             below = 2 ** max(0, num_leaves.bit_length() - 1)
