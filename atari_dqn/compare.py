@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,7 @@ from atari_dqn.cli.command import DONE, parse_flags, run_command
 from atari_dqn.cli.output import StatusLine, open_console, say
 from atari_dqn.comparison.runs import Run, configurations, find_runs, names_of, read_run
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
-from atari_dqn.runs.directory import newest_run
+from atari_dqn.runs.directory import named
 from atari_dqn.system.files import replace
 
 if TYPE_CHECKING:  # matplotlib takes a second, which bad input need not wait for
@@ -54,9 +53,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
     """Compare as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
     command = parse_flags(CompareCommand, argv, prog=prog)
     console = open_console()
-    given = command.runs or (newest_run(partial(say, console)),)
+    given = [named(path, takes="run seeds runs") for path in command.runs or (None,)]
     places = find_runs(given)
-    out = command.out or given[0] / "plots" / "compare.png"
+    out = command.out or given[0].path / "plots" / "compare.png"
     _check_out(out)
     with StatusLine(console, "reading") as status:
         runs: list[Run] = []
@@ -89,8 +88,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
 
 def _check_out(out: Path) -> None:
     """Raise `ConfigError` unless a picture can go to `out`."""
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a directory; name a PNG in it")
     if out.exists() and not out.is_file():
         raise ConfigError(f"--out {out} is not a regular file; name a PNG to write")
     if out.suffix == ".md":

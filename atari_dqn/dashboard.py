@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.das
     if command.until_stdin_ends:
         threading.Thread(target=_exit_with_stdin, daemon=True).start()  # before imports that take seconds
     check_labml_app()
-    data_dir = (command.data_dir or user_dir("XDG_DATA_HOME", ".local/share")).expanduser().absolute()
+    data_dir = (command.data_dir or user_dir("XDG_DATA_HOME", ".local/share")).absolute()
     # The socket first: of two dashboards started at once the second says that the port is taken, not the directory.
     with listening_socket(command.port) as listener, locked_data_dir(data_dir):
         port = listener.getsockname()[1]

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import atari_dqn
 from atari_dqn.cli.command import run_command
 from atari_dqn.diagnostics.checks import CHECKS, Finding, first_line, run_check
 
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.doc
     """Check the machine, print a line for each finding, then suggest settings. Returns the exit code."""
     parser = argparse.ArgumentParser(prog=prog, description="Check this machine and suggest settings that suit it.")
     parser.error = lambda message: parser.exit(2, f"error: {message}\n")  # type: ignore[method-assign]
+    parser.add_argument("-V", "--version", action="version", version=f"atari_dqn {atari_dqn.__version__}")
     parser.parse_args(argv)
     levels = []
     for name, check in CHECKS.items():

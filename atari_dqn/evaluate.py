@@ -13,7 +13,6 @@ from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.setting import ConfigError, Setting, flag, help_from_settings
 from atari_dqn.evaluation.scorecard import EPSILONS, NUM_WORKERS, PROTOCOL_NAMES, evaluate_cells
 from atari_dqn.policy.source import playable_source
-from atari_dqn.runs.directory import newest_run
 
 
 @help_from_settings
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.eva
         if not getattr(command, name):
             raise ConfigError(f"{flag(name)} is empty; omit it for the default")
     console = open_console()
-    source = playable_source(command.run or newest_run(partial(say, console), checkpoint=True), command.checkpoint)
+    source = playable_source(command.run, command.checkpoint)
 
     from atari_dqn.agent.device import resolve_device
 

@@ -18,7 +18,8 @@ from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.evaluation.result import EvaluationRow
 from atari_dqn.policy.files import CHECKSUMS, ONNX, SAFETENSORS, checksums, extra, to_safetensors
 from atari_dqn.policy.policy import Policy
-from atari_dqn.runs.directory import read_config, read_system
+from atari_dqn.policy.source import playable_source
+from atari_dqn.runs.directory import named, read_system
 from atari_dqn.runs.records import read_rows
 from atari_dqn.system.files import check_room_for, replace
 from atari_dqn.system.machine import git_revision
@@ -43,7 +44,7 @@ class ExportCommand:
     card. play, evaluate and `atari_dqn.Policy` take either file.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, Setting("a run directory, such as runs/Breakout-1-...")]
+    run: Annotated[Path | None, tyro.conf.Positional, Setting("a run directory; None: the newest run in runs")] = None
     checkpoint: Annotated[str, Setting("latest, best, or an env step of RUN/checkpoints")] = "latest"
     out: Annotated[Path | None, Setting("the directory to write; by default RUN/export/<env>-<env step>")] = None
     episodes: Annotated[
@@ -54,28 +55,28 @@ class ExportCommand:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.export") -> int:
     """Export as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
     command = parse_flags(ExportCommand, argv, prog=prog)
-    read_config(command.run)
-    file = command.run / "evaluations.jsonl"
+    found = named(command.run, command.checkpoint)
+    source = playable_source(found.path, found.checkpoint)
+    file = source.path / "evaluations.jsonl"
     read_rows(file, *SCORES)
     for package in ("onnx", "onnxscript", "onnxruntime", "safetensors"):
         extra(package)
-    check_out(command.out or command.run / "export", given=command.out is not None)
+    check_out(command.out or source.path / "export", given=command.out is not None)
 
     # Imported now that the input is known to be right: it takes seconds.
     from atari_dqn.agent.network import QNetwork
     from atari_dqn.evaluation.scorecard import evaluate_cells
     from atari_dqn.policy.model_card import model_card
     from atari_dqn.policy.onnx import to_onnx
-    from atari_dqn.policy.trained import load_policy
 
     console = open_console()
-    trained = load_policy(command.run, command.checkpoint, say=partial(say, console))
+    trained = source.load("cpu", partial(say, console))
     if command.episodes:
-        evaluate_cells(trained, command.run, console, episodes=command.episodes)
+        evaluate_cells(trained, source.path, console, episodes=command.episodes)
     assert isinstance(trained.network, QNetwork), "a run has one"
     header, network = trained.header(git_revision()), trained.network.reference()
     name = header.env_id.split(":")[-1].removeprefix("ALE/").replace("/", "-")
-    out = command.out or command.run / "export" / f"{name}-{trained.env_step}"
+    out = command.out or source.path / "export" / f"{name}-{trained.env_step}"
     contents = {SAFETENSORS: to_safetensors(header, network), ONNX: to_onnx(header, network)}
     with tempfile.TemporaryDirectory() as place:
         for file_name, content in contents.items():
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
         comparison = compare(Policy(header, trained.q), *read)
     evaluations = [row for row in read_rows(file, *SCORES) if row["env_step"] == trained.env_step]
     contents[CHECKSUMS] = checksums(contents)
-    contents[CARD] = model_card(header, evaluations, read_system(command.run), comparison).encode()
+    contents[CARD] = model_card(header, evaluations, read_system(source.path), comparison).encode()
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / CHECKSUMS).unlink(missing_ok=True)  # those of a former export do not fit the new files

@@ -12,7 +12,6 @@ from atari_dqn.cli.command import DONE, INTERRUPTED, parse_flags, run_command
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.policy.source import playable_source
-from atari_dqn.runs.directory import newest_run
 
 EPISODES = 10
 """Default number of games that the best or the worst is picked from."""
@@ -68,7 +67,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
     if command.episodes is not None and not picking:
         raise ConfigError("--episodes needs --best or --worst, which pick one of that many games")
     console = open_console()
-    source = playable_source(command.run or newest_run(partial(say, console), checkpoint=True), command.checkpoint)
+    source = playable_source(command.run, command.checkpoint)
     if command.window:
         from atari_dqn.render.video import check_display
 

@@ -38,7 +38,7 @@ from atari_dqn.replay.make import make_replay
 from atari_dqn.replay.ring import FrameRing
 from atari_dqn.runs import checkpoint_files as files
 from atari_dqn.runs.checkpoints import CheckpointStore
-from atari_dqn.runs.directory import read_config
+from atari_dqn.runs.directory import named, read_config
 from atari_dqn.system.files import replace
 
 ACROSS, DOWN = 5, 4
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw the contact sheet of a run's newest checkpoint. Raises `ConfigError` where its replay has no priorities."""
     parser = argparse.ArgumentParser(prog="python -m examples.surprise", description="Draw the largest TD errors.")
     parser.add_argument("run", type=Path, help="a run directory")
-    run_dir = parser.parse_args(argv).run
+    run_dir = named(parser.parse_args(argv).run).path
     wanted = read_config(run_dir).replay
     if wanted.replay != "prioritized" or wanted.alpha == 0:
         raise ConfigError(f"{run_dir} was trained without priorities; try a run with --replay prioritized")

@@ -50,6 +50,13 @@ def test_without_a_command_there_is_the_usage_or_the_version(
     assert shown in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_the_version(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        run([name, "--version"])
+    assert (ending.value.code, capsys.readouterr().out) == (0, f"atari_dqn {__version__}\n")
+
+
 @pytest.mark.parametrize("arguments", [["train", "--help"], ["tune", "--help"], ["--help"], []])
 def test_a_reader_that_has_left_is_no_error(arguments: list[str]) -> None:
     """`--help | head`: here the pipe is closed before anything is written."""
@@ -154,12 +161,12 @@ def test_a_mistake_is_found_before_torch_is_imported(tmp_path: Path) -> None:
         "--episodes is 0; it must be from 1 to 100000",
         "--epsilon is 1.5; it must be from 0 to 1",
         "--protocol is empty; omit it for the default",
-        f"{tmp_path / 'nowhere'} is not a run directory: it has no config.json",
+        f"{tmp_path / 'nowhere'} does not exist",
         "--epsilon is -1; it must be from 0 to 1",
-        f"{tmp_path / 'nowhere'} is not a run directory: neither it nor a directory in it has a config.json",
+        f"{tmp_path / 'nowhere'} does not exist",
         f"{tmp_path / 'run'} has no score yet: no game of it is finished",
         "--threshold is nan; it must be finite",
-        f"--out {tmp_path} is a directory; name a PNG in it",
+        f"--out {tmp_path} is not a regular file; name a PNG to write",
         f"--out {tmp_path / 'it.md'} names the tables; name the picture, such as {tmp_path / 'it.png'}",
         "[]",
     ]

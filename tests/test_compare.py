@@ -31,6 +31,7 @@ from atari_dqn.comparison.tables import Table, markdown, tables, terminal
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, settings
 from atari_dqn.evaluation.intervals import estimate, improvement, interval, iqm
+from atari_dqn.runs.directory import named
 from tests.run_dirs import log, make_run, make_settings, python
 
 
@@ -195,9 +196,10 @@ def test_runs_of_different_revisions_or_precisions_are_remarked(tmp_path: Path) 
 
 def test_a_directory_of_runs_means_the_runs_in_it_and_each_counts_once(tmp_path: Path) -> None:
     runs = seeds(tmp_path / "all", "run", [1.0, 2.0])
-    assert find_runs([tmp_path / "all", runs[1], tmp_path / "all" / ".." / "all" / "run-1"]) == runs
-    with pytest.raises(ConfigError, match="neither it nor a directory in it has a config"):
-        find_runs([runs[0] / "checkpoints"])
+    places = [tmp_path / "all", runs[1], tmp_path / "all" / ".." / "all" / "run-1"]
+    assert find_runs(named(place, takes="run runs") for place in places) == runs
+    with pytest.raises(ConfigError, match=r"is not a run directory: it has no config\.json$"):
+        compare.main([str(runs[0] / "metrics.jsonl")])
     assert compare.main([str(tmp_path / "all")]) == 0
     assert (tmp_path / "all" / "plots" / "compare.md").is_file()
 
@@ -222,7 +224,7 @@ def test_runs_that_cannot_be_compared_are_left_out_with_a_line(
     os.utime(runs / "many" / "seed-1" / "config.json", (2**32, 2**32))
     assert compare.main([]) == 0, "the newest run"
     assert (runs / "many" / "seed-1" / "plots" / "compare.png").is_file()
-    with pytest.raises(ConfigError, match="neither it nor a directory in it has a config"):
+    with pytest.raises(ConfigError, match="elsewhere does not exist"):
         compare.main([str(tmp_path / "elsewhere")])
 
 
@@ -402,5 +404,5 @@ def test_an_impossible_file_name_is_one_line() -> None:
     for command in ("compare", "play", "evaluate"):
         result = python("-m", f"atari_dqn.{command}", "x" * 5000)
         assert (result.returncode, result.stdout) == (2, ""), result.stderr
-        assert result.stderr.endswith("x: File name too long\n")
+        assert result.stderr.endswith("x does not exist\n")
         assert len(result.stderr.splitlines()) == 1

@@ -13,8 +13,10 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import atari_dqn
 from atari_dqn.cli.output import output_is_closed, release_output
 from atari_dqn.config.setting import ConfigError, settings
 
@@ -35,18 +37,24 @@ def parse_flags(
     An unknown flag or a value of another type ends the process with a short box and code 2; a value out of bounds
     raises `ConfigError`.
     """
+    if {"--version", "-V"} & {*(sys.argv[1:] if argv is None else argv)}:
+        print(f"atari_dqn {atari_dqn.__version__}")
+        sys.exit(DONE)
+
     import tyro  # here, for doctor must run without it
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
     registry = ConstructorRegistry()
 
+    readers: dict[Any, Callable[[str], Any]] = {int: whole, Path: expanded}
+
     @registry.primitive_rule
-    def whole_numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
-        if info.type is not int:
+    def read(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type not in readers:
             return None
-        return PrimitiveConstructorSpec(
-            1, "INT", lambda texts: whole(texts[0]), lambda value: type(value) is int, lambda number: [str(number)]
-        )
+        name, reader = info.type.__name__.upper(), readers[info.type]
+        fits = lambda value: isinstance(value, info.type) and not isinstance(value, bool)  # noqa: E731
+        return PrimitiveConstructorSpec(1, name, lambda texts: reader(texts[0]), fits, lambda value: [str(value)])
 
     named: dict[str, Any] = {"description": _description(schema), "registry": registry}
     if default is not None:
@@ -56,6 +64,14 @@ def parse_flags(
         if hasattr(command, name):  # the settings of a section are for `TrainConfig.validate`
             setting.check(name, getattr(command, name))
     return command
+
+
+def expanded(path: str | Path) -> Path:
+    """Expand `~`, which no shell expands in `--run-dir=~/run`. Raises `ConfigError` for an unknown user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: unknown user") from None
 
 
 def whole(text: str) -> int:

@@ -22,7 +22,7 @@ from atari_dqn.config.setting import ConfigError, as_written
 from atari_dqn.evaluation.episodes import WINDOW
 from atari_dqn.evaluation.intervals import Array
 from atari_dqn.evaluation.result import EvaluationRow
-from atari_dqn.runs.directory import is_run_dir, read_config, read_system, runs_in
+from atari_dqn.runs.directory import Named, read_config, read_system, runs_in
 from atari_dqn.runs.edits import read_edits
 from atari_dqn.runs.records import read_rows
 
@@ -80,16 +80,11 @@ class Run:
         return math.inf, math.inf, math.inf
 
 
-def find_runs(places: Iterable[Path]) -> list[Path]:
-    """The run directories among `places`, and those inside of a place that is not one itself; each once.
-
-    Raises `ConfigError` for a place without any.
-    """
+def find_runs(places: Iterable[Named]) -> list[Path]:
+    """The run directories among `places`, and those inside of a place that is not one itself; each once."""
     found: dict[Path, Path] = {}
     for place in places:
-        inside = [place] if is_run_dir(place) else sorted(runs_in(place))
-        if not inside:
-            raise ConfigError(f"{place} is not a run directory: neither it nor a directory in it has a config.json")
+        inside = [place.path] if place.kind == "run" else sorted(runs_in(place.path))
         found.update({path.resolve(): path for path in inside if path.resolve() not in found})
     return list(found.values())
 

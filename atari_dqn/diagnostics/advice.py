@@ -22,10 +22,10 @@ LARGEST_CAPACITY, SMALLEST_CAPACITY = 2**20, 2**13
 FILL_SECONDS = 7_200
 """Time within which a replay larger than the default must be full"""
 LARGEST_BATCH = 512
-PRESETS = {"cpu": ("breakout_cpu", 4.0), "cuda": ("breakout_fast", 8.0)}
-"""Experiment that suits a device, and its replay ratio"""
-FIRST_IMPROVEMENT = 150_000
-"""Env steps after which experiments.breakout_cpu clearly scores more than random play, see experiments/results"""
+PRESETS = {"cpu": "breakout_cpu", "cuda": "breakout_fast"}
+"""Experiment that suits a device"""
+FIRST_IMPROVEMENT, CPU_RATIO = 150_000, 4.0
+"""Env steps after which breakout_cpu scores more than random play, see experiments/results, and its replay ratio"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,12 +131,15 @@ def suggestion(machine: Machine) -> list[str]:
     advice = [*envs_for(machine), capacity_for(machine, rate), *batch, *threads_for(machine)]
     total = TrainConfig().run.total_env_steps
     flags = {f"--{each.name.replace('_', '-')}": each for each in advice}
-    preset, ratio = PRESETS[machine.device]
-    # An update takes the same time whatever the ratio; the rest of an env step does not depend on it.
-    default = TrainConfig().learner
-    saved = (default.replay_ratio - ratio) / default.batch_size / machine.updates
-    first = FIRST_IMPROVEMENT * max(1 / rate - saved, 1 / _played(machine))
     threads = f" --torch-threads {machine.threads}" if threads_for(machine) else ""
+    preset = f"the preset for such a machine: python -m experiments.{PRESETS[machine.device]}{threads}"
+    if machine.device == "cpu":
+        # An update takes the same time whatever the ratio; the rest of an env step does not depend on it.
+        default = TrainConfig().learner
+        saved = (default.replay_ratio - CPU_RATIO) / default.batch_size / machine.updates
+        first = duration(FIRST_IMPROVEMENT * max(1 / rate - saved, 1 / _played(machine)))
+        preset += "; its score rises above that of random play after"
+        preset += f" some {FIRST_IMPROVEMENT:,} env steps, here about {first}"
     return [
         f"load: {machine.load:.1f} on {machine.cores} cores before the measurement"
         + ("; other programs make all of this slower" if machine.load > machine.cores / 2 else ""),
@@ -144,8 +147,7 @@ def suggestion(machine: Machine) -> list[str]:
         *(f"  {flag:<25}{each.value:<9}{each.reason}" for flag, each in flags.items()),
         f"  expected: {rate:,.0f} env steps/s ({'measured' if rate == machine.loop else 'at most'}),"
         f" {3600 * rate:,.0f} an hour; a whole run of {total:,} takes {duration(total / rate)}",
-        f"the preset for such a machine: python -m experiments.{preset}{threads}; its score rises above that of random"
-        f" play after some {FIRST_IMPROVEMENT:,} env steps, here about {duration(first)}",
+        preset,
         "",
         shlex.join(
             ["python", "-m", "atari_dqn.train", "--env-id", GAME]

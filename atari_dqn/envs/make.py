@@ -61,6 +61,7 @@ def resolve_env_id(name: str) -> str:
     raise ConfigError(
         f"--env-id {name}: unknown environment; "
         + (f"did you mean {known[near[0]]}?" if near else "try a game such as breakout, or a gymnasium id")
+        + ("" if module else f"; for one of your own use module:{name}")
     )
 
 

@@ -27,12 +27,13 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, shown
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.protocol import EnvSpec
+from atari_dqn.runs.directory import POLICY_FILES
 
 if TYPE_CHECKING:
     from atari_dqn.agent.reference import ReferenceNetwork
 
-SAFETENSORS, ONNX, CHECKSUMS = "policy.safetensors", "policy.onnx", "SHA256SUMS"
-SUFFIXES = (".safetensors", ".onnx")
+SAFETENSORS, ONNX = POLICY_FILES
+CHECKSUMS = "SHA256SUMS"
 FORMAT = 2
 """Version of the header and of the names and shapes of the weights."""
 KEY = "atari_dqn"
@@ -136,7 +137,7 @@ def checksums(contents: Mapping[str, bytes]) -> bytes:
 
 
 def read_exported(file: Path) -> Exported:
-    """Read a file whose suffix is in `SUFFIXES`. Raises `ConfigError` unless it is valid and matches its checksum."""
+    """Read a `.safetensors` or `.onnx` file. Raises `ConfigError` unless it is valid and matches its checksum."""
     try:
         return (_from_onnx if file.suffix == ".onnx" else _from_safetensors)(_content(file))
     except OSError as error:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.policy.files import ONNX, SAFETENSORS, SUFFIXES, Exported, Header, read_exported
-from atari_dqn.runs.directory import is_run_dir, read_config
+from atari_dqn.policy.files import Exported, Header, read_exported
+from atari_dqn.runs.directory import named, read_config
 
 if TYPE_CHECKING:  # imported when the input is known to be right: it takes seconds
     import torch
@@ -52,34 +52,31 @@ class Source:
         return dataclasses.replace(trained, spec=self.spec or trained.spec)
 
 
-def read_source(path: Path, checkpoint: str = "latest") -> Source:
-    """Resolve a run directory, a `.safetensors` or `.onnx` file, or a directory with one (safetensors is preferred).
+def read_source(path: Path | None, checkpoint: str = "latest") -> Source:
+    """The run or the exported policy that `path` stands for, see `named`; `checkpoint` is for runs only.
 
-    A run's settings and checkpoints stand for the run. `checkpoint` is for runs only. Raises `ConfigError` if the path
-    is none of these, or the file is corrupt.
+    Raises `ConfigError` if the path is neither, the run has no such checkpoint, or the file is corrupt.
     """
-    if path.name in ("config.json", "checkpoints") and is_run_dir(path.parent):
-        path = path.parent
-    elif path.parent.name == "checkpoints" and is_run_dir(path.parent.parent):
-        path, checkpoint = path.parent.parent, path.name
-    if not is_run_dir(path) and path.is_dir():
-        path = next((path / name for name in (SAFETENSORS, ONNX) if (path / name).exists()), path)
-    if path.is_dir() or path.suffix not in SUFFIXES:
-        read_config(path)
-        return Source(path, checkpoint, None)
+    found = named(path, checkpoint, takes="run policy file")
+    if found.kind == "run":
+        read_config(found.path)
+        return Source(found.path, found.checkpoint, None)
     if checkpoint != "latest":
-        raise ConfigError(f"--checkpoint {checkpoint}: {path} holds one network; only a run has several")
-    return Source(path, checkpoint, read_exported(path))
+        raise ConfigError(f"--checkpoint {checkpoint}: {found.path} holds one network; only a run has several")
+    return Source(found.path, checkpoint, read_exported(found.path))
 
 
-def playable_source(path: Path, checkpoint: str = "latest") -> Source:
-    """`read_source`; raises `ConfigError` also unless the env that a file names is as the file describes it."""
+def playable_source(path: Path | None, checkpoint: str = "latest") -> Source:
+    """`read_source`; raises `ConfigError` also unless the env is known and, for a file, as the file describes it."""
     source = read_source(path, checkpoint)
-    if source.exported is not None:
-        try:
-            source = dataclasses.replace(source, spec=_fitting_spec(source.exported.header))
-        except ConfigError as error:
-            raise ConfigError(f"{source.path}: {error}") from None
+    try:
+        if source.exported is not None:
+            return dataclasses.replace(source, spec=_fitting_spec(source.exported.header))
+        from atari_dqn.envs.make import resolve_env_id
+
+        resolve_env_id(source.config.env.env_id)
+    except ConfigError as error:
+        raise ConfigError(f"{source.path}: {error}") from None
     return source
 
 

@@ -15,13 +15,11 @@ from atari_dqn.agent.network import make_network
 from atari_dqn.agent.reference import ReferenceNetwork
 from atari_dqn.agent.weights import check_fit
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import spec_of
 from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.policy.files import Exported, Header
-from atari_dqn.runs.checkpoint_files import LEARNER
-from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
-from atari_dqn.runs.directory import read_config
+from atari_dqn.runs.checkpoints import CheckpointStore, read_weights
+from atari_dqn.runs.directory import LEARNER, check_checkpoint, read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +66,14 @@ def load_policy(
     exist.
     """
     config = read_config(run_dir)
+    check_checkpoint(run_dir, which)
     store = CheckpointStore(run_dir)
-    try:
-        newest, corrupt = store.newest_valid() if which == "latest" else (None, {})
-    except OSError as error:
-        raise ConfigError(f"{store.directory}: {error.strerror}") from None
+    newest, corrupt = store.newest_valid() if which == "latest" else (None, {})
     path = newest or store.find(which)
     for name, reason in corrupt.items():
         say(f"checkpoint {name} skipped: {reason}")
     spec = spec_of(config.env)
-    weights = load_weights(path / LEARNER)
+    weights = read_weights(path / LEARNER)
     with torch.device("meta"):  # no memory before the shapes are known to be right
         check_fit(make_network(spec, config.network), weights, path)
     network = make_network(spec, config.network)

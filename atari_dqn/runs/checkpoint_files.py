@@ -27,7 +27,7 @@ from atari_dqn.system.machine import is_out_of_memory
 
 FORMAT = 3
 """Version of this layout; raise it when older code cannot read the new one. Versions 1 and 2 pickled tensors."""
-MANIFEST, STATE, FRAMES, LEARNER = "manifest.json", "state.json", "frames.zst", "learner.safetensors"
+MANIFEST, STATE, FRAMES = "manifest.json", "state.json", "frames.zst"
 PARTS = ("learner", "replay", "envs")
 """Parts of a snapshot whose tensors go to `PART.safetensors` and whose numbers go to `state.json`."""
 FILES = (STATE, FRAMES, *(f"{part}.safetensors" for part in PARTS))

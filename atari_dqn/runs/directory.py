@@ -1,14 +1,15 @@
-"""A run directory: its name, its checks before a start, its settings, and what it ran on. Needs no torch."""
+"""A run directory: paths that stand for it, its checks before a start, its settings, what it ran on. Needs no torch."""
 
 import contextlib
 import json
 import os
+import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from atari_dqn.config.file import load_config
 from atari_dqn.config.schema import COLUMNS, TrainConfig
@@ -21,6 +22,109 @@ SHOWN = 5
 """Most runs named in a message."""
 PARTIAL = "config.partial"
 """Name of the settings' file while it is being written, at the start of a run."""
+LEARNER = "learner.safetensors"
+"""Name of a checkpoint's file with the weights."""
+CHECKPOINT = re.compile(r"(?P<step>0|[1-9][0-9]*)|\.(?P<former>0|[1-9][0-9]*)\.former")
+"""Names of a checkpoint's directory; the second one while another checkpoint of the same env step replaces it."""
+POLICY_FILES = ("policy.safetensors", "policy.onnx")
+"""Names of the files of an exported policy, the preferred one first."""
+ANY = "run seeds runs policy checkpoint file nothing other"
+"""All kinds that `Named` has."""
+
+
+class Named(NamedTuple):
+    """What a path that a person gave stands for, see `named`."""
+
+    kind: str
+    """run, seeds (the runs of `train --seeds`), runs (a folder of any), policy, checkpoint (outside of a run), file,
+    nothing or other."""
+    path: Path
+    """A run's directory, an exported policy's file, or the path itself."""
+    checkpoint: str = ""
+    """Checkpoint of the run: latest, best or an env step."""
+
+    def settings(self) -> TrainConfig:
+        """Settings of the run, or of the first of several seeds, or in the file. Raises `ConfigError`."""
+        place = seeds_in(self.path)[0] if self.kind == "seeds" else self.path
+        return load_config(place) if self.kind == "file" else read_config(place)
+
+
+def named(path: Path | None, checkpoint: str | None = None, *, takes: str = "run", flag: str = "") -> Named:
+    """What a path that a person gave stands for; without one, the newest run in `runs`, which is printed.
+
+    A run's config.json and checkpoints stand for the run, checkpoints/NAME and a file in it for that checkpoint. Unless
+    `checkpoint` is None, the run must have this one, or the one that the path names. Raises `ConfigError`, starting
+    with `flag`, if the path is of no kind that `takes` names.
+    """
+    path = path or _newest_run(checkpoint is not None)
+    for place in (path, Path(os.path.abspath(path))):
+        for run_dir in filter(is_run_dir, (place, *place.parents)):
+            match place.relative_to(run_dir).parts:
+                case () | ("config.json" | "checkpoints",):
+                    which = checkpoint or "latest"
+                case ("checkpoints", which) | ("checkpoints", which, _):
+                    if checkpoint not in (None, "latest", which):
+                        raise ConfigError(f"--checkpoint {checkpoint}: {path} names another; give one of them")
+                case _:
+                    continue
+            if checkpoint is not None:
+                check_checkpoint(run_dir, which)
+            return Named("run", run_dir, which)
+    found = _other_than_run(path)
+    if found.kind in takes.split():
+        return found
+    what = "is not a run directory: it has no config.json"
+    if found.kind == "policy":
+        what = "is an exported policy; give the run that it was exported from"
+    elif found.kind == "nothing":
+        what = "does not exist"
+    elif inside := runs_in(path):
+        what += f"; the newest runs in it: {', '.join(map(str, reversed(inside[-SHOWN:])))}"
+    raise ConfigError(f"{flag}{found.path} {what}")
+
+
+def _other_than_run(path: Path) -> Named:
+    for file in (path, *(path / name for name in POLICY_FILES)):
+        if file.name in POLICY_FILES and os.path.isfile(file):
+            return Named("policy", file)
+    kinds = {
+        "file": os.path.isfile(path),
+        "nothing": not os.path.lexists(path),
+        "checkpoint": os.path.isfile(path / LEARNER),
+        "seeds": os.path.isdir(path) and seeds_in(path),
+        "runs": os.path.isdir(path) and runs_in(path),
+    }
+    return Named(next((kind for kind, fits in kinds.items() if fits), "other"), path)
+
+
+def check_checkpoint(run_dir: Path, which: str) -> None:
+    """Raise `ConfigError` unless a run has checkpoint `which`: latest, best, or an env step."""
+    directory = run_dir / "checkpoints"
+    try:
+        stored = checkpoints_in(run_dir)
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}") from None
+    if not stored:
+        raise ConfigError(f"no checkpoint in {directory}; train writes one every --checkpoint-interval")
+    if which not in ("latest", "best", *map(str, stored)):
+        known = ", ".join(map(str, sorted(stored)))
+        raise ConfigError(f"no checkpoint {which!r} in {directory}; choose latest, best or one of {known}")
+
+
+def checkpoints_in(run_dir: Path) -> dict[int, Path]:
+    """Directories of a run's checkpoints by env step, valid or not. Raises `OSError`.
+
+    A checkpoint that was being replaced counts only if its replacement is missing.
+    """
+    directory = run_dir / "checkpoints"
+    try:
+        found = [(match, path) for path in directory.iterdir() if (match := CHECKPOINT.fullmatch(path.name))]
+    except FileNotFoundError:
+        if os.path.lexists(directory):
+            raise  # a link to a disk that is not mounted: there may well be checkpoints
+        return {}
+    formers = {int(match["former"]): path for match, path in found if match["former"]}
+    return formers | {int(match["step"]): path for match, path in found if match["step"] and path.is_dir()}
 
 
 @contextlib.contextmanager
@@ -57,11 +161,13 @@ def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
     changes, such as `--learning-rate 0.0001 -> 0.0005`; raises `ConfigError` if it cannot.
     """
     try:
+        started = is_run_dir(run_dir)
+        if not started and (found := named(run_dir, takes=ANY)).kind == "run":
+            raise ConfigError(f"--run-dir {run_dir} is part of a run; give {found.path} to resume it")
         place = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
         if not place.is_dir() or not os.access(place, os.W_OK):
             what = "not writable" if place.is_dir() else "a file"
             raise ConfigError(f"--run-dir {run_dir}: {place} is {what}; choose a writable directory")
-        started = is_run_dir(run_dir)
         checkpoints = run_dir / "checkpoints"
         if checkpoints.exists() and not os.access(checkpoints, os.W_OK):
             raise ConfigError(f"--run-dir {run_dir}: {checkpoints} is not writable, but training saves there")
@@ -76,12 +182,6 @@ def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
     return _changes(config, run_dir) if started else []
 
 
-def settings_in(place: Path) -> TrainConfig | None:
-    """Settings of the run in `place`, or of the first of several seeds there; None without either."""
-    runs = [place] if is_run_dir(place) else seeds_in(place)
-    return read_config(runs[0]) if runs else None
-
-
 def is_run_dir(run_dir: Path) -> bool:
     """Whether there is a run in `run_dir` that can be resumed. Never raises, whatever the path."""
     return os.path.isfile(run_dir / "config.json")
@@ -94,26 +194,20 @@ def runs_in(folder: Path) -> list[Path]:
     return [config.parent for config in sorted(configs, key=lambda config: config.stat().st_mtime)]
 
 
-def newest_run(say: Callable[[str], None], *, checkpoint: bool = False) -> Path:
-    """The run in `runs` that was started or resumed last and has readable settings; `say` is told.
-
-    With `checkpoint`, it has a checkpoint too. Raises `ConfigError` without any.
-    """
+def _newest_run(checkpoint: bool) -> Path:
+    """The run in `runs` that was started or resumed last and has readable settings and, if asked, a checkpoint."""
     for run_dir in reversed(runs_in(Path("runs"))):
-        with contextlib.suppress(ConfigError):
+        with contextlib.suppress(ConfigError, OSError):
             read_config(run_dir)
-            if not checkpoint or any((run_dir / "checkpoints").glob("[0-9]*")):
-                say(f"the newest run: {run_dir}")
+            if not checkpoint or checkpoints_in(run_dir):
+                print(f"the newest run: {run_dir}")
                 return run_dir
     raise ConfigError(f"no run{' with a checkpoint' if checkpoint else ''} in runs; name a run directory")
 
 
 def seeds_in(run_dir: Path) -> list[Path]:
-    """The runs that `train --seeds` made in `run_dir`, in order of their seeds. Never raises, whatever the path."""
-    try:
-        places = [place for place in run_dir.glob("seed-*") if place.name[5:].isdecimal() and is_run_dir(place)]
-    except OSError:
-        return []
+    """The runs that `train --seeds` made in `run_dir`, in order of their seeds."""
+    places = [place for place in run_dir.glob("seed-*") if place.name[5:].isdecimal() and is_run_dir(place)]
     return sorted(places, key=lambda place: int(place.name[5:]))
 
 
@@ -151,9 +245,5 @@ def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:
 
 
 def read_config(run_dir: Path) -> TrainConfig:
-    """The settings of a run. Raises `ConfigError` when `run_dir` is not a run directory."""
-    if not is_run_dir(run_dir):
-        inside = ", ".join(str(run) for run in reversed(runs_in(run_dir)[-SHOWN:]))
-        hint = f"; the newest runs in it: {inside}" if inside else ""
-        raise ConfigError(f"{run_dir} is not a run directory: it has no config.json{hint}")
+    """The settings of a run. Raises `ConfigError` when they cannot be read."""
     return load_config(run_dir / "config.json")

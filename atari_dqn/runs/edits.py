@@ -15,6 +15,7 @@ from pathlib import Path
 from atari_dqn.config.live import Edit, LiveValues, Request, live_settings
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
+from atari_dqn.runs.directory import named
 from atari_dqn.runs.records import keep_lines, line, read_rows
 from atari_dqn.system.files import append
 
@@ -115,10 +116,9 @@ def discard_edits(run_dir: Path, lines: int) -> list[Edit]:
 
 
 def recorded_edits(file: Path) -> list[Edit]:
-    """The taken edits of another run's record, to be repeated. Raises `ConfigError` when it is absent or invalid."""
-    if not file.is_file():
-        raise ConfigError(f"--replay-edits {file} is not a file; give the {RECORD} of a run")
-    return [edit for edit in _parsed(file) if edit.taken]
+    """The taken edits of another run, or of its record, to be repeated. Raises `ConfigError` when it is invalid."""
+    found = named(file, takes="run file", flag="--replay-edits ")
+    return [edit for edit in _parsed(found.path / RECORD if found.kind == "run" else file) if edit.taken]
 
 
 def live_values(config: TrainConfig, edits: Sequence[Edit]) -> LiveValues:

@@ -17,8 +17,12 @@ LOOK_SECONDS = 0.5
 
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Create `run_dir` and hold its lock. Raises `ConfigError` when another process is training in it."""
+    """Create `run_dir` and hold its lock; at the end remove what nothing came of.
+
+    Raises `ConfigError` when another process is training in it.
+    """
     with contextlib.ExitStack() as stack:
+        made = not run_dir.exists()
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(exclusive(run_dir / LOCK, LOOK_SECONDS))
@@ -28,7 +32,14 @@ def locked(run_dir: Path) -> Iterator[None]:
             raise ConfigError(f"cannot lock --run-dir {run_dir}: {error.strerror}") from None
         with contextlib.suppress(OSError):  # the number only serves messages, and the disk may be full
             (run_dir / LOCK).write_text(str(os.getpid()))
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if os.listdir(run_dir) == [LOCK]:
+                    (run_dir / LOCK).unlink()
+                    if made:
+                        run_dir.rmdir()
 
 
 def check_not_training(run_dir: Path) -> None:

@@ -20,6 +20,7 @@ from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.derived import Derived
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, flag, settings
+from atari_dqn.envs.ids import is_atari
 from atari_dqn.runs.directory import check_run_dir, is_run_dir, read_config
 from atari_dqn.runs.lock import check_not_training, locked
 from atari_dqn.system.machine import available_memory, cores
@@ -58,6 +59,13 @@ def train_seeds(
         raise ConfigError(f"--seeds {seeds}: the last seed {fault}")
     if is_run_dir(run_dir):
         raise ConfigError(f"--run-dir {run_dir} is a single run; name an empty or new directory for several seeds")
+    module, _, env_id = config.env.env_id.rpartition(":")
+    program = f"import gymnasium, {module or 'sys'}; gymnasium.spec({env_id!r})"
+    if not is_atari(env_id) and subprocess.run([sys.executable, "-c", program], capture_output=True).returncode:
+        raise ConfigError(
+            f"--seeds: each is a program of its own, which does not know {config.env.env_id}; register it in a module"
+            f" in this folder and use module:{env_id}"
+        )
     places = {seed: run_dir / f"seed-{seed}" for seed in range(first, last + 1)}
     for seed, place in places.items():
         check_not_training(place)

@@ -24,7 +24,6 @@ from atari_dqn.runs import checkpoint_files
 from atari_dqn.runs.checkpoint_files import (
     FILES,
     FRAMES,
-    LEARNER,
     MANIFEST,
     STATE,
     CorruptError,
@@ -33,7 +32,7 @@ from atari_dqn.runs.checkpoint_files import (
     tensor_bytes,
 )
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
-from atari_dqn.runs.directory import check_run_dir
+from atari_dqn.runs.directory import LEARNER, check_run_dir
 from atari_dqn.training.assembly import local_trainer
 from atari_dqn.training.snapshot import init_from
 from atari_dqn.training.trainer import Trainer
@@ -432,10 +431,10 @@ def test_a_run_killed_before_its_config_was_complete_starts_over(tmp_path: Path)
 
 
 def test_a_command_that_is_given_a_hostile_file_says_one_line(tmp_path: Path) -> None:
-    torch.save({"online": Runs(tmp_path / "trace")}, tmp_path / "learner.pt")
-    result = run([*SHORT, "--run-dir", "a", "--init-from", "learner.pt"], tmp_path)
+    torch.save({"online": Runs(tmp_path / "trace")}, tmp_path / "learner.safetensors")
+    result = run([*SHORT, "--run-dir", "a", "--init-from", "learner.safetensors"], tmp_path)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: no weights in learner.pt: it is not a learner.safetensors")
+    assert result.stderr.startswith("error: no weights in learner.safetensors: learner.safetensors cannot be read")
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "trace").exists()
 

@@ -384,8 +384,8 @@ def test_a_file_does_not_choose_what_is_imported(tmp_path: Path) -> None:
 def test_other_paths_are_refused_in_one_line(tmp_path: Path, cartpole: Path) -> None:
     for path, words in (
         (tmp_path, "is not a run directory"),
-        (tmp_path / "nowhere", "is not a run directory"),
-        (tmp_path / "nowhere.onnx", "No such file"),
+        (tmp_path / "nowhere", "does not exist"),
+        (tmp_path / "nowhere.onnx", "does not exist"),
     ):
         with pytest.raises(ConfigError, match=words):
             Policy.load(path)

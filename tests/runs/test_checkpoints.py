@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.runs.checkpoint_files import FILES, LEARNER, MANIFEST, Snapshot, tensor_bytes
+from atari_dqn.runs.checkpoint_files import FILES, MANIFEST, Snapshot, tensor_bytes
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
+from atari_dqn.runs.directory import LEARNER
 
 
 def snapshot(step: int) -> Snapshot:
@@ -192,16 +193,16 @@ def test_a_run_stands_for_its_newest_weights(
     store = CheckpointStore(tmp_path)
     for at, score in ((900, 2.0), (1000, 1.0)):
         store.save(at, snapshot(at), score)
+    (tmp_path / "config.json").touch()
     monkeypatch.chdir(tmp_path)
     found = load_weights(Path(path) if relative else tmp_path / path)
     assert torch.equal(found["weight"], snapshot(step).learner["online"]["weight"])
 
 
 def test_weights_that_a_run_does_not_have_are_told_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").touch()
     torch.save({"online": {}}, tmp_path / "learner.pt")
-    old = "of an older version or of another program; give a run"
-    for path, words in (("", "no checkpoint in"), ("learner.pt", old)):
+    for path, words in (("", "no checkpoint in"), ("learner.pt", "no weights in .*; give a run")):
         with pytest.raises(ConfigError, match=words) as caught:
             load_weights(tmp_path / path)
         assert "\n" not in str(caught.value)
