@@ -126,6 +126,10 @@ def test_a_game_without_end_is_cut_and_an_env_is_made_once(
     assert re.search(r"score 1  1 of at most 4 env steps  \d s of film  ETA at most \d+s\n", shown)
     assert "time limit: score 4 after 4 env steps" in shown
     assert frames_of(run_dir / "videos" / "5000-nature-seed0.mp4") == 1 + 4
+    assert play.main([str(run_dir), "--best", "--episodes", "2"]) == 0
+    before_film, _, _ = capsys.readouterr().out.partition("seed 1: score 4")
+    assert before_film.count("no game has ended") == 1
+    assert re.search(r"game 1 of 2  score 1  1 of at most 4 env steps  ETA at most \d+s\n", before_film)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -59,6 +60,7 @@ class Filming:
             raise ConfigError(f"cannot write to {self.directory}: {error.strerror}") from None
         games: list[Game] = []
         started = time.monotonic()
+        say_once = functools.cache(self._say)  # a note is the same in every game
         env = FilmedEnv(self.policy.spec, self.protocol, show=None)
         with (
             contextlib.closing(env),
@@ -67,7 +69,7 @@ class Filming:
         ):
             while len(games) < episodes:
                 game = Game((seed + len(games)) % 2**31)
-                for score, env_steps in play(self.policy.network, env, self.epsilon, game.seed, say=self._say):
+                for score, env_steps in play(self.policy.network, env, self.epsilon, game.seed, say=say_once):
                     game = Game(game.seed, score, env_steps)
                     seconds = time.monotonic() - started
                     if games:
