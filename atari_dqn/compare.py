@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
 
 def _check_out(out: Path) -> None:
     """Raise `ConfigError` unless a picture can go to `out`."""
-    if out.exists() and not out.is_file():
+    if os.path.exists(out) and not out.is_file():
         raise ConfigError(f"--out {out} is not a regular file; name a PNG to write")
     if out.suffix == ".md":
         raise ConfigError(f"--out {out} names the tables; name the picture, such as {out.with_suffix('.png')}")

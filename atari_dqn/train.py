@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from atari_dqn.cli.command import CommandFailed, expanded, parse_flags, run_command
+from atari_dqn.cli.command import CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.derived import Derived, derive
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.labml import launch
-from atari_dqn.runs.directory import ANY, check_run_dir, is_run_dir, named, new_run_dir
+from atari_dqn.runs.directory import check_run_dir, is_run_dir, named, new_run_dir
 from atari_dqn.runs.edits import Inbox, recorded_edits
 from atari_dqn.runs.lock import check_not_training, locked
 from atari_dqn.system.machine import is_out_of_memory
@@ -83,7 +83,7 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
     if given is not None:
         check_not_training(given)  # before anything slow: starting a run twice is an error worth hearing at once
     if command.init_from is not None and not (given and is_run_dir(given)):
-        named(command.init_from, "latest", takes="run checkpoint file", flag="--init-from ")
+        named(command.init_from, "latest", takes="run file", flag="--init-from ")
     config, spec = resolve_env(asked)
     derived = derive(config, spec.frame_bytes)
     labml_url = _labml_url(command)
@@ -192,14 +192,22 @@ def _parse(argv: Sequence[str] | None, default: TrainConfig, prog: str) -> Train
     given = scan.parse_known_args(argv)[0]
     if given.config is not None:
         # The other run keeps its directory: only its settings are wanted.
-        found = named(expanded(given.config), takes="run seeds file", flag="--config ")
+        found = named(_expanded(given.config), takes="run seeds file", flag="--config ")
         default = found.settings().replace(run_dir=None)
     elif given.run_dir is not None:
-        found = named(expanded(given.run_dir), takes=ANY)
+        found = named(_expanded(given.run_dir), takes=None)
         if found.kind in ("run", "seeds"):
             default = found.settings().replace(run_dir=given.run_dir)
     sections = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
     return parse_flags(TrainCommand, argv, prog=prog, default=TrainCommand(**sections))
+
+
+def _expanded(path: Path) -> Path:
+    """Expand `~` as `parse_flags`. Raises `ConfigError` for an unknown user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: unknown user") from None
 
 
 if __name__ == "__main__":

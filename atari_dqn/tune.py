@@ -6,6 +6,7 @@ with the run in the run's directory, so it needs no server, and it imports no to
 
 import contextlib
 import dataclasses
+import os
 import re
 import sys
 import time
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.tun
     others: list[str] = []
     edits: list[str] = []
     for word in filter(None, words.split("\0")):
-        (edits if "=" in word and not Path(word).exists() else others).append(word)
+        (edits if "=" in word and not os.path.exists(word) else others).append(word)
     command = parse_flags(TuneCommand, others, prog=prog)
     edits += command.edits
     run = named(command.run).path

@@ -13,7 +13,7 @@ import torch
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.runs import checkpoint_files as files
 from atari_dqn.runs.checkpoint_files import CorruptError, Snapshot, load_tensors
-from atari_dqn.runs.directory import ANY, LEARNER, check_checkpoint, checkpoints_in, named
+from atari_dqn.runs.directory import LEARNER, check_checkpoint, checkpoints_in, named
 from atari_dqn.system.files import fsync, replace
 
 ONLINE = "online/"
@@ -138,7 +138,7 @@ def _rename_corrupt(corrupt: Path, reason: str) -> str:
 
 def load_weights(source: Path) -> dict[str, torch.Tensor]:
     """Weights that a person names: of a run's checkpoint, see `named`, or as `read_weights`."""
-    found = named(source, takes=ANY)
+    found = named(source, takes=None)
     if found.kind == "run":
         source = CheckpointStore(found.path).find(found.checkpoint) / LEARNER
     return read_weights(source)

@@ -28,18 +28,15 @@ CHECKPOINT = re.compile(r"(?P<step>0|[1-9][0-9]*)|\.(?P<former>0|[1-9][0-9]*)\.f
 """Names of a checkpoint's directory; the second one while another checkpoint of the same env step replaces it."""
 POLICY_FILES = ("policy.safetensors", "policy.onnx")
 """Names of the files of an exported policy, the preferred one first."""
-ANY = "run seeds runs policy checkpoint file nothing other"
-"""All kinds that `Named` has."""
 
 
 class Named(NamedTuple):
     """What a path that a person gave stands for, see `named`."""
 
     kind: str
-    """run, seeds (the runs of `train --seeds`), runs (a folder of any), policy, checkpoint (outside of a run), file,
-    nothing or other."""
+    """run, seeds (the runs of `train --seeds`), runs (a folder of any), policy, file, nothing or other."""
     path: Path
-    """A run's directory, an exported policy's file, or the path itself."""
+    """A run's directory; the file of a policy, or of a checkpoint outside of a run; or the path itself."""
     checkpoint: str = ""
     """Checkpoint of the run: latest, best or an env step."""
 
@@ -49,12 +46,12 @@ class Named(NamedTuple):
         return load_config(place) if self.kind == "file" else read_config(place)
 
 
-def named(path: Path | None, checkpoint: str | None = None, *, takes: str = "run", flag: str = "") -> Named:
+def named(path: Path | None, checkpoint: str | None = None, *, takes: str | None = "run", flag: str = "") -> Named:
     """What a path that a person gave stands for; without one, the newest run in `runs`, which is printed.
 
     A run's config.json and checkpoints stand for the run, checkpoints/NAME and a file in it for that checkpoint. Unless
     `checkpoint` is None, the run must have this one, or the one that the path names. Raises `ConfigError`, starting
-    with `flag`, if the path is of no kind that `takes` names.
+    with `flag`, if the path is of no kind that `takes` names; None takes all.
     """
     path = path or _newest_run(checkpoint is not None)
     for place in (path, Path(os.path.abspath(path))):
@@ -71,7 +68,7 @@ def named(path: Path | None, checkpoint: str | None = None, *, takes: str = "run
                 check_checkpoint(run_dir, which)
             return Named("run", run_dir, which)
     found = _other_than_run(path)
-    if found.kind in takes.split():
+    if takes is None or found.kind in takes.split():
         return found
     what = "is not a run directory: it has no config.json"
     if found.kind == "policy":
@@ -84,17 +81,12 @@ def named(path: Path | None, checkpoint: str | None = None, *, takes: str = "run
 
 
 def _other_than_run(path: Path) -> Named:
-    for file in (path, *(path / name for name in POLICY_FILES)):
-        if file.name in POLICY_FILES and os.path.isfile(file):
-            return Named("policy", file)
-    kinds = {
-        "file": os.path.isfile(path),
-        "nothing": not os.path.lexists(path),
-        "checkpoint": os.path.isfile(path / LEARNER),
-        "seeds": os.path.isdir(path) and seeds_in(path),
-        "runs": os.path.isdir(path) and runs_in(path),
-    }
-    return Named(next((kind for kind, fits in kinds.items() if fits), "other"), path)
+    file = next((path / name for name in (*POLICY_FILES, LEARNER) if os.path.isfile(path / name)), path)
+    if os.path.isfile(file):
+        return Named("policy" if file.name in POLICY_FILES else "file", file)
+    if os.path.isdir(path):
+        return Named("seeds" if seeds_in(path) else "runs" if runs_in(path) else "other", path)
+    return Named("other" if os.path.lexists(path) else "nothing", path)
 
 
 def check_checkpoint(run_dir: Path, which: str) -> None:
@@ -162,7 +154,7 @@ def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
     """
     try:
         started = is_run_dir(run_dir)
-        if not started and (found := named(run_dir, takes=ANY)).kind == "run":
+        if not started and (found := named(run_dir, takes=None)).kind == "run":
             raise ConfigError(f"--run-dir {run_dir} is part of a run; give {found.path} to resume it")
         place = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
         if not place.is_dir() or not os.access(place, os.W_OK):
