@@ -52,11 +52,11 @@ SHORT = (
 )
 OVERRIDES = {
     "atari_dqn.train": SHORT,
+    "examples.surprise": "",
     "experiments": "",
     "experiments.cartpole": SHORT,
     "atari_dqn.evaluate": "--episodes 1 --num-workers 1",
     "atari_dqn.play": "",
-    "atari_dqn.plot": "",
     "atari_dqn.compare": "",
     "atari_dqn.export": "",
     "atari_dqn.tune": "",
