@@ -74,7 +74,9 @@ def playable_source(path: Path | None, checkpoint: str = "latest") -> Source:
             return dataclasses.replace(source, spec=_fitting_spec(source.exported.header))
         from atari_dqn.envs.make import resolve_env_id
 
-        resolve_env_id(source.config.env.env_id)
+        env_id = source.config.env.env_id
+        if resolve_env_id(env_id) != env_id:  # a run's is a full one: it was registered under a game's name
+            raise ConfigError(f"--env-id {env_id}: unknown environment; for one of your own use module:{env_id}")
     except ConfigError as error:
         raise ConfigError(f"{source.path}: {error}") from None
     return source
