@@ -60,7 +60,7 @@ class Run:
 
     @property
     def steps(self) -> npt.NDArray[np.int64]:
-        """Environment steps of `scores`, [rows]."""
+        """Env steps of `scores`, [rows]."""
         return np.array([row["env_step"] for row in self.metrics], dtype=np.int64)
 
     @property

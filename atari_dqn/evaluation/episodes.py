@@ -13,7 +13,7 @@ WINDOW = 100
 
 
 class Episode(NamedTuple):
-    """A finished game: its number, from 1, its environment, its raw score and its length in environment steps."""
+    """A finished game: its number, from 1, its environment, its raw score and its length in env steps."""
 
     episode: int
     env: int
@@ -22,15 +22,15 @@ class Episode(NamedTuple):
 
 
 class EpisodeStatistics:
-    """Sums raw rewards and environment steps of each game, with running means over the last `WINDOW` games.
+    """Sums raw rewards and env steps of each game, with running means over the last `WINDOW` games.
 
-    A lost life does not end a game, and a reset tick is not an environment step.
+    A lost life does not end a game, and a reset tick is not an env step.
     """
 
     def __init__(self, num_envs: int) -> None:
         self.finished = 0
         self.returns: collections.deque[float] = collections.deque(maxlen=WINDOW)
-        """Raw returns of the last games, oldest first; `lengths` are their environment steps."""
+        """Raw returns of the last games, oldest first; `lengths` are their env steps."""
         self.lengths: collections.deque[int] = collections.deque(maxlen=WINDOW)
         self._running_returns = np.zeros(num_envs)
         self._running_lengths = np.zeros(num_envs, dtype=np.int64)

@@ -107,7 +107,7 @@ class Games:
 
     def __init__(self, quota: npt.NDArray[np.int64]) -> None:
         self.played: list[list[tuple[float, int]]] = [[] for _ in quota]
-        """(raw score, environment steps) of the finished games of each environment, at most its quota."""
+        """(raw score, env steps) of the finished games of each environment, at most its quota."""
         self.cut = 0
         """How many of them a time limit ended."""
         self.finished, self.episodes = 0, int(quota.sum())

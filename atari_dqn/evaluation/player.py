@@ -79,7 +79,7 @@ def play(
     on_decision: Callable[[Decision], None] = lambda decision: None,
     say: Callable[[str], None] = lambda note: None,
 ) -> Iterator[tuple[float, int]]:
-    """Play one game epsilon-greedily, and yield the raw score so far and the number of environment steps after each.
+    """Play one game epsilon-greedily, and yield the raw score so far and the number of env steps after each.
 
     The same arguments give the same game, filmed or not. `on_decision` is called before the environment takes the
     action, `say` as in `tell_of_endless_game`.

@@ -16,7 +16,7 @@ class EvaluationRow(TypedDict):
     """What a reader can rely on in a row of `evaluations.jsonl`."""
 
     env_step: int
-    """Environment steps of training behind the network."""
+    """Env steps of training behind the network."""
     protocol: str
     epsilon: float
     mean: float
@@ -34,7 +34,7 @@ class Evaluation:
     returns: npt.NDArray[np.float64]
     """Raw scores, [episodes]."""
     lengths: npt.NDArray[np.int64]
-    """Environment steps, [episodes]."""
+    """Env steps, [episodes]."""
     cut: int
     """Number of games ended by a time limit."""
     ci95: tuple[float, float]

@@ -1,7 +1,7 @@
 """Reports a run to a labml server from a thread of its own, which also receives the edits made on the server's page.
 
 The thread may wait for the server, the training never waits for the thread. What they share is bounded: a server that
-is down, slow or hostile costs rows on its page and nothing else.
+is down, slow or broken costs rows on its page and nothing else.
 """
 
 import collections

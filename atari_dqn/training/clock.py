@@ -20,7 +20,7 @@ class Clock:
         return self.before + time.monotonic() - self._start
 
     def steps_per_second(self, env_steps: int) -> float:
-        """Environment steps per second since the last call."""
+        """Env steps per second since the last call."""
         now = time.monotonic()
         rate = (env_steps - self._env_steps) / max(now - self._asked, 1e-9)
         self._env_steps, self._asked = env_steps, now

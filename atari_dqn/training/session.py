@@ -57,7 +57,7 @@ class Session:
     ) -> None:
         """Discard what the run's edit log has past the checkpoint of `resumed`. Raises `OSError` if that fails.
 
-        `repeated` are another run's live edits, to be made at the same environment steps.
+        `repeated` are another run's live edits, to be made at the same env steps.
         """
         resumed = resumed or Resumed()
         self.trainer, self.run_dir, self.monitor, self.should_stop = trainer, run_dir, monitor, should_stop

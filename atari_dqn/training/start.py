@@ -35,7 +35,7 @@ class Run:
     run_dir: Path
     init_from: Path | None = None
     repeated: Sequence[Edit] = ()
-    """Another run's live edits, to be made at the same environment steps"""
+    """Another run's live edits, to be made at the same env steps"""
     labml_url: str | None = None
 
 

@@ -7,7 +7,7 @@
 
 Stepping and learning overlap, yet nothing races: the updates see only what was in the replay before `send`. Between
 two iterations nothing is in flight, and only there may anything else happen (see session.py). The trainer alone counts
-environment steps. Environment steps, frames (4 per step) and updates are three units.
+env steps. Env steps, frames (4 per step) and updates are three units.
 """
 
 from collections.abc import Callable
@@ -56,7 +56,7 @@ class Trainer:
         self.envs_before: dict[str, torch.Tensor] = {}
         """State from which `start` restores the environments; empty: they start new episodes"""
         self.rate_set_at = (0, 0)
-        """Environment steps and updates at the time the replay ratio was last set"""
+        """Env steps and updates at the time the replay ratio was last set"""
         self.clock = Clock()
 
     @property
@@ -144,7 +144,7 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        """Whether all environment steps are made or `stop_score` is reached."""
+        """Whether all env steps are made or `stop_score` is reached."""
         run = self.config.run
         if self.env_steps >= run.total_env_steps:
             return True
@@ -157,7 +157,7 @@ class Trainer:
 
     def edit(self, request: Request) -> Edit:
         """Apply or refuse a live edit; to be called between two iterations, the next of which obeys. Never raises."""
-        # What was due under the previous ratio stays due; only later environment steps count by the new one.
+        # What was due under the previous ratio stays due; only later env steps count by the new one.
         owed = self.learner.updates + self.updates_due()
         edit = self.live.decide(request, self.env_steps, self.learner.updates)
         if edit.taken:
