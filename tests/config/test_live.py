@@ -289,5 +289,5 @@ def test_a_record_that_cannot_be_repeated_is_refused(tmp_path: Path, wrong: dict
     file.rename(tmp_path / RECORD)
     with pytest.raises(ConfigError, match=words):
         read_edits(tmp_path)
-    with pytest.raises(ConfigError, match="^--replay-edits [^ ]+ is not a run directory"):
+    with pytest.raises(ConfigError, match=r"^--replay-edits [^ ]+ is not a run directory"):
         recorded_edits(tmp_path)
