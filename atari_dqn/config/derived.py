@@ -23,6 +23,8 @@ class Derived:
     """(env step, epsilon); empty with an exponential decay"""
     beta_knots: tuple[tuple[float, float], ...]
     """(env step, beta)"""
+    learning_rate_knots: tuple[tuple[float, float], ...]
+    """(env step, factor of the learning rate)"""
 
 
 RING_BYTES = 4 + 8 + 4 + 1 + 1
@@ -51,6 +53,7 @@ def derive(config: TrainConfig, frame_bytes: int) -> Derived:
         if config.exploration.epsilon_decay
         else _knots(config.exploration.epsilon_values, config.exploration.epsilon_at, total),
         beta_knots=_knots(config.replay.beta_values, config.replay.beta_at, total),
+        learning_rate_knots=_knots(config.learner.learning_rate_factors, config.learner.learning_rate_at, total),
     )
 
 

@@ -158,6 +158,12 @@ class LearnerConfig:
     learning_rate: Annotated[
         float, Setting("Adam's step size", "per update", 0, 1, low_open=True, live="learning_rate", suggested=(0, 1e-3))
     ] = 1e-4
+    learning_rate_factors: Annotated[
+        tuple[float, ...], Setting("what --learning-rate is multiplied by at its knots", "", 0, 1)
+    ] = (1.0,)
+    learning_rate_at: Annotated[
+        tuple[float, ...], Setting("position of each knot of the factor", "fraction of total_env_steps", 0, 1)
+    ] = (0.0,)
     optimizer: Annotated[
         Literal["adam", "adamw"],
         Setting("adam, or adamw with amsgrad", source="Kingma & Ba 2015", structural="its saved moments would not fit"),
@@ -389,8 +395,9 @@ class TrainConfig:
         if self.exploration.epsilon_decay:
             _check_decay(self.exploration)
         else:
-            _check_knots("epsilon", self.exploration.epsilon_values, self.exploration.epsilon_at)
-        _check_knots("beta", self.replay.beta_values, self.replay.beta_at)
+            _check_knots("epsilon-values", self.exploration.epsilon_values, self.exploration.epsilon_at)
+        _check_knots("beta-values", self.replay.beta_values, self.replay.beta_at)
+        _check_knots("learning-rate-factors", self.learner.learning_rate_factors, self.learner.learning_rate_at)
         if self.exploration.epsilon_ladder and self.num_envs < 2:
             raise ConfigError("--epsilon-ladder gives each env its own epsilon; it needs two envs or more")
         least = self.num_envs * (self.replay.n_step + 1)
@@ -434,9 +441,8 @@ def _check_decay(exploration: ExplorationConfig) -> None:
 
 
 def _check_knots(name: str, values: tuple[float, ...], at: tuple[float, ...]) -> None:
+    positions = f"--{name.rpartition('-')[0]}-at"
     if len(values) != len(at) or not values:
-        raise ConfigError(
-            f"--{name}-values has {len(values)} numbers and --{name}-at {len(at)}; each knot needs one of both"
-        )
+        raise ConfigError(f"--{name} has {len(values)} numbers and {positions} {len(at)}; each knot needs one of both")
     if any(later <= earlier for earlier, later in itertools.pairwise(at)):
-        raise ConfigError(f"--{name}-at must increase from knot to knot")
+        raise ConfigError(f"{positions} must increase from knot to knot")

@@ -82,4 +82,7 @@ def summary(config: TrainConfig, spec: EnvSpec, derived: Derived, run_dir: Path)
     )
     table.add_row("epsilon", epsilon)
     table.add_row("beta", f"{knots(derived.beta_knots)} env steps")
+    if len(derived.learning_rate_knots) > 1:
+        rates = tuple((at, factor * learner.learning_rate) for at, factor in derived.learning_rate_knots)
+        table.add_row("learning rate", f"{knots(rates)} env steps")
     return table

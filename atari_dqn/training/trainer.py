@@ -47,6 +47,7 @@ class Trainer:
         self._scheduled_epsilon = epsilon_schedule(config.exploration, self.derived)
         self.epsilon = self._scheduled_epsilon
         self.beta = Piecewise(self.derived.beta_knots)
+        self._rate_factor = Piecewise(self.derived.learning_rate_knots)
         self.episodes = EpisodeStatistics(config.num_envs)
         self.ended: list[Episode] = []
         """Games that ended since this list was last emptied"""
@@ -98,6 +99,7 @@ class Trainer:
         """
         assert self.workers is not None, "start() comes first"
         self.replay.beta.fill_(self.beta(self.env_steps))
+        self._set_learning_rate()
         undecided = self.actor.state()
         try:
             actions = self.actor.act(self.replay.latest_observation(), self.epsilons())
@@ -172,9 +174,12 @@ class Trainer:
         epsilon, beta = values["epsilon"], values["beta"]
         self.epsilon = self._scheduled_epsilon if epsilon == SCHEDULE else Piecewise(((0, float(epsilon)),))
         self.beta = Piecewise(self.derived.beta_knots if beta == SCHEDULE else ((0, float(beta)),))
-        self.learner.learning_rate.fill_(self.config.learner.learning_rate)
+        self._set_learning_rate()
         self.learner.max_grad_norm.fill_(self.config.learner.max_grad_norm)
         self.learner.target_update_interval = self.config.learner.target_update_interval
+
+    def _set_learning_rate(self) -> None:
+        self.learner.learning_rate.fill_(self.config.learner.learning_rate * self._rate_factor(self.env_steps))
 
     def close(self) -> None:
         if self.workers is not None:

@@ -144,6 +144,8 @@ LEARNING: list[tuple[str, Any, dict[str, Any]]] = [
     ("mlp_hidden", (8, 4), {}),
     ("activation", "silu", {}),
     ("learning_rate", 1e-3, {}),
+    ("learning_rate_factors", (0.5,), {}),
+    ("learning_rate_at", (0.0, 0.5), {"learning_rate_factors": (1.0, 0.1), "learning_rate_at": (0.0, 1.0)}),
     ("optimizer", "adamw", {}),
     ("adam_epsilon", 1e-2, {}),
     ("adam_epsilon", 1e-2, {"optimizer": "adamw"}),

@@ -446,16 +446,22 @@ def test_a_resumed_run_has_the_learner_bit_for_bit_and_joins_no_two_games(tmp_pa
         resumed.close()
 
 
-def test_a_rate_changed_in_mid_run_is_obeyed_at_the_next_update() -> None:
-    with started() as trainer:
-        while trainer.learner.updates < 10:
+def test_the_learning_rate_follows_its_knots_and_the_next_update_obeys() -> None:
+    settings: dict[str, Any] = {"learning_rate_factors": (1.0, 0.5, 0.0), "learning_rate_at": (0.2, 0.4, 0.41)}
+    with started(total_env_steps=1_000, learning_rate=1e-3, **settings) as trainer:
+        rates = {}
+        while trainer.env_steps <= 410:
+            env_step = trainer.env_steps
             trainer.iterate()
-        trainer.learner.learning_rate.fill_(0.0)
-        frozen = weights_of(trainer.learner.online)
+            rates[env_step] = trainer.learner.learning_rate.item()
+        frozen, updates = weights_of(trainer.learner.online), trainer.learner.updates
         trainer.iterate()
         trainer.iterate()
-        assert trainer.learner.updates > 10
+        assert trainer.learner.updates > updates
         assert weights_of(trainer.learner.online) == frozen
+    for env_step, rate in rates.items():
+        expected = np.interp(env_step, (200, 400, 410), (1e-3, 5e-4, 0.0))
+        assert rate == pytest.approx(expected, abs=1e-9), env_step
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
