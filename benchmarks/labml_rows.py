@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atari_dqn.config.live import live_settings
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.system.machine import cores, describe_system
 
@@ -66,14 +67,6 @@ ROWS = {
     "a gigabyte": Row("gigabyte"),
     "a redirect": Row("redirect"),
 }
-
-
-@dataclass(frozen=True)
-class Param:
-    name: str
-    kind: type
-    suggested: tuple[float, float]
-    bounds_on_page: str = "above 0 to 1"
 
 
 # ---------------------------------------------------------------------- one row
@@ -153,7 +146,7 @@ def measured(row: Row, loop: Loop, pairs: int, seconds: float) -> dict[str, Any]
 
     written, dropped, delays = loop.written, 0, []
     server = Server(row.behaviour)
-    rate = Param("learning_rate", float, (0.0, 1e-3))
+    rate = live_settings()["learning_rate"]
     try:
         ratios, problems = [], []
         for pair in range(pairs):

@@ -1,4 +1,4 @@
-"""Test double of a labml server, honest or hostile, on a real socket. It keeps all requests.
+"""Test double of a labml server, whole or broken, on a real socket. It keeps all requests.
 
 `python -m tests.labml_stand_in BEHAVIOUR PORT` serves from a process of its own.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 DEADLINE = 60.0
 """Seconds after which a test gives up waiting."""
+GIGABYTE = 10**9
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,14 @@ class StandIn:
     """Serves on 127.0.0.1 until `stop`; `behaviour` may change meanwhile.
 
     `labml` is the real server's protocol without its 3 s of waiting. The others: `html`, `invalid_json`, `errors`,
-    `status_500`, `redirect` (to `elsewhere`), and until `release` `slow` (30 s a reply) and
+    `status_500`, `redirect` (to `elsewhere`), `gigabyte`, and until `release` `slow` (30 s a reply) and
     `silent`.
     """
 
     def __init__(self, behaviour: str = "labml", port: int = 0, elsewhere: str = "") -> None:
         self.behaviour, self.elsewhere = behaviour, elsewhere
         self.requests: list[Request] = []
+        self.bytes_sent = 0
         self.release = threading.Event()
         self.asked: dict[str, Any] = {}
         self._pending: dict[str, Any] = {}
@@ -143,6 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
         if behaviour == "slow":
             stand_in.release.wait(30)
             return self._send(b'{"errors": []}')
+        if behaviour == "gigabyte":
+            self._head(200, GIGABYTE)
+            for _ in range(GIGABYTE // 2**16):
+                self.wfile.write(b" " * 2**16)
+                stand_in.bytes_sent += 2**16
         return None
 
     do_GET = do_POST = do_PUT = _serve

@@ -34,7 +34,7 @@ def test_a_machine_that_is_ready_gets_settings_that_are_valid(tmp_path: Path) ->
     for name in checks.CHECKS:
         assert f" {name} " in result.stdout
     assert "\nready" in result.stdout
-    for text in ("suggested:", "expected:", "env steps/s", "an hour", "load: ", "experiments.breakout_"):
+    for text in ("suggested:", "measured:", "env steps/s", "an hour", "load: ", "experiments.breakout_"):
         assert text in result.stdout, text
     words = shlex.split(result.stdout.splitlines()[-1])
     assert words[:3] == ["python", "-m", "atari_dqn.train"]
@@ -187,10 +187,10 @@ def suggested(machine: advice.Machine) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def test_a_cpu_gets_the_default_batch_eight_envs_and_the_better_number_of_threads() -> None:
+def test_a_cpu_gets_eight_envs_and_the_better_number_of_threads() -> None:
     values = suggested(LAPTOP)
     assert values == {
-        "--num-workers": "2", "--envs-per-worker": "4", "--replay-capacity": "1048576", "--batch-size": "32",
+        "--num-workers": "2", "--envs-per-worker": "4", "--replay-capacity": "1048576",
         "--torch-threads": "1",
     }  # fmt: skip
     assert suggested(dataclasses.replace(LAPTOP, loops={1: 214, 2: 300}))["--torch-threads"] == "2"
@@ -199,7 +199,7 @@ def test_a_cpu_gets_the_default_batch_eight_envs_and_the_better_number_of_thread
 
 def test_the_text_names_the_load_both_thread_counts_the_preset_and_the_first_improvement() -> None:
     text = "\n".join(advice.suggestion(LAPTOP))
-    for words in ("load: 6.5 on 2 cores", "214 env steps/s with it, 37 with 2", "214 env steps/s (measured)"):
+    for words in ("load: 6.5 on 2 cores", "214 env steps/s with it, 37 with 2", "measured: 214 env steps/s"):
         assert words in text
     # An env step costs 1 / 214 s, of which 1 / 4 of an update; the preset makes half as many updates.
     minutes = int(150_000 * (1 / 214 - 1 / 8 / 60) / 60)
@@ -214,14 +214,6 @@ def test_the_text_names_the_load_both_thread_counts_the_preset_and_the_first_imp
 def test_the_number_of_workers_follows_the_cores(cores: int, workers: int, envs: int) -> None:
     found = advice.envs_for(advice.Machine("cpu", cores, 10**10))
     assert [each.value for each in found] == [workers, envs]
-
-
-def test_a_gpu_gets_the_smallest_batch_that_keeps_up_and_the_same_target() -> None:
-    """2,000 updates/s of 128 learn from 32,000 env steps/s, as many as 16 cores make."""
-    values = suggested(SERVER)
-    assert (values["--num-workers"], values["--envs-per-worker"], values["--batch-size"]) == ("16", "8", "128")
-    assert int(values["--target-update-interval"]) * 128 == 2_000 * 32
-    assert advice.expected_rate(SERVER, 128) == 32_000
 
 
 @pytest.mark.parametrize(

@@ -227,8 +227,8 @@ def test_a_mistake_is_one_line_before_torch_is_imported(trained: Path, exported:
         "--out /full is not empty and not an export; try a new directory",
         "--out /truncated.onnx is not empty and not an export; try a new directory",
         "--out /proc/nope: No such file or directory",
-        "/truncated.onnx is not a valid exported policy: not an ONNX file of atari_dqn (DecodeError)",
-        "/truncated.onnx is not a valid exported policy: not an ONNX file of atari_dqn (DecodeError)",
+        "/truncated.onnx is not a valid exported policy: not an ONNX file of atari_dqn (InvalidProtobuf)",
+        "/truncated.onnx is not a valid exported policy: not an ONNX file of atari_dqn (InvalidProtobuf)",
         "--checkpoint best: /policy.safetensors holds one network; only a run has several",
         "/catch/policy.safetensors: trained in tests.stubs:Catch-v0, and a file is not trusted to name a module; try"
         " the run that it was exported from or, in a program, import tests.stubs first",

@@ -21,7 +21,6 @@ ENVS_CPU, ENVS_PER_WORKER_GPU = 8, 8
 LARGEST_CAPACITY, SMALLEST_CAPACITY = 2**20, 2**13
 FILL_SECONDS = 7_200
 """Time within which a replay larger than the default must be full"""
-LARGEST_BATCH = 512
 PRESETS = {"cpu": "breakout_cpu", "cuda": "breakout_fast"}
 """Experiment that suits a device"""
 FIRST_IMPROVEMENT, CPU_RATIO = 150_000, 4.0
@@ -91,25 +90,6 @@ def capacity_for(machine: Machine, rate: float) -> Advice:
     return Advice("replay_capacity", capacity, f"{reason}, full after {duration(capacity / rate)}")
 
 
-def batch_for(machine: Machine) -> list[Advice]:
-    """Batch size, and the target update interval where the batch is not the default.
-
-    On a CPU an update takes as much longer as its batch is larger: the default. On a GPU it hardly takes longer: the
-    smallest batch whose updates keep up with the emulators. The target network is then copied after as many env steps
-    as by default.
-    """
-    default = TrainConfig().learner
-    batch = default.batch_size
-    while machine.device == "cuda" and batch < LARGEST_BATCH and _learned_from(machine, batch) < _played(machine):
-        batch *= 2
-    reason = f"{machine.updates:,.0f} updates/s keep up with {_learned_from(machine, batch):,.0f} env steps/s"
-    advice = [Advice("batch_size", batch, reason)]
-    if batch > default.batch_size:
-        interval = default.target_update_interval * default.batch_size // batch
-        advice.append(Advice("target_update_interval", interval, "updates, or as many env steps as by default"))
-    return advice
-
-
 def threads_for(machine: Machine) -> list[Advice]:
     """The better number of torch threads, if several were measured."""
     others = [f"{loop:,.0f} with {threads}" for threads, loop in machine.loops.items() if threads != machine.threads]
@@ -117,18 +97,10 @@ def threads_for(machine: Machine) -> list[Advice]:
     return [Advice("torch_threads", machine.threads, reason)] if others else []
 
 
-def expected_rate(machine: Machine, batch_size: int) -> float:
-    """Env steps per second: measured for the default batch size, else the limit set by emulators and updates."""
-    if batch_size == TrainConfig().learner.batch_size:
-        return machine.loop
-    return min(_played(machine), _learned_from(machine, batch_size))
-
-
 def suggestion(machine: Machine) -> list[str]:
     """Lines of text: the suggested flags with their reasons, the expected speed, and last the command itself."""
-    batch = batch_for(machine)
-    rate = expected_rate(machine, batch[0].value)
-    advice = [*envs_for(machine), capacity_for(machine, rate), *batch, *threads_for(machine)]
+    rate = machine.loop
+    advice = [*envs_for(machine), capacity_for(machine, rate), *threads_for(machine)]
     total = TrainConfig().run.total_env_steps
     flags = {f"--{each.name.replace('_', '-')}": each for each in advice}
     threads = f" --torch-threads {machine.threads}" if threads_for(machine) else ""
@@ -145,8 +117,8 @@ def suggestion(machine: Machine) -> list[str]:
         + ("; other programs make all of this slower" if machine.load > machine.cores / 2 else ""),
         f"an emulator makes {machine.steps_per_core:,.0f} env steps per second on one core; suggested:",
         *(f"  {flag:<25}{each.value:<9}{each.reason}" for flag, each in flags.items()),
-        f"  expected: {rate:,.0f} env steps/s ({'measured' if rate == machine.loop else 'at most'}),"
-        f" {3600 * rate:,.0f} an hour; a whole run of {total:,} takes {duration(total / rate)}",
+        f"  measured: {rate:,.0f} env steps/s, {3600 * rate:,.0f} an hour; a whole run of {total:,} takes"
+        f" {duration(total / rate)}",
         preset,
         "",
         shlex.join(
@@ -209,8 +181,3 @@ def replay_bytes(capacity: int = TrainConfig().replay.replay_capacity) -> int:
 def _played(machine: Machine) -> float:
     """Env steps per second of the emulators, if they had all cores."""
     return machine.steps_per_core * machine.cores
-
-
-def _learned_from(machine: Machine, batch_size: int) -> float:
-    """Env steps per second for which the updates keep the default replay ratio."""
-    return machine.updates * batch_size / TrainConfig().learner.replay_ratio

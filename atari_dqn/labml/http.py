@@ -13,6 +13,8 @@ CONNECT_SECONDS = 10.0
 """Longest time to open a connection."""
 REPLY_SECONDS = 60.0
 """Longest silence of the server. One that needs 30 s for each reply is slow, and still usable."""
+MAX_REPLY_BYTES = 2**20
+"""What is read of a reply; a real one has a few hundred bytes."""
 API = "/api/v1"
 URL = re.compile(r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w./~-]*)?", re.ASCII | re.IGNORECASE)
 
@@ -66,20 +68,25 @@ class LabmlServer:
             if event == "http11.send_request_body.complete" and on_sent is not None:
                 on_sent()
 
+        extensions = {"trace": trace}
         try:
-            with httpx.Client(
-                trust_env=False,  # no proxies, and no credentials from ~/.netrc
-                verify=self._ssl,
-                timeout=httpx.Timeout(self._seconds, connect=min(CONNECT_SECONDS, self._seconds)),
-                headers={"Accept": "application/json", "Accept-Encoding": "identity", "Connection": "close"},
-            ) as client:
-                url, extensions = f"{self._api_url}/{path}", {"trace": trace}
-                reply = client.request(method, url, json=content, params=query, extensions=extensions)
+            with (
+                httpx.Client(
+                    trust_env=False,  # no proxies, and no credentials from ~/.netrc
+                    verify=self._ssl,
+                    timeout=httpx.Timeout(self._seconds, connect=min(CONNECT_SECONDS, self._seconds)),
+                    headers={"Accept": "application/json", "Accept-Encoding": "identity", "Connection": "close"},
+                ) as client,
+                client.stream(
+                    method, f"{self._api_url}/{path}", json=content, params=query, extensions=extensions
+                ) as reply,
+            ):
+                text = next(reply.iter_raw(MAX_REPLY_BYTES), b"")  # the rest is not read
         except httpx.TimeoutException:
             raise self._failed(f"has not answered for {self._seconds:g} s") from None
         except Exception as error:  # a broken server finds more ways to fail than httpx documents
             raise self._failed(f"cannot be reached ({error or type(error).__name__})") from None
-        return self._parse(reply.status_code, reply.content)
+        return self._parse(reply.status_code, text)
 
     def _parse(self, status: int, text: bytes) -> dict[str, Any]:
         if 300 <= status < 400:

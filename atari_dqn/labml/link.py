@@ -9,8 +9,9 @@ import contextlib
 import threading
 import uuid
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
+from atari_dqn.config.live import LiveSetting
 from atari_dqn.labml import packets
 from atari_dqn.labml.http import LabmlServer, RequestFailed, check_url
 
@@ -28,9 +29,6 @@ LAST_REPORT_SECONDS = 4.0
 LAST_REPLY_SECONDS = 0.5
 
 
-Param = TypeVar("Param", bound=packets.LiveParam)
-
-
 class LabmlLink:
     """Reports one run to a labml server; a view for the monitor. Every link is a new run on the server.
 
@@ -46,7 +44,7 @@ class LabmlLink:
     """
 
     def __init__(
-        self, url: str, *, name: str, config: Mapping[str, Any], live: Mapping[Param, float], env_step: int = 0
+        self, url: str, *, name: str, config: Mapping[str, Any], live: Mapping[LiveSetting, float], env_step: int = 0
     ) -> None:
         self.uuid = uuid.uuid4().hex
         """Identifier of the run on the server."""

@@ -4,8 +4,9 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from atari_dqn.config.live import LiveSetting
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.system.machine import git_revision
 
@@ -15,27 +16,8 @@ NAMED = ("env_id", "seed", "run_dir")
 """Settings that the page shows anyway."""
 
 
-class LiveParam(Protocol):
-    """What the page needs to know about a live hyperparameter."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def kind(self) -> type:
-        """`float` or `int`."""
-
-    @property
-    def suggested(self) -> tuple[float, float]:
-        """Range of the slider."""
-
-    @property
-    def bounds_on_page(self) -> str:
-        """The values that may be typed, in words."""
-
-
 def introduction(
-    uuid: str, name: str, config: Mapping[str, Any], live: Iterable[LiveParam], values: Mapping[str, float]
+    uuid: str, name: str, config: Mapping[str, Any], live: Iterable[LiveSetting], values: Mapping[str, float]
 ) -> dict[str, Any]:
     """The packet that makes a run known, with its settings, and its live hyperparameters at their present `values`.
 

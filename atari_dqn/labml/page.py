@@ -75,8 +75,8 @@ PACKAGES = (
 )
 
 NPM = "https://registry.npmjs.org"
-DOWNLOAD_SECONDS = 60.0
-"""Longest time without a byte of a tarball."""
+DOWNLOAD_SECONDS, CONNECT_SECONDS = 60.0, 10.0
+"""Longest time without a byte of a tarball, and to reach the registry."""
 
 PATCHES = (
     # The picture for a user who has none is on another server.
@@ -164,11 +164,13 @@ def _download(package: Package) -> bytes:
         reply = httpx.get(
             f"{registry}/{package.name}/-/{package.directory}.tgz",
             headers={"Accept-Encoding": "identity"},
-            timeout=DOWNLOAD_SECONDS,
+            timeout=httpx.Timeout(DOWNLOAD_SECONDS, connect=CONNECT_SECONDS),
             follow_redirects=True,
             verify=ssl.create_default_context(),  # the system's certificates, as npm has them
         )
-        return reply.raise_for_status().content
+        if reply.status_code != 200:
+            raise PageError(f"the npm registry answers with status {reply.status_code} for {package.name}")
+        return reply.content
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, ImportError) as error:
         # Without the error's own text: a registry's URL may contain a password.
         raise PageError(f"cannot download {package.name} from the npm registry ({type(error).__name__})") from None

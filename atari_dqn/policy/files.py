@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,6 +40,8 @@ KEY = "atari_dqn"
 """Name of the header in the metadata of both kinds of file."""
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
+QFunction = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
+"""Observations [B, *observation_shape] to Q values, float32 [B, num_actions]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +113,8 @@ class Exported:
     header: Header
     weights: Weights
     """State_dict of the reference network; empty for an ONNX file."""
-    graph: bytes | None = None
-    """The ONNX model; None for a safetensors file."""
+    q: QFunction | None = None
+    """Runs the graph of an ONNX file; None for a safetensors file."""
 
 
 def extra(name: str) -> ModuleType:
@@ -177,10 +179,7 @@ def _from_safetensors(content: bytes) -> Exported:
 
 
 def _from_onnx(content: bytes) -> Exported:
-    extra("onnx")
-    from atari_dqn.policy.onnx import check_graph, read_metadata
+    from atari_dqn.policy.onnx import read_onnx
 
-    model, text = read_metadata(content)
-    header = header_from_json(text)
-    check_graph(model, header)
-    return Exported(header, {}, content)
+    header, q = read_onnx(content)
+    return Exported(header, {}, q)

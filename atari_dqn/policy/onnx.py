@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto
 
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.policy.files import KEY, Header, extra
+from atari_dqn.policy.files import KEY, Header, QFunction, extra, header_from_json
 
 if TYPE_CHECKING:
     from atari_dqn.agent.reference import ReferenceNetwork
@@ -55,55 +52,33 @@ def to_onnx(header: Header, network: ReferenceNetwork) -> bytes:
     return content
 
 
-def read_metadata(content: bytes) -> tuple[onnx.ModelProto, str]:
-    """The model in a file, and the text of its header. Raises `ConfigError` for any other content."""
-    try:
-        model = onnx.ModelProto.FromString(content)
-        return model, next(entry.value for entry in model.metadata_props if entry.key == KEY)
-    except Exception as error:  # anything that a foreign file makes the reader raise
-        raise ConfigError(f"not an ONNX file of atari_dqn ({type(error).__name__})") from None
+def read_onnx(content: bytes) -> tuple[Header, QFunction]:
+    """The header of an ONNX file, and its Q values as a function that onnxruntime computes on the CPU.
 
-
-def check_graph(model: onnx.ModelProto, header: Header) -> None:
-    """Raise `ConfigError` unless a graph takes and returns what its header says."""
-    element = TensorProto.UINT8 if header.kind == "pixels" else TensorProto.FLOAT
-    expected = (
-        [("observation", element, list(header.observation_shape))],
-        [("q", TensorProto.FLOAT, [header.num_actions])],
-    )
-    graph = model.graph
-    if ([_signature(value) for value in graph.input], [_signature(value) for value in graph.output]) != expected:
-        raise ConfigError("its graph has other inputs and outputs than its header says")
-
-
-def _signature(value: onnx.ValueInfoProto) -> tuple[str, int, list[int]]:
-    """Name, element type, and sizes but that of the batch."""
-    tensor = value.type.tensor_type
-    return value.name, tensor.elem_type, [size.dim_value for size in tensor.shape.dim[1:]]
-
-
-def onnx_q(graph: bytes, num_actions: int) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]:
-    """A function from observations [B, *observation_shape] to Q values, float32 [B, A], by onnxruntime on the CPU.
-
-    Raises `ConfigError` for a graph that onnxruntime cannot run, or, when called, one that gives no Q value per action.
+    Raises `ConfigError` for a file that is none of ours, takes or returns something else than its header says, or
+    cannot be run; the function does so, too.
     """
     runtime = extra("onnxruntime")
     options = runtime.SessionOptions()
     # The batches of a policy are small, and further threads of onnxruntime spin while they wait.
     options.intra_op_num_threads = 1
     try:
-        session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        text = session.get_modelmeta().custom_metadata_map[KEY]
     except Exception as error:  # onnxruntime's errors have no common class
-        raise ConfigError(f"onnxruntime cannot run it: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"not an ONNX file of atari_dqn ({type(error).__name__})") from None
+    header = header_from_json(text)
+    element = "tensor(uint8)" if header.kind == "pixels" else "tensor(float)"
+    expected = [("observation", element, [*header.observation_shape]), ("q", "tensor(float)", [header.num_actions])]
+    values = (*session.get_inputs(), *session.get_outputs())
+    if [(value.name, value.type, value.shape[1:]) for value in values] != expected:
+        raise ConfigError("its graph has other inputs and outputs than its header says")
 
     def q(observations: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         try:
             (values,) = session.run(["q"], {"observation": observations})
         except Exception as error:  # onnxruntime's errors have no common class
             raise ConfigError(f"onnxruntime cannot run the policy: {str(error).splitlines()[0]}") from None
-        if values.shape != (len(observations), num_actions):
-            expected = [len(observations), num_actions]
-            raise ConfigError(f"the policy's graph returns Q values {list(values.shape)} instead of {expected}")
         return np.asarray(values)
 
-    return q
+    return header, q

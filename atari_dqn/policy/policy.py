@@ -5,7 +5,6 @@ A policy of an ONNX file neither needs nor imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.protocol import PROTOCOLS, Protocol
-from atari_dqn.policy.files import Header
+from atari_dqn.policy.files import Header, QFunction
 from atari_dqn.policy.source import check_module, read_source
 
 if TYPE_CHECKING:
@@ -29,10 +28,8 @@ class Policy:
     env's own vector. A leading axis makes a batch, [B, ...]. Actions are the env's own numbers.
     """
 
-    def __init__(
-        self, header: Header, q: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]], seed: int | None = None
-    ) -> None:
-        """Use `load`. `q` maps observations [B, *observation_shape] to Q values [B, num_actions]."""
+    def __init__(self, header: Header, q: QFunction, seed: int | None = None) -> None:
+        """Use `load`."""
         if is_atari(header.env_id):
             import ale_py  # noqa: F401  # registers its games with gymnasium, for a `gym.make` before `wrap`
         self.header = header
@@ -55,10 +52,8 @@ class Policy:
         """
         source = read_source(Path(path), checkpoint)
         exported = source.exported
-        if exported is not None and exported.graph is not None:
-            from atari_dqn.policy.onnx import onnx_q
-
-            return cls(exported.header, onnx_q(exported.graph, exported.header.num_actions), seed)
+        if exported is not None and exported.q is not None:
+            return cls(exported.header, exported.q, seed)
         from atari_dqn.agent.device import resolve_device
 
         trained = source.load(resolve_device(device))

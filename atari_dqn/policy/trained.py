@@ -17,7 +17,7 @@ from atari_dqn.agent.weights import check_fit
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.make import spec_of
 from atari_dqn.envs.protocol import EnvSpec
-from atari_dqn.policy.files import Exported, Header
+from atari_dqn.policy.files import Exported, Header, QFunction
 from atari_dqn.runs.checkpoints import CheckpointStore, read_weights
 from atari_dqn.runs.directory import LEARNER, check_checkpoint, read_config
 
@@ -89,8 +89,8 @@ def load_exported(exported: Exported, file: Path, device: str | torch.device = "
     """
     header, spec = exported.header, exported.header.spec
     network: nn.Module
-    if exported.graph is not None:
-        network = OnnxNetwork(exported.graph, header, device)
+    if exported.q is not None:
+        network = OnnxNetwork(exported.q, header, device)
     else:
         weights = {name: torch.from_numpy(weight.copy()) for name, weight in exported.weights.items()}
         with torch.device("meta"):  # no memory before the shapes are known to be right
@@ -104,11 +104,9 @@ def load_exported(exported: Exported, file: Path, device: str | torch.device = "
 class OnnxNetwork(nn.Module):
     """An ONNX graph, run by onnxruntime on the CPU."""
 
-    def __init__(self, graph: bytes, header: Header, device: str | torch.device = "cpu") -> None:
-        from atari_dqn.policy.onnx import onnx_q
-
+    def __init__(self, q: QFunction, header: Header, device: str | torch.device = "cpu") -> None:
         super().__init__()
-        self._q: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]] = onnx_q(graph, header.num_actions)
+        self._q = q
         self._shape = header.observation_shape
         # Callers look at a network's parameters to see on which device its observations must be.
         self.device_of_observations = nn.Parameter(torch.empty(0, device=device), requires_grad=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from atari_dqn.config.live import live_settings
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.labml import link as link_module
 from atari_dqn.labml.http import LabmlServer, RequestFailed, check_url
@@ -27,16 +27,8 @@ EXIT = 5.0 + 5.0
 """Seconds that `close` may take: the promised time, and a margin for a busy machine."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Param:
-    name: str
-    kind: type
-    suggested: tuple[float, float]
-    bounds_on_page: str = "any"
-
-
-RATE = Param("learning_rate", float, (0.0, 1e-3))
-INTERVAL = Param("target_update_interval", int, (100, 10_000))
+RATE = live_settings()["learning_rate"]
+INTERVAL = live_settings()["target_update_interval"]
 LIVE = {RATE: 1e-4, INTERVAL: 2_000.0}
 
 
@@ -95,9 +87,8 @@ def test_rows_configuration_and_sliders_arrive_and_the_run_is_claimed(make_link:
         assert server.points("charts/episodic_return") == [(500, 50), (1_000, 100), (1_500, 150)]
         configs = next(packet["configs"] for packet in server.packets() if "configs" in packet)
         assert configs["env_id"]["value"] == "pong"
-        slider = {"type": "DynamicSchedule", "default": 1e-4, "range": [0.0, 1e-3], "dynamic_type": "float"} | {
-            "bounds": "any"
-        }
+        slider = {"type": "DynamicSchedule", "default": 1e-4, "range": [0.0, 1e-3], "dynamic_type": "float"}
+        slider["bounds"] = "above 0 to 1"
         assert configs["learning_rate"]["computed"] == slider
         assert configs["target_update_interval"]["computed"]["dynamic_type"] == "int"
         assert next(packet["name"] for packet in server.packets() if "name" in packet) == "a run"
@@ -318,6 +309,7 @@ BROKEN = {
     "invalid_json": "not a JSON",
     "errors": "blocked_run_uuid",
     "status_500": "status 500",
+    "gigabyte": "not a JSON",
     "redirect": "redirect",
 }
 
@@ -334,6 +326,7 @@ def test_a_broken_answer_costs_points_and_one_line(behaviour: str, make_link: Ca
         server.wait_for(lambda: len(server.requests) >= 3)
         assert link.problem() is None  # reported once
         assert link.poll() == []
+        assert server.bytes_sent < 10**8  # the rest of the gigabyte is not read
         server.behaviour = "labml"
         link.write(row(1_000))
         server.wait_for(lambda: {500, 1_000} <= steps(server))
