@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+BEHAVIOURS = ("labml", "html", "invalid_json", "errors", "status_500", "redirect", "gigabyte", "slow", "silent")
 DEADLINE = 60.0
 """Seconds after which a test gives up waiting."""
 GIGABYTE = 10**9
@@ -48,6 +49,8 @@ class StandIn:
     """
 
     def __init__(self, behaviour: str = "labml", port: int = 0, elsewhere: str = "") -> None:
+        if behaviour not in BEHAVIOURS:
+            raise ValueError(f"behaviour {behaviour!r} is not one of {', '.join(BEHAVIOURS)}")
         self.behaviour, self.elsewhere = behaviour, elsewhere
         self.requests: list[Request] = []
         self.bytes_sent = 0

@@ -135,13 +135,17 @@ def test_a_run_that_was_only_evaluated_is_drawn_too(tmp_path: Path, capsys: pyte
 # ---------------------------------------------------------------------- configurations
 
 
-def test_runs_that_differ_in_seed_place_and_workers_are_one_configuration(tmp_path: Path) -> None:
+def test_runs_that_differ_in_seed_place_workers_and_clips_are_one_configuration(tmp_path: Path) -> None:
     runs = seeds(tmp_path, "run", [1.0, 2.0], num_workers=8, envs_per_worker=2)
     runs += [make_run(tmp_path / "other", "CartPole-v1", seed=9, num_workers=2, envs_per_worker=8, log_interval=7)]
     runs += [make_run(tmp_path / "filmed", "CartPole-v1", seed=10, record_interval=1000)]
     for run_dir in runs[-2:]:
         log(run_dir, {500: 3.0})
+    edit = {"env_step": 400, "update": 1, "name": "record_interval", "old": 1000, "new": 500, "taken": True}
+    row = {**edit, "id": "a", "time": 1.0, "source": "file", "reason": ""}
+    (runs[-1] / "hparam_edits.jsonl").write_text(json.dumps(row) + "\n")
     (found,) = read(runs)
+    assert [edit.name for edit in found.runs[-1].edits] == ["record_interval"]
     assert [run.config.run.seed for run in found.runs] == [1, 2, 9, 10]
     assert (found.letter, found.settings) == ("", {})
 

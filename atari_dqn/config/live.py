@@ -52,7 +52,7 @@ class LiveSetting:
         return f"{self.setting.bounds}{f', or {PAGE_SCHEDULE:g} for the schedule' if self.scheduled else ''}"
 
     def check(self, value: Any) -> Value:
-        """`value`, any JSON, as the type of this setting. Raises `ConfigError` where it is none."""
+        """`value`, any JSON, as the type of this setting. Raises `ConfigError` if it does not fit."""
         if self.scheduled and value == SCHEDULE:
             return SCHEDULE
         if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.envs.plain import flag, raw_reward
+from atari_dqn.envs.plain import raw_reward, true_or_false
 from atari_dqn.envs.protocol import FRAME_SKIP, GAME_LIMIT, PROTOCOLS, EnvSpec, Protocol
 from atari_dqn.envs.single import (
     AnyEnv,
@@ -66,7 +66,7 @@ class FilmedEnv:
     cut = False
     """Whether a time limit ended the newest game."""
     limit: int
-    """Env steps after which a game is cut."""
+    """Env steps after which a game should end."""
     pictures_per_step: int
     """Pictures shown for each env step."""
 
@@ -138,8 +138,8 @@ class _Shown(gym.Wrapper[Any, Any, Any, Any]):
         with explained(f"cannot play {self._env_id}: "):
             observation, reward, terminated, truncated, info = self.env.step(action)
         self.score += raw_reward(f"{self._env_id}: ", reward, info)
-        terminated = flag(f"{self._env_id}: terminated", terminated)
-        truncated = flag(f"{self._env_id}: truncated", truncated)
+        terminated = true_or_false(f"{self._env_id}: terminated", terminated)
+        truncated = true_or_false(f"{self._env_id}: truncated", truncated)
         self._draw(info)
         return observation, reward, terminated, truncated, info
 
@@ -197,7 +197,7 @@ class _Rgb:
 
 
 def _fps(stated: Any) -> int:
-    """Pictures a second as an environment's metadata say; 30 if that is no speed at which a film can be shown."""
+    """Pictures a second as an environment's metadata say; 30 unless that is from 1 to 240."""
     try:
         fps = round(float(stated))
     except (TypeError, ValueError, OverflowError):

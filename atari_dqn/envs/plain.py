@@ -47,8 +47,8 @@ class PlainEnvs:
                 self._start_episode(env, None)
                 continue
             frame, reward, terminated, truncated, info = self._envs[env].step(self._first_action + action)
-            terminated = flag(f"{self._names[env]}: terminated", terminated)
-            truncated = flag(f"{self._names[env]}: truncated", truncated)
+            terminated = true_or_false(f"{self._names[env]}: terminated", terminated)
+            truncated = true_or_false(f"{self._names[env]}: truncated", truncated)
             self._put_frame(env, frame)
             out.rewards[env] = finite(f"{self._names[env]}: reward", reward)
             out.raw_rewards[env] = raw_reward(f"{self._names[env]}: ", reward, info)
@@ -93,7 +93,7 @@ def finite(what: str, value: Any) -> float:
     return number
 
 
-def flag(what: str, value: Any) -> bool:
+def true_or_false(what: str, value: Any) -> bool:
     """`value`, which may be anything, as a bool.
 
     Raises `FloatingPointError`, naming `what`, unless it is a bool, 0 or 1: the text "False" would count as True.

@@ -76,7 +76,7 @@ class EnvSpec:
     time_limit: int | None = dataclasses.field(default=None, compare=False)
     """Env steps after which the environment itself cuts a game; None: not known."""
     game_limit: int | None = None
-    """Env steps after which a game is cut where the environment has no `time_limit`."""
+    """Env steps after which a game is cut, or after `time_limit` if that is more."""
 
     @property
     def observation_shape(self) -> tuple[int, ...]:

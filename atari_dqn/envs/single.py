@@ -129,7 +129,7 @@ class Image(gym.ObservationWrapper[Any, Any, Any]):
 
 
 def time_limit(env: AnyEnv) -> int | None:
-    """Env steps after which gymnasium's `TimeLimit`, or another wrapper with its attribute, cuts a game.
+    """Env steps after which gymnasium's `TimeLimit`, or another with its attribute, is to cut a game.
 
     It may be one of `gym.make`, of the environment's own, or within an environment that plays another one.
     """
@@ -144,8 +144,9 @@ def time_limit(env: AnyEnv) -> int | None:
 
 
 def limited(env: AnyEnv, limit: int | None) -> AnyEnv:
-    """`env` with games of at most `limit` steps, unless it has a time limit of its own."""
-    return env if limit is None or time_limit(env) else gym.wrappers.TimeLimit(env, limit)
+    """`env` with games of at most `limit` steps, or as many as its own `time_limit` if that is longer."""
+    # Its own may be an attribute that nobody enforces.
+    return env if limit is None else gym.wrappers.TimeLimit(env, max(limit, time_limit(env) or 0))
 
 
 def make_env(spec: EnvSpec, protocol: Protocol, **kwargs: Any) -> AnyEnv:

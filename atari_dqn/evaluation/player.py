@@ -92,7 +92,7 @@ def play(
         on_decision(Decision(player.q[0].cpu().numpy(), action, bool(player.explored[0])))
         try:
             frame, _, over = env.step(action)
-        except FloatingPointError as error:  # a reward that is no number
+        except FloatingPointError as error:  # a reward that is not a number
             raise ConfigError(f"cannot play {error}") from None
         tell_of_endless_game(env.spec, env_step, say)
         yield env.score, env_step
@@ -101,9 +101,10 @@ def play(
 
 
 def tell_of_endless_game(spec: EnvSpec, steps: int, say: Callable[[str], None]) -> None:
-    """Tell the user, once in `steps` of a game without end, if no time limit is known: a policy may stand still."""
-    if steps == NOTE_AFTER and not (spec.is_atari or spec.time_limit):
+    """Tell the user, once in `steps` of a game without end, if no time limit ends it: a policy may stand still."""
+    own = spec.time_limit or 0
+    if steps == max(NOTE_AFTER, own + 2) and not spec.is_atari:  # a reset later: then it is not enforced
         say(
-            f"no game has ended in {steps:,} steps, and no time limit of {spec.env_id} is known: evaluations and films"
-            f" cut a game after {GAME_LIMIT:,}; register it with max_episode_steps=... for a limit of its own"
+            f"no game has ended in {steps:,} steps, not even by a time limit of {spec.env_id}: evaluations and films"
+            f" cut a game after {max(GAME_LIMIT, own):,}; register it with max_episode_steps=... for a limit of its own"
         )

@@ -81,8 +81,8 @@ class Clip:
 
 def film_and_send(answer: Connection, order: Order, registered: bytes) -> None:
     """Entry point of the filming process: make a clip and send it, or a one-line reason for the failure."""
-    end_with_parent()
     os.nice(5)
+    end_with_parent(hang_up_children=not order.spec.is_atari)
     torch.set_num_threads(1)
     try:
         register(registered)

@@ -137,8 +137,8 @@ class Filming:
 
 
 def _progress(game: Game, env: FilmedEnv) -> str:
-    return f"score {game.score:g}  {game.env_steps:,} of at most {env.limit:,} env steps"
+    return f"score {game.score:g}  {game.env_steps:,} of at most {max(env.limit, game.env_steps):,} env steps"
 
 
 def _longest_eta(seconds: float, done: int, most: int) -> str:
-    return f"ETA at most {duration(seconds / done * (most - done))}"
+    return f"ETA at most {duration(seconds / done * max(0, most - done))}"

@@ -101,7 +101,7 @@ def read_rows(file: Path, *fields: str) -> list[dict[str, Any]]:
 
 
 def _row(text: str | bytes) -> dict[str, Any] | None:
-    """The row in a line, None where it is no row: it has no env step."""
+    """The row in a line; None for anything else, which has no env step."""
     try:
         row = json.loads(text)
         return row if row["env_step"] >= 0 else None

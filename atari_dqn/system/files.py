@@ -56,7 +56,7 @@ def fsync(path: Path) -> None:
 def exclusive(file: Path, seconds: float = 0.0) -> Iterator[None]:
     """Hold the lock on `file`, which is created if absent; the kernel releases it with the process, however that ends.
 
-    Raises `BlockingIOError` if another process holds it for longer than `seconds`, and `OSError` if it is no file.
+    Raises `BlockingIOError` if another process holds it for longer than `seconds`, and `OSError` if it is not a file.
     """
     from filelock import FileLock, Timeout
 

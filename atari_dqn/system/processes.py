@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing import parent_process, resource_tracker, util
 from multiprocessing.connection import wait
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
@@ -40,13 +41,17 @@ def quiet_spawn() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def end_with_parent() -> None:
+def end_with_parent(*, hang_up_children: bool) -> None:
     """End this process when its parent dies, however busy it is; on Linux, when the thread that started it ends, too,
-    and even if this process is stopped. An environment in it may start processes of its own, which end with it.
+    and even if this process is stopped.
+
+    With `hang_up_children`, processes that an environment in it started end with it even if it is killed, unless they
+    ignore SIGHUP or have a session of their own.
     """
     threading.Thread(target=_exit_after_parent, daemon=True).start()
     _allow_children()
-    _hang_up_children()
+    if hang_up_children:
+        _hang_up_children()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -68,6 +73,8 @@ def _hang_up_children() -> None:
         _, terminal = os.openpty()
         os.setsid()
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+        # Linux may schedule a session as a group, in which its processes' own niceness does not count outside.
+        Path("/proc/self/autogroup").write_text(str(os.nice(0)))
 
 
 def _kill_children() -> None:

@@ -84,7 +84,7 @@ class WorkerProcess:
             on_wait(silent)
             answer = self._answer(min(1.0, end - time.monotonic()))
             silent += 1
-        # While a job is stopped its clock runs on, but the worker does not: give it a moment after it is continued.
+        # Ctrl-Z stops this process and Atari workers, but no clock: give them a moment after they are continued.
         answer = answer or self._answer(GRACE)
         if answer == worker.FAILED:
             os.set_blocking(self._answers.fileno(), True)

@@ -48,7 +48,7 @@ def serve(
     if core is not None:
         with contextlib.suppress(OSError):  # a sandbox may forbid it, and the core may be gone: then run anywhere
             os.sched_setaffinity(0, {core})
-    end_with_parent()
+    end_with_parent(hang_up_children=not spec.is_atari)
     # Bare reads and writes below: with few environments a tick is short, and a process wakes with cold caches.
     envs: AtariGames | PlainEnvs | None = None
     command, error = START, ""

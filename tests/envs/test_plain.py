@@ -180,8 +180,20 @@ def test_a_time_limit_of_the_environments_own_factory_is_kept_and_nobody_is_warn
     told: list[str] = []
     tell_of_endless_game(spec, 40, told.append)
     assert told == []
-    env = gym.make("Own-v0")
-    assert limited(env, 9) is limited(env, 90) is env, "shorter or longer"
-    endless = gym.make("Endless-v0")
-    assert limited(endless, None) is endless
-    assert time_limit(limited(endless, 9)) == 9
+    assert time_limit(limited(gym.make("Own-v0"), 9)) == 70
+
+
+@pytest.mark.parametrize(("own", "cut"), [(None, 9), (5, 9), (12, 12)])
+def test_a_time_limit_that_is_not_enforced_is_replaced_and_the_user_told(own: int | None, cut: int) -> None:
+    """A user's environment may have the attribute for itself."""
+    env = Numbered(length=100)
+    env._max_episode_steps = own  # type: ignore[attr-defined]
+    shown = limited(env, 9)
+    shown.reset()
+    assert [shown.step(0)[3] for _ in range(20)].index(True) + 1 == cut
+    told: list[str] = []
+    spec = dataclasses.replace(env_spec("Endless-v0", NATURE, 4), time_limit=own)
+    for step in range(1, 3_000):
+        tell_of_endless_game(spec, step, told.append)
+    assert len(told) == 1
+    assert limited(env, None) is env

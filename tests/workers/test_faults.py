@@ -37,6 +37,15 @@ def pool_of(env_id: str, deadline: float = 60.0, spec: EnvSpec | None = None) ->
     return WorkerPool(spec, NATURE, num_workers=2, envs_per_worker=2, seed=1, deadline=deadline)
 
 
+def terminals() -> bool:
+    try:
+        for descriptor in os.openpty():
+            os.close(descriptor)
+    except OSError:
+        return False
+    return True
+
+
 def workers() -> list[multiprocessing.process.BaseProcess]:
     return [process for process in multiprocessing.active_children() if process.name.startswith("env-worker")]
 
@@ -140,6 +149,7 @@ def test_an_env_may_start_processes_and_none_outlives_the_pool(env_id: str) -> N
     assert all_end(simulators, seconds=5)
 
 
+@pytest.mark.skipif(not terminals(), reason="the sandbox has no terminals")
 @pytest.mark.parametrize("env_id", ["ForksOne-v0", "Runs-v0"])
 def test_processes_of_an_env_end_with_its_killed_worker(env_id: str) -> None:
     env_id = f"tests.stubs:{env_id}"
@@ -243,6 +253,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path, state: str) -> None:
         assert all_end(pids, seconds=5)
 
 
+@pytest.mark.skipif(not terminals(), reason="the sandbox has no terminals")
 def test_processes_of_an_env_end_with_a_killed_parent(tmp_path: Path) -> None:
     body = """
         pool = pool_of("tests.stubs:Runs-v0")

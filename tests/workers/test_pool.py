@@ -21,6 +21,7 @@ from atari_dqn.envs.step import StepResult
 from atari_dqn.workers.history import env_seeds
 from atari_dqn.workers.pool import WorkerPool
 from atari_dqn.workers.shared_memory import block_bytes, map_block
+from tests.stubs import pids
 
 NATURE = PROTOCOLS["nature"]
 FIELDS = [field.name for field in dataclasses.fields(StepResult)]
@@ -224,6 +225,7 @@ def test_an_action_out_of_range_is_named_and_never_reaches_the_emulator() -> Non
     """ALE's vector env would hang on it forever."""
     with pool_of("ALE/Breakout-v5", 1, 2) as pool:
         pool.reset()
+        assert os.getsid(pids(pool)[0]) == os.getsid(0), "one scheduling group, in which niceness counts"
         with pytest.raises(ValueError, match="action 4 of env 1 is not from 0 to 3"):
             pool.send(np.array([0, 4]))
 
