@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ from atari_dqn.cli.command import DONE, parse_flags, run_command
 from atari_dqn.cli.output import StatusLine, open_console, say
 from atari_dqn.comparison.runs import Run, configurations, find_runs, names_of, read_run
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
-from atari_dqn.runs.directory import named
+from atari_dqn.runs.directory import named, newest_run
 from atari_dqn.system.files import replace
 
 if TYPE_CHECKING:  # matplotlib takes a second, which bad input need not wait for
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
     """Compare as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
     command = parse_flags(CompareCommand, argv, prog=prog)
     console = open_console()
-    given = [named(path, takes="run seeds runs") for path in command.runs or (None,)]
+    given = [named(path, takes="run seeds runs") for path in command.runs or (newest_run(partial(say, console)),)]
     places = find_runs(given)
     out = command.out or given[0].path / "plots" / "compare.png"
     _check_out(out)

@@ -19,7 +19,7 @@ from atari_dqn.evaluation.result import EvaluationRow
 from atari_dqn.policy.files import CHECKSUMS, ONNX, SAFETENSORS, checksums, extra, to_safetensors
 from atari_dqn.policy.policy import Policy
 from atari_dqn.policy.source import playable_source
-from atari_dqn.runs.directory import named, read_system
+from atari_dqn.runs.directory import named, newest_run, read_system
 from atari_dqn.runs.records import read_rows
 from atari_dqn.system.files import check_room_for, replace
 from atari_dqn.system.machine import git_revision
@@ -55,7 +55,9 @@ class ExportCommand:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.export") -> int:
     """Export as the flags say. Returns the exit code; raises `ConfigError` for bad input."""
     command = parse_flags(ExportCommand, argv, prog=prog)
-    found = named(command.run, command.checkpoint)
+    console = open_console()
+    path = command.run or newest_run(partial(say, console), checkpoint=True)
+    found = named(path, command.checkpoint)
     source = playable_source(found.path, found.checkpoint)
     file = source.path / "evaluations.jsonl"
     read_rows(file, *SCORES)
@@ -69,7 +71,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.exp
     from atari_dqn.policy.model_card import model_card
     from atari_dqn.policy.onnx import to_onnx
 
-    console = open_console()
     trained = source.load("cpu", partial(say, console))
     if command.episodes:
         evaluate_cells(trained, source.path, console, episodes=command.episodes)

@@ -22,7 +22,7 @@ from atari_dqn.config.derived import Derived, derive
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.labml import launch
-from atari_dqn.runs.directory import check_run_dir, is_run_dir, named, new_run_dir
+from atari_dqn.runs.directory import check_run_dir, is_run_dir, named, new_run_dir, read_config, seeds_in
 from atari_dqn.runs.edits import Inbox, recorded_edits
 from atari_dqn.runs.lock import check_not_training, locked
 from atari_dqn.system.machine import is_out_of_memory
@@ -83,7 +83,7 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
     if given is not None:
         check_not_training(given)  # before anything slow: starting a run twice is an error worth hearing at once
     if command.init_from is not None and not (given and is_run_dir(given)):
-        named(command.init_from, "latest", takes="run file", flag="--init-from ")
+        named(command.init_from, "latest", takes="run weights file", prefix="--init-from ")
     config, spec = resolve_env(asked)
     derived = derive(config, spec.frame_bytes)
     labml_url = _labml_url(command)
@@ -93,20 +93,23 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
             return _train_seeds(command, config, spec, run_dir, stop)
         changed = check_run_dir(config, run_dir)
         stop.check()
-        from atari_dqn.training.summary import exploration_warning, image_warning, summary
-
-        console = open_console()
-        console.print(summary(config, spec, derived, run_dir), highlight=False)
-        for line in (*changed, *image_warning(spec), *exploration_warning(config, derived)):
-            say(console, line)
-        check_room(config, spec, derived)
-        stop.check()
         began = time.time_ns()
-        with locked(run_dir), _dashboard(command, console, stop), _out_of_memory_explained(run_dir):
-            Inbox(run_dir).clear(before=began)  # requests from now on, while things load, are for this run
-            from atari_dqn.training.start import Run, train
+        with locked(run_dir):
+            from atari_dqn.training.summary import exploration_warning, image_warning, summary
 
-            return train(config, spec, Run(run_dir, command.init_from, repeated, labml_url), console, stop.asked)
+            console = open_console()
+            console.print(summary(config, spec, derived, run_dir), highlight=False)
+            for line in (*changed, *image_warning(spec), *exploration_warning(config, derived)):
+                say(console, line)
+            if command.replay_edits and not repeated:
+                say(console, f"--replay-edits {command.replay_edits} has no edit to repeat")
+            check_room(config, spec, derived)
+            stop.check()
+            with _dashboard(command, console, stop), _out_of_memory_explained(run_dir):
+                Inbox(run_dir).clear(before=began)  # requests from now on, while things load, are for this run
+                from atari_dqn.training.start import Run, train
+
+                return train(config, spec, Run(run_dir, command.init_from, repeated, labml_url), console, stop.asked)
 
 
 def resolve_env(config: TrainConfig) -> tuple[TrainConfig, EnvSpec]:
@@ -192,12 +195,12 @@ def _parse(argv: Sequence[str] | None, default: TrainConfig, prog: str) -> Train
     given = scan.parse_known_args(argv)[0]
     if given.config is not None:
         # The other run keeps its directory: only its settings are wanted.
-        found = named(_expanded(given.config), takes="run seeds file", flag="--config ")
+        found = named(_expanded(given.config), takes="run seeds file", prefix="--config ")
         default = found.settings().replace(run_dir=None)
     elif given.run_dir is not None:
-        found = named(_expanded(given.run_dir), takes=None)
-        if found.kind in ("run", "seeds"):
-            default = found.settings().replace(run_dir=given.run_dir)
+        place = _expanded(given.run_dir)
+        if runs := [place] if is_run_dir(place) else seeds_in(place):
+            default = read_config(runs[0]).replace(run_dir=given.run_dir)
     sections = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
     return parse_flags(TrainCommand, argv, prog=prog, default=TrainCommand(**sections))
 

@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.live import SCHEDULE, Edit, Request, Value, live_settings, new_request
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
-from atari_dqn.runs.directory import named, read_config
+from atari_dqn.runs.directory import named, newest_run, read_config
 from atari_dqn.runs.edits import Inbox, live_values, read_edits, to_undo
 from atari_dqn.runs.lock import is_training
 
@@ -59,16 +60,16 @@ class TuneCommand:
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.tune") -> int:
     """Run the command. Returns the exit code; raises `ConfigError` for bad input and refused edits."""
-    words = "\0".join(sys.argv[1:] if argv is None else argv)
+    words = "\0".join(["", *(sys.argv[1:] if argv is None else argv)])
     # `--learning-rate 5e-5` and `--learning-rate=5e-5` are how a flag of train is written.
-    words = re.sub(r"(^|\0)--(?!undo|help|version)([\w-]+)[=\0]", r"\1\2=", words)
+    words = re.sub(r"\0--(?!undo|help|version)([\w-]+)[=\0]", "\0\\1=", words)
     others: list[str] = []
     edits: list[str] = []
-    for word in filter(None, words.split("\0")):
+    for word in words.split("\0")[1:]:
         (edits if "=" in word and not os.path.exists(word) else others).append(word)
     command = parse_flags(TuneCommand, others, prog=prog)
     edits += command.edits
-    run = named(command.run).path
+    run = named(command.run or newest_run(partial(say, open_console()))).path
     config, past = read_config(run), read_edits(run)
     if command.undo and edits:
         raise ConfigError("cannot undo and edit at once; give either --undo or new values")

@@ -75,14 +75,14 @@ class Surprise:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the contact sheet of a run's newest checkpoint. Raises `ConfigError` where its replay has no priorities."""
+    """Draw the contact sheet of a run's checkpoint. Raises `ConfigError` where its replay has no priorities."""
     parser = argparse.ArgumentParser(prog="python -m examples.surprise", description="Draw the largest TD errors.")
-    parser.add_argument("run", type=Path, help="a run directory")
-    run_dir = named(parser.parse_args(argv).run).path
+    parser.add_argument("run", type=Path, help="a run directory, or a checkpoint in it")
+    _, run_dir, checkpoint = named(parser.parse_args(argv).run, "latest")
     wanted = read_config(run_dir).replay
     if wanted.replay != "prioritized" or wanted.alpha == 0:
         raise ConfigError(f"{run_dir} was trained without priorities; try a run with --replay prioritized")
-    policy = load_policy(run_dir)
+    policy = load_policy(run_dir, checkpoint)
     replay, target = load_replay(policy, CheckpointStore(run_dir).find(str(policy.env_step)))
     found = surprises(policy, target, replay, ACROSS * DOWN)
     title = (

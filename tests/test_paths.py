@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +13,16 @@ import pytest
 
 from atari_dqn import compare, evaluate, export, play, train, tune
 from atari_dqn.bench import BenchCommand
-from atari_dqn.cli.command import parse_flags
+from atari_dqn.cli.command import CommandFailed, parse_flags
+from atari_dqn.config.derived import derive
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.dashboard import DashboardCommand
 from atari_dqn.policy.source import playable_source
+from atari_dqn.runs.directory import check_run_dir
 from atari_dqn.runs.edits import RECORD, recorded_edits
+from atari_dqn.system.signals import StopRequest
+from atari_dqn.training.multi_seed import train_seeds
 from tests.run_dirs import log, make_run, make_settings, refusals
 from tests.stubs import Numbered
 
@@ -88,7 +93,10 @@ def test_a_path_that_is_no_run_is_one_line_before_torch_is_imported(runs: Path) 
     policy = "policy/policy.safetensors is an exported policy; give the run that it was exported from"
     missing = "no checkpoint '7' in runs/one/checkpoints; choose latest, best or one of 900"
     none = "no checkpoint in runs/two/checkpoints; train writes one every --checkpoint-interval"
+    alone = "is a checkpoint outside of its run, or a corrupt one; give the run"
+    readers = ("play", "evaluate", "export", "tune", "compare")
     Path("empty").mkdir()
+    Path("link").symlink_to("runs/one/checkpoints/900")
     expected = [
         *((f"{command} runs", f"runs {folder}") for command in ("play", "evaluate", "export", "tune")),
         *((f"{command} policy", policy) for command in ("export", "tune", "compare")),
@@ -110,6 +118,16 @@ def test_a_path_that_is_no_run_is_one_line_before_torch_is_imported(runs: Path) 
         ("train --run-dir runs/one/checkpoints", "--run-dir runs/one/checkpoints is part of a run; give runs/one"),
         ("train --run-dir runs/one/config.json", "--run-dir runs/one/config.json is part of a run; give runs/one"),
         ("train --replay-edits runs", f"--replay-edits runs {folder}"),
+        ("train --replay-edits weights", f"--replay-edits weights {alone}"),
+        ("train --replay-edits runs/one/metrics.jsonl", "--replay-edits runs/one/metrics.jsonl, line 1, is not an ed"),
+        ("train --config runs/one/checkpoints/typo", "--config runs/one/checkpoints/typo does not exist"),
+        ("train --config weights", f"--config weights {alone}"),
+        ("train --init-from runs/one/checkpoints/9OO", "--init-from runs/one/checkpoints/9OO does not exist"),
+        *((f"{command} runs/one/checkpoints/x/y", "runs/one/checkpoints/x/y does not exist") for command in readers),
+        *((f"{command} runs/one/checkpoints/../videos", "runs/one/checkpoints/../videos do") for command in readers),
+        *((f"{command} link", f"link {alone}") for command in readers),
+        ("evaluate weights/learner.safetensors", f"weights/learner.safetensors {alone}"),
+        ("train --run-dir new/" + 300 * "x" + "/run", "cannot lock --run-dir new/xxx"),
     ]  # fmt: skip
     before = sorted(Path().rglob("*"))
     mistakes = [[*line.split(), *(FLAGS if line.startswith("train") else [])] for line, _ in expected]
@@ -120,12 +138,32 @@ def test_a_path_that_is_no_run_is_one_line_before_torch_is_imported(runs: Path) 
     assert sorted(Path().rglob("*")) == before, "no directory of a run is left behind"
 
 
-def test_weights_that_cannot_be_used_leave_no_run_behind(runs: Path) -> None:
+@pytest.mark.parametrize("content", ['{"model": 1}', "{}"])
+@pytest.mark.parametrize("place", ["checkpoints/pong", "checkpoints"])
+def test_a_config_of_another_program_does_not_make_a_folder_a_run(content: str, place: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    run_dir = tmp_path / place
+    config = train._parse(["--run-dir", str(run_dir)], TrainConfig(), "train").settings()
+    assert check_run_dir(config, run_dir) == []
+
+
+def test_a_run_directory_that_cannot_be_made_is_told_before_the_summary(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags in ([], ["--seeds", "2"]):
+        with pytest.raises(ConfigError, match=r"^cannot lock --run-dir new/x+/run: File name too long$"):
+            train.main([*FLAGS, *flags, "--run-dir", f"new/{300 * 'x'}/run"])
+    assert capsys.readouterr().out == ""
+    assert not Path("new").exists()
+
+
+def test_weights_that_cannot_be_used_leave_no_run_behind(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only torch can read them, so that the summary is printed before."""
     before = sorted(path for path in Path().rglob("*"))
     for place in ("weights", "weights/learner.safetensors"):
         with pytest.raises(ConfigError, match=r"^no weights in weights"):
-            train.main([*FLAGS, "--init-from", place])
+            train.main([*FLAGS, "--init-from", place, "--replay-edits", "runs/one"])
+        assert "--replay-edits runs/one has no edit to repeat\n" in capsys.readouterr().out
     assert sorted(Path().rglob("*")) == before
 
 
@@ -181,6 +219,18 @@ def test_seeds_that_do_not_know_the_environment_are_not_started(
     ):
         train.main(["--env-id", own_env, "--seeds", "2", "--total-env-steps", "50"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_seeds_whose_program_fails_are_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere.py").write_text("import gymnasium; gymnasium.register('Mine-v0', lambda: None)")
+    monkeypatch.syspath_prepend(tmp_path)  # of this program alone
+    config = TrainConfig().replace(env_id="elsewhere:Mine-v0")
+    words = "^--seeds: .* fails to start: ModuleNotFoundError: No module named 'elsewhere'$"
+    for asked, ending in ((False, pytest.raises(CommandFailed, match=words)), (True, pytest.raises(KeyboardInterrupt))):
+        with StopRequest() as stop, ending:
+            if asked:
+                os.kill(os.getpid(), signal.SIGINT)
+            train_seeds(config, derive(config, 1), tmp_path / "run", stop, kind="vector", seeds=2, flags={})
 
 
 def test_a_run_of_an_environment_that_this_program_does_not_know_says_the_way_out(own_env: str, runs: Path) -> None:

@@ -156,6 +156,15 @@ def test_the_newest_run_is_meant_where_none_is_named(
     assert "run: runs/a\n" in capsys.readouterr().out
 
 
+def test_an_empty_variable_is_not_taken_for_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "newest").mkdir(parents=True)
+    (tmp_path / "runs" / "newest" / "config.json").write_text("{}")
+    for words in (["", "epsilon=0.1"], [""], ["--epsilon", "0.1", ""]):
+        with pytest.raises(ConfigError, match=r"^\. is not a run directory"):
+            tune.main(words)
+
+
 def test_a_run_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(tune, "PATIENCE_SECONDS", 0.2)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.policy.files import Exported, Header, read_exported
-from atari_dqn.runs.directory import named, read_config
+from atari_dqn.runs.directory import named, newest_run, read_config
 
 if TYPE_CHECKING:  # imported when the input is known to be right: it takes seconds
     import torch
@@ -53,10 +55,11 @@ class Source:
 
 
 def read_source(path: Path | None, checkpoint: str = "latest") -> Source:
-    """The run or the exported policy that `path` stands for, see `named`; `checkpoint` is for runs only.
+    """The run or the exported policy that `path` stands for, see `named`; without one, the newest run.
 
     Raises `ConfigError` if the path is neither, the run has no such checkpoint, or the file is corrupt.
     """
+    path = path or newest_run(partial(say, open_console()), checkpoint=True)
     found = named(path, checkpoint, takes="run policy file")
     if found.kind == "run":
         read_config(found.path)

@@ -138,8 +138,8 @@ def _rename_corrupt(corrupt: Path, reason: str) -> str:
 
 def load_weights(source: Path) -> dict[str, torch.Tensor]:
     """Weights that a person names: of a run's checkpoint, see `named`, or as `read_weights`."""
-    found = named(source, takes=None)
-    if found.kind == "run":
+    whole = source.name != LEARNER or not source.is_file()
+    if whole and (found := named(source, takes=None)).kind == "run":
         source = CheckpointStore(found.path).find(found.checkpoint) / LEARNER
     return read_weights(source)
 

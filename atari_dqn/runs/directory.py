@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from atari_dqn.config.file import load_config
 from atari_dqn.config.schema import COLUMNS, TrainConfig
 from atari_dqn.config.setting import ConfigError, as_written, flag, settings
 from atari_dqn.runs.lock import LOCK
-from atari_dqn.system.files import append, replace
+from atari_dqn.system.files import append, remove_empty, replace
 from atari_dqn.system.machine import describe_system
 
 SHOWN = 5
@@ -26,6 +26,8 @@ LEARNER = "learner.safetensors"
 """Name of a checkpoint's file with the weights."""
 CHECKPOINT = re.compile(r"(?P<step>0|[1-9][0-9]*)|\.(?P<former>0|[1-9][0-9]*)\.former")
 """Names of a checkpoint's directory; the second one while another checkpoint of the same env step replaces it."""
+POINTERS = ("latest", "best")
+"""Names that stand for a checkpoint: the newest, and the one with the highest score."""
 POLICY_FILES = ("policy.safetensors", "policy.onnx")
 """Names of the files of an exported policy, the preferred one first."""
 
@@ -34,9 +36,12 @@ class Named(NamedTuple):
     """What a path that a person gave stands for, see `named`."""
 
     kind: str
-    """run, seeds (the runs of `train --seeds`), runs (a folder of any), policy, file, nothing or other."""
+    """run, seeds (the runs of `train --seeds`), runs (a folder of any), policy, weights, file, nothing or other.
+
+    Weights are a directory with a learner's file, or that file, that belong to no checkpoint of a run.
+    """
     path: Path
-    """A run's directory; the file of a policy, or of a checkpoint outside of a run; or the path itself."""
+    """A run's directory, the file of a policy, or the path itself."""
     checkpoint: str = ""
     """Checkpoint of the run: latest, best or an env step."""
 
@@ -46,20 +51,20 @@ class Named(NamedTuple):
         return load_config(place) if self.kind == "file" else read_config(place)
 
 
-def named(path: Path | None, checkpoint: str | None = None, *, takes: str | None = "run", flag: str = "") -> Named:
-    """What a path that a person gave stands for; without one, the newest run in `runs`, which is printed.
+def named(path: Path, checkpoint: str | None = None, *, takes: str | None = "run", prefix: str = "") -> Named:
+    """What a path that a person gave stands for.
 
-    A run's config.json and checkpoints stand for the run, checkpoints/NAME and a file in it for that checkpoint. Unless
-    `checkpoint` is None, the run must have this one, or the one that the path names. Raises `ConfigError`, starting
-    with `flag`, if the path is of no kind that `takes` names; None takes all.
+    A run's config.json and checkpoints stand for the run, checkpoints/latest, checkpoints/best, checkpoints/<env step>
+    and a file in one of these for that checkpoint. Unless `checkpoint` is None, the run must have this one, or the one
+    that the path names. Raises `ConfigError`, starting with `prefix`, if the path is of no kind that `takes` names;
+    None takes all.
     """
-    path = path or _newest_run(checkpoint is not None)
     for place in (path, Path(os.path.abspath(path))):
         for run_dir in filter(is_run_dir, (place, *place.parents)):
             match place.relative_to(run_dir).parts:
                 case () | ("config.json" | "checkpoints",):
                     which = checkpoint or "latest"
-                case ("checkpoints", which) | ("checkpoints", which, _):
+                case ("checkpoints", which, *file) if len(file) < 2 and (which in POINTERS or which.isdecimal()):
                     if checkpoint not in (None, "latest", which):
                         raise ConfigError(f"--checkpoint {checkpoint}: {path} names another; give one of them")
                 case _:
@@ -73,16 +78,20 @@ def named(path: Path | None, checkpoint: str | None = None, *, takes: str | None
     what = "is not a run directory: it has no config.json"
     if found.kind == "policy":
         what = "is an exported policy; give the run that it was exported from"
+    elif found.kind == "weights":
+        what = "is a checkpoint outside of its run, or a corrupt one; give the run"
     elif found.kind == "nothing":
         what = "does not exist"
     elif inside := runs_in(path):
         what += f"; the newest runs in it: {', '.join(map(str, reversed(inside[-SHOWN:])))}"
-    raise ConfigError(f"{flag}{found.path} {what}")
+    raise ConfigError(f"{prefix}{found.path} {what}")
 
 
 def _other_than_run(path: Path) -> Named:
     file = next((path / name for name in (*POLICY_FILES, LEARNER) if os.path.isfile(path / name)), path)
     if os.path.isfile(file):
+        if file.name == LEARNER:
+            return Named("weights", path)
         return Named("policy" if file.name in POLICY_FILES else "file", file)
     if os.path.isdir(path):
         return Named("seeds" if seeds_in(path) else "runs" if runs_in(path) else "other", path)
@@ -98,7 +107,7 @@ def check_checkpoint(run_dir: Path, which: str) -> None:
         raise ConfigError(f"{directory}: {error.strerror}") from None
     if not stored:
         raise ConfigError(f"no checkpoint in {directory}; train writes one every --checkpoint-interval")
-    if which not in ("latest", "best", *map(str, stored)):
+    if which not in (*POINTERS, *map(str, stored)):
         known = ", ".join(map(str, sorted(stored)))
         raise ConfigError(f"no checkpoint {which!r} in {directory}; choose latest, best or one of {known}")
 
@@ -141,9 +150,7 @@ def new_run_dir(config: TrainConfig, seeds: int = 1) -> Iterator[Path]:
     try:
         yield run_dir
     finally:
-        for place in (run_dir, run_dir.parent):
-            with contextlib.suppress(OSError):
-                place.rmdir()  # fails unless it is empty
+        remove_empty(run_dir, run_dir.parent)
 
 
 def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
@@ -154,7 +161,7 @@ def check_run_dir(config: TrainConfig, run_dir: Path) -> list[str]:
     """
     try:
         started = is_run_dir(run_dir)
-        if not started and (found := named(run_dir, takes=None)).kind == "run":
+        if not started and (found := named(run_dir, takes=None)).kind == "run" and checkpoints_in(found.path):
             raise ConfigError(f"--run-dir {run_dir} is part of a run; give {found.path} to resume it")
         place = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
         if not place.is_dir() or not os.access(place, os.W_OK):
@@ -186,20 +193,24 @@ def runs_in(folder: Path) -> list[Path]:
     return [config.parent for config in sorted(configs, key=lambda config: config.stat().st_mtime)]
 
 
-def _newest_run(checkpoint: bool) -> Path:
-    """The run in `runs` that was started or resumed last and has readable settings and, if asked, a checkpoint."""
+def newest_run(say: Callable[[str], None], *, checkpoint: bool = False) -> Path:
+    """The run in `runs` that was started or resumed last and has readable settings and, if asked, a checkpoint.
+
+    `say` is told which one it is. Raises `ConfigError` if there is none.
+    """
     for run_dir in reversed(runs_in(Path("runs"))):
         with contextlib.suppress(ConfigError, OSError):
             read_config(run_dir)
             if not checkpoint or checkpoints_in(run_dir):
-                print(f"the newest run: {run_dir}")
+                say(f"the newest run: {run_dir}")
                 return run_dir
     raise ConfigError(f"no run{' with a checkpoint' if checkpoint else ''} in runs; name a run directory")
 
 
 def seeds_in(run_dir: Path) -> list[Path]:
     """The runs that `train --seeds` made in `run_dir`, in order of their seeds."""
-    places = [place for place in run_dir.glob("seed-*") if place.name[5:].isdecimal() and is_run_dir(place)]
+    found = run_dir.glob("seed-*") if os.path.isdir(run_dir) else ()  # it raises for a name that is too long
+    places = [place for place in found if place.name[5:].isdecimal() and is_run_dir(place)]
     return sorted(places, key=lambda place: int(place.name[5:]))
 
 

@@ -117,8 +117,11 @@ def discard_edits(run_dir: Path, lines: int) -> list[Edit]:
 
 def recorded_edits(file: Path) -> list[Edit]:
     """The taken edits of another run, or of its record, to be repeated. Raises `ConfigError` when it is invalid."""
-    found = named(file, takes="run file", flag="--replay-edits ")
-    return [edit for edit in _parsed(found.path / RECORD if found.kind == "run" else file) if edit.taken]
+    found = named(file, takes="run file", prefix="--replay-edits ")
+    try:
+        return [edit for edit in _parsed(found.path / RECORD if found.kind == "run" else file) if edit.taken]
+    except ConfigError as error:
+        raise ConfigError(f"--replay-edits {error}") from None
 
 
 def live_values(config: TrainConfig, edits: Sequence[Edit]) -> LiveValues:

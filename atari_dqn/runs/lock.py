@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.system.files import exclusive
+from atari_dqn.system.files import exclusive, remove_empty
 
 LOCK = ".lock"
 """Name of the lock's file in a run directory; it holds the number of the process."""
@@ -22,8 +22,8 @@ def locked(run_dir: Path) -> Iterator[None]:
     Raises `ConfigError` when another process is training in it.
     """
     with contextlib.ExitStack() as stack:
-        made = not run_dir.exists()
         try:
+            stack.callback(remove_empty, *(path for path in (run_dir, *run_dir.parents) if not path.exists()))
             run_dir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(exclusive(run_dir / LOCK, LOOK_SECONDS))
         except BlockingIOError:
@@ -37,9 +37,9 @@ def locked(run_dir: Path) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 if os.listdir(run_dir) == [LOCK]:
+                    # Safe while held, and only then: who waits for the lock of a deleted file tries again with a new
+                    # one (see `exclusive`), and nothing is done here any more.
                     (run_dir / LOCK).unlink()
-                    if made:
-                        run_dir.rmdir()
 
 
 def check_not_training(run_dir: Path) -> None:
@@ -60,5 +60,7 @@ def is_training(run_dir: Path) -> bool:
 
 
 def _held(run_dir: Path) -> ConfigError:
-    holder = (run_dir / LOCK).read_text(errors="replace") or "?"
-    return ConfigError(f"process {holder} is training in {run_dir}; choose another --run-dir")
+    holder = ""
+    with contextlib.suppress(OSError):  # it may have ended since
+        holder = (run_dir / LOCK).read_text(errors="replace")
+    return ConfigError(f"process {holder or '?'} is training in {run_dir}; choose another --run-dir")

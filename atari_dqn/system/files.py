@@ -43,6 +43,13 @@ def replace(file: Path, content: bytes) -> None:
         raise
 
 
+def remove_empty(*directories: Path) -> None:
+    """Remove those that exist and are empty."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+
+
 def fsync(path: Path) -> None:
     """Flush a file or a directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -61,11 +61,18 @@ def train_seeds(
         raise ConfigError(f"--run-dir {run_dir} is a single run; name an empty or new directory for several seeds")
     module, _, env_id = config.env.env_id.rpartition(":")
     program = f"import gymnasium, {module or 'sys'}; gymnasium.spec({env_id!r})"
-    if not is_atari(env_id) and subprocess.run([sys.executable, "-c", program], capture_output=True).returncode:
-        raise ConfigError(
-            f"--seeds: each is a program of its own, which does not know {config.env.env_id}; register it in a module"
-            f" in this folder and use module:{env_id}"
-        )
+    if not is_atari(env_id):
+        command = [sys.executable, "-c", program]
+        child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        stop.check()  # a terminal's Ctrl-C ends the child, too
+        reason = child.stderr.strip().rpartition("\n")[2] or f"exit code {child.returncode}"
+        if child.returncode and reason.startswith("gymnasium.error."):
+            raise ConfigError(
+                f"--seeds: each is a program of its own, which does not know {config.env.env_id}; register it in a"
+                f" module in this folder and use module:{env_id}"
+            )
+        if child.returncode:
+            raise CommandFailed(f"--seeds: each is a program of its own, which fails to start: {reason}")
     places = {seed: run_dir / f"seed-{seed}" for seed in range(first, last + 1)}
     for seed, place in places.items():
         check_not_training(place)
@@ -79,16 +86,16 @@ def train_seeds(
         config = config.replace(torch_threads=max(1, threads_by_default(kind) // beside))
     console = open_console()
     how = f"{beside} at a time" if beside > 1 else "one at a time"
-    say(
-        console,
-        f"{config.env.env_id}, seeds {first} to {last}, {how} ({cores()} cores,"
-        f" {available_memory() / 1e9:.1f} GB free), each in {run_dir}/seed-K, output in output-K.txt",
-    )
-    for line in exploration_warning(config, derived):
-        say(console, line)
-    stop.check()
-    commands = {seed: _command(config, seed, place, flags) for seed, place in places.items()}
     with locked(run_dir):
+        say(
+            console,
+            f"{config.env.env_id}, seeds {first} to {last}, {how} ({cores()} cores,"
+            f" {available_memory() / 1e9:.1f} GB free), each in {run_dir}/seed-K, output in output-K.txt",
+        )
+        for line in exploration_warning(config, derived):
+            say(console, line)
+        stop.check()
+        commands = {seed: _command(config, seed, place, flags) for seed, place in places.items()}
         codes = _train_all(commands, run_dir, beside, stop, console)
     return _end(list(places.values()), codes, run_dir, console, first)
 

@@ -179,8 +179,11 @@ def test_the_command_draws_a_sheet_of_a_real_run(tmp_path: Path, capsys: pytest.
         while trainer.learner.updates < 6:
             trainer.iterate()
         run_dir = saved(tmp_path / "run", trainer)
-    assert surprise.main([str(run_dir)]) == 0
-    file = run_dir / "plots" / f"{trainer.env_steps}-surprise.png"
+        env_steps = trainer.env_steps
+        trainer.iterate()
+        save(trainer, CheckpointStore(run_dir))
+    assert surprise.main([str(run_dir / "checkpoints" / str(env_steps))]) == 0
+    file = run_dir / "plots" / f"{env_steps}-surprise.png"
     assert capsys.readouterr().out == f"{file}\n"
     assert [path.name for path in file.parent.iterdir()] == [file.name]
     assert imread(file).shape[1] == 1600

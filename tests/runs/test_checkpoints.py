@@ -199,6 +199,17 @@ def test_a_run_stands_for_its_newest_weights(
     assert torch.equal(found["weight"], snapshot(step).learner["online"]["weight"])
 
 
+@pytest.mark.parametrize("name", ["900", "900.corrupt"])
+def test_a_learners_file_that_is_named_is_read_even_from_a_corrupt_checkpoint(name: str, tmp_path: Path) -> None:
+    directory = CheckpointStore(tmp_path).save(900, snapshot(900), None)
+    (tmp_path / "config.json").touch()
+    (directory / "frames.zst").write_bytes(b"damaged")
+    directory = directory.rename(directory.with_name(name))
+    assert torch.equal(load_weights(directory / LEARNER)["weight"], snapshot(900).learner["online"]["weight"])
+    with pytest.raises(ConfigError, match=r"frames\.zst does not match its checksum"):
+        load_weights(directory)
+
+
 def test_weights_that_a_run_does_not_have_are_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
     torch.save({"online": {}}, tmp_path / "learner.pt")

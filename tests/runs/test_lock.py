@@ -95,6 +95,23 @@ def test_what_cannot_be_locked_is_one_line(tmp_path: Path) -> None:
             pytest.fail("locked")
 
 
+def test_nothing_that_was_made_is_left_where_nothing_came_of_it(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    for place in ("kept", "new/run", "kept/new/run"):
+        with locked(tmp_path / place):
+            assert is_training(tmp_path / place)
+        assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
+    with pytest.raises(ConfigError, match="File name too long"), locked(tmp_path / "new" / ("x" * 300) / "run"):
+        pytest.fail("locked")
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
+
+
+def test_a_holder_that_ends_while_it_is_looked_up_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atari_dqn.runs.lock.is_training", lambda run_dir: True)
+    with pytest.raises(ConfigError, match=r"^process \? is training in "):
+        check_not_training(tmp_path)
+
+
 def test_a_deleted_file_does_not_let_two_wait_for_one_lock(tmp_path: Path) -> None:
     """Whoever starts after the file was deleted makes a new one, and is the one that others then meet."""
     with locked(tmp_path):
