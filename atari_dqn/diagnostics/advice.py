@@ -23,8 +23,8 @@ FILL_SECONDS = 7_200
 """Time within which a replay larger than the default must be full"""
 PRESETS = {"cpu": "breakout_cpu", "cuda": "breakout_fast"}
 """Experiment that suits a device"""
-FIRST_IMPROVEMENT, CPU_RATIO = 150_000, 4.0
-"""Env steps after which breakout_cpu scores more than random play, see experiments/results, and its replay ratio"""
+FIRST_IMPROVEMENT = 3.0
+"""Core-minutes after which experiments.breakout_cpu scores 5, random play 1.7; see experiments/results/race"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,6 @@ class Machine:
     """Free memory of the device that will hold the replay, in bytes"""
     steps_per_core: float = 0.0
     """Env steps per CPU second of the workers"""
-    updates: float = 0.0
-    """Updates per second in batches of 32, with idle envs and the better number of torch threads"""
     loops: dict[int, float] = dataclasses.field(default_factory=dict)
     """Env steps per second of the loop with the default batch size and replay ratio, by number of torch threads"""
     load: float = 0.0
@@ -106,12 +104,8 @@ def suggestion(machine: Machine) -> list[str]:
     threads = f" --torch-threads {machine.threads}" if threads_for(machine) else ""
     preset = f"the preset for such a machine: python -m experiments.{PRESETS[machine.device]}{threads}"
     if machine.device == "cpu":
-        # An update takes the same time whatever the ratio; the rest of an env step does not depend on it.
-        default = TrainConfig().learner
-        saved = (default.replay_ratio - CPU_RATIO) / default.batch_size / machine.updates
-        first = duration(FIRST_IMPROVEMENT * max(1 / rate - saved, 1 / _played(machine)))
-        preset += "; its score rises above that of random play after"
-        preset += f" some {FIRST_IMPROVEMENT:,} env steps, here about {first}"
+        minutes = FIRST_IMPROVEMENT * max(1.0, (machine.load + 1) / machine.cores)
+        preset += f"; its score rises above that of random play after about {minutes:.0f} minutes at this load"
     return [
         f"load: {machine.load:.1f} on {machine.cores} cores before the measurement"
         + ("; other programs make all of this slower" if machine.load > machine.cores / 2 else ""),
@@ -129,7 +123,7 @@ def suggestion(machine: Machine) -> list[str]:
 
 
 def measure_machine(tick: Callable[[], None]) -> Machine:
-    """Measure workers, learner and loop of a short run on this machine; `tick` is called often."""
+    """Measure workers and loop of a short run on this machine; `tick` is called often."""
     import torch
 
     from atari_dqn.agent.device import resolve_device, set_up_torch
@@ -152,7 +146,6 @@ def measure_machine(tick: Callable[[], None]) -> Machine:
     )
     set_up_torch(config)
     counts = sorted({1, allowed}) if device.type == "cpu" else [allowed]
-    updates: dict[int, list[float]] = {threads: [] for threads in counts}
     loops: dict[int, list[float]] = {threads: [] for threads in counts}
     trainer = local_trainer(config, spec_of(config.env))
     bench = Bench(trainer, tick)
@@ -161,23 +154,16 @@ def measure_machine(tick: Callable[[], None]) -> Machine:
         workers = bench.workers_alone(TURN_SECONDS)
         for threads in ROUNDS * counts:
             torch.set_num_threads(threads)
-            updates[threads].append(bench.learner_alone(TURN_SECONDS).updates_per_second)
             loops[threads].append(bench.loop(TURN_SECONDS).env_steps_per_second)
     finally:
         trainer.close()
-    machine = dataclasses.replace(
+    return dataclasses.replace(
         machine,
         steps_per_core=workers.env_steps / workers.cpu,
         loops={threads: statistics.mean(rates) for threads, rates in loops.items()},
     )
-    return dataclasses.replace(machine, updates=statistics.mean(updates[machine.threads]))
 
 
 def replay_bytes(capacity: int = TrainConfig().replay.replay_capacity) -> int:
     """Memory of a replay of Atari frames, in bytes."""
     return derive(TrainConfig().replace(replay_capacity=capacity), FRAME_BYTES).replay_bytes
-
-
-def _played(machine: Machine) -> float:
-    """Env steps per second of the emulators, if they had all cores."""
-    return machine.steps_per_core * machine.cores

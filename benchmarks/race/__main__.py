@@ -33,11 +33,10 @@ SCREENED = (
 )
 """`small-256` with one thing changed; raced shortly, to see what makes it quick and what would be quicker"""
 PLAN: tuple[tuple[str, str, int, float], ...] = (
-    ("small-256", "breakout", 1, 2.0),
+    *(("256-decay", "breakout", seed, 2.0) for seed in (1, 2, 3)),
     *((name, "breakout", 1, 0.25) for name in SCREENED),
     *((name, "breakout", 1, 0.5) for name in ("breakout-cpu", "breakout-cpu-target", "small")),
-    *(("small-256", "pong", seed, 1.0) for seed in (1, 2)),
-    *(("small-256", "breakout", seed, 2.0) for seed in (2, 3)),
+    *(("64-target-2000", "pong", seed, 1.0) for seed in (1, 2)),
     ("sb3", "breakout", 1, 2.0),
 )
 """What is raced without `--one`, in this order: contestant, game, seed, core-hours."""

@@ -62,7 +62,7 @@ BREAKOUT_CPU: Settings = {
     "learning_starts": 10_000,
     **epsilon(1_600_000, (0, 1.0), (80_000, 0.1), (400_000, 0.01)),
 }
-"""Settings of `experiments.breakout_cpu`."""
+"""Settings that `experiments.breakout_cpu` had until November 2026."""
 
 SMALL: Settings = {
     **BREAKOUT_CPU,
@@ -96,7 +96,7 @@ def _with(about: str, **changes: Any) -> Contestant:
 
 
 CONTESTANTS = {
-    "breakout-cpu": Contestant("experiments.breakout_cpu: batches of 32, ratio 4, n-step 3", BREAKOUT_CPU),
+    "breakout-cpu": Contestant("breakout_cpu of old: batches of 32, ratio 4, n-step 3", BREAKOUT_CPU),
     "breakout-cpu-target": Contestant(
         "the same with a target every 4,000 env steps",
         {**BREAKOUT_CPU, "target_update_interval": 500},
@@ -105,6 +105,17 @@ CONTESTANTS = {
     "small-256": Contestant(
         "small network, batches of 256, ratio 3, rate 5e-4, 32 envs, 2^19 transitions, beta 0.4 (target every 8,000)",
         SMALL_256,
+    ),
+    "256-decay": _with(
+        "a rate that falls to 1e-4 between 740,000 and 1,000,000 env steps",
+        learning_rate_factors=(1.0, 0.2),
+        learning_rate_at=(0.185, 0.25),
+    ),
+    "64-target-2000": _with(
+        "batches of 64, rate 2.5e-4 (target every 2,000 env steps)",
+        batch_size=64,
+        learning_rate=2.5e-4,
+        target_update_interval=94,
     ),
     "nature-256": _with("the network of Mnih et al. 2015", network="nature"),
     "256-fast": _with("64 envs, ratio 1.5", envs_per_worker=64, replay_ratio=1.5),
