@@ -338,7 +338,7 @@ def test_a_broken_answer_costs_points_and_one_line(behaviour: str, make_link: Ca
 
 @pytest.mark.parametrize("behaviour", ["silent", "slow", "refusing"])
 def test_closing_takes_five_seconds_at_most(behaviour: str, make_link: Callable[..., LabmlLink]) -> None:
-    with StandIn(behaviour) as server:
+    with StandIn("labml" if behaviour == "refusing" else behaviour) as server:
         link = make_link(server.url if behaviour != "refusing" else f"http://127.0.0.1:{free_port()}")
         link.write(row(500))
         until(lambda: server.requests or link.problem())
