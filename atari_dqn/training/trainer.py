@@ -59,6 +59,7 @@ class Trainer:
         self.rate_set_at = (0, 0)
         """Env steps and updates at the time the replay ratio was last set"""
         self.clock = Clock()
+        self._set_learning_rate()
 
     @property
     def config(self) -> TrainConfig:
@@ -99,7 +100,8 @@ class Trainer:
         """
         assert self.workers is not None, "start() comes first"
         self.replay.beta.fill_(self.beta(self.env_steps))
-        self._set_learning_rate()
+        if len(self._rate_factor.knots) > 1:
+            self._set_learning_rate()
         undecided = self.actor.state()
         try:
             actions = self.actor.act(self.replay.latest_observation(), self.epsilons())
