@@ -6,16 +6,19 @@ VENV   ?= .venv
 RUN     = $(VENV)/bin/python
 PARALLEL = -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: train test test-long test-slow lint bench regression clean
+.PHONY: train test test-long test-ray test-slow lint bench regression clean
 
 train: $(VENV)/installed
 	$(RUN) -m atari_dqn.train $(ARGS)
 
 test: lint
-	$(RUN) -m pytest -m "not slow and not long" $(PARALLEL) $(ARGS)
+	$(RUN) -m pytest -m "not slow and not long and not ray" $(PARALLEL) $(ARGS)
 
 test-long: $(VENV)/installed
-	$(RUN) -m pytest -m "long and not slow" $(PARALLEL) $(ARGS)
+	$(RUN) -m pytest -m "long and not slow and not ray" $(PARALLEL) $(ARGS)
+
+test-ray: $(VENV)/installed
+	$(RUN) -m pytest -m "ray and not slow" $(ARGS)
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
