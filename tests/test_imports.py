@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "training": "monitoring render evaluation agent workers labml envs replay runs cli system",
     # floor 7
     "diagnostics": "training monitoring render policy evaluation agent workers labml envs replay runs cli system",
+    "sweeps": "training monitoring render evaluation agent workers labml envs replay runs cli system",
 }
 """Every package, in order of floors, and what it may import besides `config`."""
 NEVER_TORCH = ("config", "system", "cli", "envs", "workers", "labml", "comparison")
