@@ -1,0 +1,61 @@
+"""Connecting to a Ray cluster. Ray is imported here when it is needed, and nowhere at the start of a command."""
+
+import contextlib
+import importlib.util
+import logging
+import re
+import socket
+from typing import Any
+
+from atari_dqn.config.setting import ConfigError
+
+ANSWER_SECONDS = 5.0
+"""Seconds to wait for a host to accept a connection; Ray itself would wait for 80."""
+
+
+def connect(address: str, *, object_store_memory: int | None = None, **given: Any) -> None:
+    """Connect this process to a Ray cluster, or start one on this machine that ends with this process.
+
+    Args:
+        address: `HOST:PORT` of the cluster's head, `auto` for the cluster that this machine belongs to, or `local` to
+            start one here.
+        object_store_memory: Bytes of shared memory of a cluster that is started here.
+        given: Further arguments of `ray.init`.
+
+    Raises:
+        ConfigError: Ray is not installed, there is no cluster at `address`, or it runs other versions of Ray or Python.
+    """
+    if not importlib.util.find_spec("ray"):
+        raise ConfigError('--cluster needs Ray; install it with: pip install "atari_dqn[cluster]"')
+    if address not in ("auto", "local"):
+        _check_answers(address)
+    import ray
+
+    if address == "local":
+        given = {"object_store_memory": object_store_memory, "include_dashboard": False} | given
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, **given)
+    except (ConnectionError, ValueError) as error:
+        raise _no_cluster(address, str(error).partition(". ")[0]) from None
+    except RuntimeError as error:  # "Version mismatch: The cluster was started with: Ray: 2.50.0, Python: 3.12.1 ..."
+        if "mismatch" not in str(error):
+            raise
+        raise ConfigError(f"--cluster {address}: {' '.join(str(error).split())}") from None
+
+
+def _check_answers(address: str) -> None:
+    """Raise `ConfigError` unless something listens at `address`."""
+    found = re.fullmatch(r"(?P<host>[^\s/]+):(?P<port>\d{1,5})", address)
+    if found is None or int(found["port"]) > 65535:
+        raise ConfigError(f"--cluster {address} is not an address; give HOST:PORT of the head, auto or local")
+    try:
+        with contextlib.closing(socket.create_connection((found["host"], int(found["port"])), ANSWER_SECONDS)):
+            pass
+    except OSError as error:
+        raise _no_cluster(address, error.strerror or str(error)) from None
+
+
+def _no_cluster(address: str, reason: str) -> ConfigError:
+    what = "no Ray cluster on this machine" if address == "auto" else f"no Ray cluster at {address}"
+    how = "start its head with: ray start --head, or use --cluster local"
+    return ConfigError(f"--cluster: {what} ({reason}); {how}")

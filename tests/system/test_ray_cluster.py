@@ -1,0 +1,36 @@
+"""Connecting to a Ray cluster that is not there."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import pytest
+
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.system.ray_cluster import connect
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("nonsense", "is not an address; give HOST:PORT"),
+        ("localhost:99999", "is not an address"),
+        ("host.invalid:6379", r"no Ray cluster at host.invalid:6379 \(.*\); start its head with: ray start --head"),
+        ("127.0.0.1:{closed}", "no Ray cluster at .*Connection refused"),
+    ],
+)
+def test_an_address_without_a_cluster_gets_one_line_at_once(address: str, words: str) -> None:
+    """Ray itself would wait for 80 seconds and then end the process."""
+    with socket.socket() as bound:  # without `listen` it refuses
+        bound.bind(("127.0.0.1", 0))
+        with pytest.raises(ConfigError, match=words) as caught:
+            connect(address.format(closed=bound.getsockname()[1]))
+    assert "\n" not in str(caught.value)
+
+
+def test_without_ray_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r'pip install "atari_dqn\[cluster\]"'):
+        connect("local")
