@@ -74,11 +74,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.com
             say(console, f"left out: {reason}")
         found = configurations(runs)
 
+        from atari_dqn.comparison.all_games import all_games
         from atari_dqn.comparison.figure import draw
         from atari_dqn.comparison.tables import tables, terminal
 
         status.update(f"{len(runs)} runs read; drawing bootstrap samples")
-        made = tables(found, command.threshold)
+        made = [*tables(found, command.threshold), *all_games(found)]
         status.update("drawing curves")
         figure = draw(found, command.threshold)
     beside = _write(out, figure, made)

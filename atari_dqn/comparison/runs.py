@@ -68,6 +68,13 @@ class Run:
         """Mean raw scores of the last games of training, as logged, [rows]."""
         return np.array([row[SCORE] for row in self.metrics], dtype=np.float64)
 
+    @property
+    def evaluation(self) -> EvaluationRow | None:
+        """The latest evaluation with the run's own protocol and epsilon."""
+        own = (self.config.env.protocol, self.config.run.eval_epsilon)
+        rows = [row for row in self.evaluations if (row["protocol"], row["epsilon"]) == own]
+        return max(rows, key=lambda row: row["env_step"], default=None)
+
     def score_at(self, env_steps: Array) -> Array:
         """The score at each of `env_steps`, linearly interpolated: every run has its rows at other env steps."""
         return np.interp(env_steps, self.steps, self.scores)

@@ -2,11 +2,11 @@
 
 The methods are those of Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice".
 A sample is an array [n, ...] with the runs of one game, or the games of one evaluation. A statistic takes resampled
-samples, each [resamples, n, ...], and reduces axis 1. Intervals are percentiles of the resampled statistic (Efron
-1979). Nothing here imports torch.
+samples, each [resamples, n, ...], and reduces axis 1. Of several samples each is resampled by itself (a bootstrap
+stratified by game). Intervals are percentiles of the resampled statistic (Efron 1979). Nothing here imports torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,25 @@ MOST_NUMBERS = 1_000_000
 """Numbers drawn at a time: 10,000 resamples of 100,000 games would need 8 GB."""
 
 
-def iqm(scores: Array) -> Array:
-    """Interquartile mean: the lowest and the highest quarter, rounded down, do not count."""
+def iqm(*samples: Array) -> Array:
+    """Interquartile mean of all samples together: the lowest and the highest quarter, rounded down, do not count."""
+    scores = np.sort(np.concatenate(samples, axis=1), axis=1)
     cut = scores.shape[1] // 4
-    return np.asarray(np.sort(scores, axis=1)[:, cut : scores.shape[1] - cut].mean(axis=1))
+    return np.asarray(scores[:, cut : scores.shape[1] - cut].mean(axis=1))
 
 
-def mean(scores: Array) -> Array:
-    return np.asarray(scores.mean(axis=1))
+def mean(*samples: Array) -> Array:
+    """Mean of the samples' means."""
+    return np.asarray(means(samples).mean(axis=0))
+
+
+def median_of_means(*samples: Array) -> Array:
+    return np.asarray(np.median(means(samples), axis=0))
+
+
+def means(samples: Sequence[Array]) -> Array:
+    """Mean of each sample, [samples, resamples, ...]."""
+    return np.stack([sample.mean(axis=1) for sample in samples])
 
 
 def median(times: Array) -> Array:

@@ -4,7 +4,10 @@ Raw scores of games of different scale become comparable as (score - random) / (
 play, 1 a professional human tester.
 """
 
+import numpy as np
+
 from atari_dqn.envs.ids import is_atari, short_name
+from atari_dqn.evaluation.intervals import Array, means
 
 # (random, human), means over whole games that begin with 1 to 30 no-ops and are cut after 108,000 frames. Source:
 # dqn_zoo's atari_data.py; the table of Agent57 has the same numbers, but 0 for random play of Video Pinball.
@@ -68,6 +71,16 @@ RANDOM_AND_HUMAN: dict[str, tuple[float, float]] = {
     "Zaxxon": (32.5, 9173.3),
 }
 
+# Source: atari5.py and dataset.csv of github.com/maitchison/Atari-5, whose regression (no intercept) gives these.
+ATARI_5: dict[str, float] = {
+    "ALE/BattleZone-v5": 0.38197512,
+    "ALE/DoubleDunk-v5": 0.06790995,
+    "ALE/NameThisGame-v5": 0.31080415,
+    "ALE/Phoenix-v5": 0.12412619,
+    "ALE/Qbert-v5": 0.08048518,
+}
+"""Weights of the log scores of five games in the log of the median over all 57 games."""
+
 
 def references(env_id: str) -> tuple[float, float] | None:
     """(random, human) raw scores of `ALE/<game>-v5`; None for any other env, or a game outside the usual 57."""
@@ -81,6 +94,16 @@ def human_normalized(env_id: str, score: float) -> float | None:
         return None
     random, human = known
     return (score - random) / (human - random)
+
+
+def predicted_median(*samples: Array) -> Array:
+    """Median over all 57 games as Aitchison et al. 2023 predict it, to about 10%, from the games of `ATARI_5`.
+
+    It is a statistic in the sense of `intervals`: samples are human-normalised scores, in the order of `ATARI_5`.
+    """
+    percent = 100 * np.maximum(means(samples), 0)
+    weights = np.array(list(ATARI_5.values()))
+    return np.asarray((10 ** np.tensordot(weights, np.log10(1 + percent), axes=1) - 1) / 100)
 
 
 def with_human(env_id: str, score: float) -> str:

@@ -13,15 +13,18 @@ from scipy import stats
 from atari_dqn.evaluation import intervals
 from atari_dqn.evaluation.intervals import (
     Array,
+    Statistic,
     estimate,
     improvement,
     interval,
     iqm,
     mean,
     median,
+    median_of_means,
 )
 
 few = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=9).map(np.array)
+games = st.lists(few, min_size=1, max_size=6)
 
 
 # ---------------------------------------------------------------------- statistics
@@ -36,6 +39,16 @@ def test_an_outlier_moves_the_mean_and_not_the_interquartile_mean() -> None:
     runs = np.array([10.0, 11.0, 12.0, 1e6])
     assert estimate(iqm, runs) == 11.5
     assert estimate(mean, runs) > 1e5
+
+
+@given(games)
+def test_aggregates_over_games_are_those_of_their_definitions(scores: list[Array]) -> None:
+    """Agarwal et al. 2021: median and mean of the games' means; the IQM of all runs, as scipy trims them."""
+    each = sorted(sum(runs) / len(runs) for runs in scores)
+    middle = (each[(len(each) - 1) // 2] + each[len(each) // 2]) / 2
+    assert estimate(median_of_means, *scores) == pytest.approx(middle)
+    assert estimate(mean, *scores) == pytest.approx(sum(each) / len(each))
+    assert estimate(iqm, *scores) == pytest.approx(stats.trim_mean(np.concatenate(scores), 0.25))
 
 
 @given(few, few)
@@ -72,15 +85,16 @@ def test_an_interval_depends_only_on_its_seed() -> None:
     assert interval(mean, np.array([4.0])) == (4.0, 4.0)
 
 
-def test_the_interval_of_few_runs_is_that_of_all_possible_resamples_of_each_sample() -> None:
+@pytest.mark.parametrize("statistic", [improvement, iqm, mean, median_of_means])
+def test_the_interval_of_few_runs_is_that_of_all_possible_resamples_of_each_sample(statistic: Statistic) -> None:
     x, y = np.array([0.0, 1.0, 5.0]), np.array([4.0, 0.5])
     every = [
-        estimate(improvement, np.array(a), np.array(b))
+        estimate(statistic, np.array(a), np.array(b))
         for a in itertools.product(x, repeat=3)
         for b in itertools.product(y, repeat=2)
     ]
-    low, high = interval(improvement, x, y, resamples=100_000)
-    assert (low, high) == tuple(np.percentile(every, (2.5, 97.5), method="inverted_cdf"))
+    low, high = interval(statistic, x, y, resamples=100_000)
+    assert (low, high) == pytest.approx(tuple(np.percentile(every, (2.5, 97.5), method="inverted_cdf")))
 
 
 def test_intervals_agree_with_scipys() -> None:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import ale_py
 import gymnasium as gym
+import numpy as np
 import pytest
 
-from atari_dqn.evaluation.references import RANDOM_AND_HUMAN, human_normalized, references, with_human
+from atari_dqn.evaluation.intervals import estimate
+from atari_dqn.evaluation.references import (
+    ATARI_5,
+    RANDOM_AND_HUMAN,
+    human_normalized,
+    predicted_median,
+    references,
+    with_human,
+)
 
 gym.register_envs(ale_py)
 
@@ -51,3 +60,21 @@ def test_without_a_reference_there_is_no_normalized_score(env_id: str) -> None:
 def test_a_score_is_shown_with_its_human_normalised_value() -> None:
     assert with_human("ALE/Breakout-v5", 31.0) == "31 (human-normalised 1.02)"
     assert with_human("CartPole-v1", 200.0) == "200"
+
+
+@pytest.mark.parametrize(
+    ("scores", "median"),
+    [
+        ((1.7127, 8.4884, 1.8837, 16.6277, 2.5320), 2.2705),  # Rainbow
+        ((24.2987, 19.7628, 26.9055, 147.2514, 5.4256), 20.4112),  # MuZero
+    ],
+)
+def test_the_median_of_57_games_is_predicted_to_ten_percent(scores: tuple[float, ...], median: float) -> None:
+    """Published scores, from dataset.csv of github.com/maitchison/Atari-5, and their median over the 57 games."""
+    assert estimate(predicted_median, *np.array(scores)[:, None]) == pytest.approx(median, rel=0.1)
+
+
+def test_the_prediction_is_a_power_law_of_means_over_runs_and_0_for_random_play() -> None:
+    means = estimate(predicted_median, *np.array([[0.5, 1.5]] * 5))
+    assert float(means) == pytest.approx((101 ** sum(ATARI_5.values()) - 1) / 100)
+    assert estimate(predicted_median, *np.full((5, 1), -3.0)) == 0, "below random play counts as random play"
