@@ -137,6 +137,12 @@ CONTESTANTS = {
         **epsilon(4_000_000, (0, 1.0), (60_000, 0.1), (250_000, 0.01)),
     ),
     "sb3": Contestant("Stable-Baselines3 with RL Baselines3 Zoo's Atari settings", peer="sb3"),
+    "cleanrl": Contestant("CleanRL's dqn_atari.py, written anew", peer="cleanrl"),
+    "labml": Contestant(
+        "labml-nn's annotated DQN experiment (prioritized, dueling, double; Breakout only)", peer="labml"
+    ),
+    "pfrl": Contestant("PFRL's Atari reproduction of DQN", peer="pfrl"),
+    "tianshou": Contestant("Tianshou's atari_dqn.py (double, n-step 3)", peer="tianshou"),
     "cartpole": Contestant(
         "a check of the race itself, on CartPole-v1",
         {"num_workers": 1, "learning_starts": 500, "replay_capacity": 2**14},

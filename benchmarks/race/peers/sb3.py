@@ -7,9 +7,9 @@ transitions take 2.8 GB instead of 5.6. The Zoo ends after 10 million env steps;
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import ale_py  # noqa: F401  (registers the games)
+import numpy as np
 import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
@@ -39,11 +39,15 @@ class Watch(BaseCallback):
         return not self._session.stop
 
 
+def _q_values(model: DQN, obs: np.ndarray) -> torch.Tensor:
+    with torch.no_grad():
+        return model.q_net(torch.from_numpy(obs))
+
+
 def main() -> int:
     session = Session()
     torch.set_num_threads(1)
-    game = session.game.capitalize() + "NoFrameskip-v4"
-    envs = VecFrameStack(make_atari_env(game, n_envs=1, seed=session.seed), n_stack=4)
+    envs = VecFrameStack(make_atari_env(session.env_id, n_envs=1, seed=session.seed), n_stack=4)
     state, replay = session.run_dir / "model.zip", session.run_dir / "replay.pkl"
     if state.exists():
         model = DQN.load(state, envs, device="cpu")
@@ -69,15 +73,7 @@ def main() -> int:
     model.learn(TOTAL - model.num_timesteps, callback=Watch(session), reset_num_timesteps=False)
     model.save_replay_buffer(replay)
     model.save(state)
-    weights: dict[str, Any] = model.q_net.state_dict()
-    session.save_weights(
-        model.num_timesteps,
-        {
-            f"{ours}.{part}": weights[f"{theirs}.{part}"]
-            for ours, theirs in LAYERS.items()
-            for part in ("weight", "bias")
-        },
-    )
+    session.save_weights(model.num_timesteps, model.q_net.state_dict(), LAYERS, lambda obs: _q_values(model, obs))
     session.tick(model.num_timesteps, model._n_updates, last=True)
     return STOPPED if session.stop else DONE
 
