@@ -14,6 +14,7 @@ from atari_dqn.config.setting import ConfigError
 
 COMMANDS = {
     "train": "train an agent; the same command with the same --run-dir resumes",
+    "sweep": "train many runs: games x seeds x settings, on this machine or a Ray cluster",
     "tune": "change hyperparameters of a running training, or list them",
     "evaluate": "play whole games under named protocols and print a scorecard",
     "play": "film games, or watch one in a window",

@@ -20,7 +20,7 @@ from atari_dqn.cli.command import CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.derived import Derived, derive
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
 from atari_dqn.labml import launch
 from atari_dqn.runs.directory import check_run_dir, is_run_dir, named, new_run_dir, read_config, seeds_in
 from atari_dqn.runs.edits import Inbox, recorded_edits
@@ -84,6 +84,8 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
         check_not_training(given)  # before anything slow: starting a run twice is an error worth hearing at once
     if command.init_from is not None and not (given and is_run_dir(given)):
         named(command.init_from, "latest", takes="run weights file", prefix="--init-from ")
+    from atari_dqn.envs.make import resolve_env
+
     config, spec = resolve_env(asked)
     derived = derive(config, spec.frame_bytes)
     labml_url = _labml_url(command)
@@ -112,18 +114,6 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
                 return train(config, spec, Run(run_dir, command.init_from, repeated, labml_url), console, stop.asked)
 
 
-def resolve_env(config: TrainConfig) -> tuple[TrainConfig, EnvSpec]:
-    """The settings with the environment's full id, and what it looks like. Raises `ConfigError` as `spec_of`."""
-    from atari_dqn.envs.film import check_drawable
-    from atari_dqn.envs.make import resolve_env_id, spec_of
-
-    config = config.replace(env_id=resolve_env_id(config.env.env_id))
-    spec = spec_of(config.env)
-    if config.run.record_interval:
-        check_drawable(spec)
-    return config, spec
-
-
 def check_room(config: TrainConfig, spec: EnvSpec, derived: Derived) -> None:
     """Raise `ConfigError` unless shared memory and memory suffice. Imports torch."""
     from atari_dqn.workers.shared_memory import block_bytes, room_fault
@@ -136,14 +126,18 @@ def check_room(config: TrainConfig, spec: EnvSpec, derived: Derived) -> None:
 
 
 def _train_seeds(command: TrainCommand, config: TrainConfig, spec: EnvSpec, run_dir: Path, stop: StopRequest) -> int:
-    from atari_dqn.training.multi_seed import train_seeds
+    from atari_dqn.sweeps.members import Member
+    from atari_dqn.sweeps.session import train_seeds
 
     if command.dashboard:
         raise ConfigError("--dashboard is for a single run; start python -m atari_dqn.dashboard and give --labml-url")
+    seeds = range(config.run.seed, config.run.seed + command.seeds)
+    if fault := settings(TrainConfig)["seed"].fault(seeds[-1]):
+        raise ConfigError(f"--seeds {command.seeds}: the last seed {fault}")
     given = {name: getattr(command, name) for name in ("init_from", "labml_url", "replay_edits")}
     flags = {name: str(value) for name, value in given.items() if value is not None}
-    derived = derive(config, spec.frame_bytes)
-    return train_seeds(config, derived, run_dir, stop, kind=spec.kind, seeds=command.seeds, flags=flags)
+    members = [Member(f"seed-{seed}", config.replace(seed=seed, run_dir=None)) for seed in seeds]
+    return train_seeds(members, dict.fromkeys([member.name for member in members], spec), run_dir, stop, flags)
 
 
 @contextlib.contextmanager

@@ -14,15 +14,14 @@ import pytest
 from atari_dqn import compare, evaluate, export, play, train, tune
 from atari_dqn.bench import BenchCommand
 from atari_dqn.cli.command import CommandFailed, parse_flags
-from atari_dqn.config.derived import derive
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.dashboard import DashboardCommand
 from atari_dqn.policy.source import playable_source
 from atari_dqn.runs.directory import check_run_dir
 from atari_dqn.runs.edits import RECORD, recorded_edits
+from atari_dqn.sweeps.members import check_known_elsewhere
 from atari_dqn.system.signals import StopRequest
-from atari_dqn.training.multi_seed import train_seeds
 from tests.run_dirs import log, make_run, make_settings, refusals
 from tests.stubs import Numbered
 
@@ -224,13 +223,12 @@ def test_seeds_that_do_not_know_the_environment_are_not_started(
 def test_seeds_whose_program_fails_are_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere.py").write_text("import gymnasium; gymnasium.register('Mine-v0', lambda: None)")
     monkeypatch.syspath_prepend(tmp_path)  # of this program alone
-    config = TrainConfig().replace(env_id="elsewhere:Mine-v0")
     words = "^--seeds: .* fails to start: ModuleNotFoundError: No module named 'elsewhere'$"
     for asked, ending in ((False, pytest.raises(CommandFailed, match=words)), (True, pytest.raises(KeyboardInterrupt))):
         with StopRequest() as stop, ending:
             if asked:
                 os.kill(os.getpid(), signal.SIGINT)
-            train_seeds(config, derive(config, 1), tmp_path / "run", stop, kind="vector", seeds=2, flags={})
+            check_known_elsewhere(["elsewhere:Mine-v0"], stop, "--seeds")
 
 
 def test_a_run_of_an_environment_that_this_program_does_not_know_says_the_way_out(own_env: str, runs: Path) -> None:

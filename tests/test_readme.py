@@ -39,6 +39,8 @@ LEFT_OUT = {
     "import gymnasium as gym\n\nfrom atari_dqn import Policy": "test_export.py runs it",
     "python -m experiments.claims": "it takes an hour; test_claims.py runs it, shortened",
     "python -m experiments.breakout_cpu": "it takes an hour; test_experiments.py runs it, shortened",
+    "python -m atari_dqn.sweep --sweep-dir /shared": "it needs a cluster; tests/sweeps/test_on_ray.py",
+    "python -m atari_dqn.sweep --file search.toml": "it starts Ray; tests/sweeps/test_on_ray.py",
     "python -m atari_dqn.doctor": "test_doctor.py runs it as it is",
     "python -m atari_dqn.train --run-dir runs/breakout --dashboard": "it fetches from npm; test_dashboard_training.py",
 }
@@ -52,6 +54,7 @@ SHORT = (
 )
 OVERRIDES = {
     "atari_dqn.train": SHORT,
+    "atari_dqn.sweep": SHORT,
     "examples.surprise": "",
     "experiments": "",
     "experiments.cartpole": SHORT,
@@ -71,6 +74,7 @@ PROMISED = {
     ],
     RECIPES: [
         *("three-step/seed-2/config.json", "live/hparam_edits.jsonl", "again/metrics.jsonl", "corridor/metrics.jsonl"),
+        *("rates/*-learning_rate-0.0001/seed-2/metrics.jsonl", "ablation/*-plain-*/seed-2/config.json"),
         *("filmed/videos/*.mp4", "filmed/plots/*.png", "filmed/export/*/policy.safetensors"),
     ],
 }
@@ -83,10 +87,10 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def commands(page: Path) -> list[str]:
-    """The lines of the blocks with commands, and each block of Python as a whole."""
+    """The lines of the blocks with commands, and each block of Python or TOML as a whole."""
     found = []
     for language, text in blocks(page):
-        if language == "python":
+        if language in ("python", "toml"):
             found.append(text)
         elif language not in ("text", "math") and not text.startswith(NO_COMMANDS):
             found += [line.partition("  #")[0].strip() for line in text.splitlines() if line.strip()]
@@ -166,7 +170,7 @@ def run_all(listed: list[str], game: str) -> None:
                 continue
             if "\n" in command:
                 file = command.split()[1]
-                assert file.endswith(".py"), f"a program whose first line does not name its file: {command}"
+                assert file.endswith((".py", ".toml")), f"a block whose first line does not name its file: {command}"
                 Path(file).write_text(command)
                 continue
             module, words = module_of(command), expanded(command)[3:]

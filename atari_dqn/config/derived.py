@@ -27,6 +27,8 @@ class Derived:
     """(env step, factor of the learning rate)"""
 
 
+RUN_BYTES = 1.2e9
+"""Memory of one run without its replay, in bytes: 0.7 GB were measured with 8 workers, and saving takes some more"""
 RING_BYTES = 4 + 8 + 4 + 1 + 1
 """Bytes per transition in the ring besides its frame: age, action, reward, terminal, last"""
 TREE_BYTES = 8 + 8 / 63

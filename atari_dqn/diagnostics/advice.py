@@ -7,9 +7,8 @@ import statistics
 from collections.abc import Callable
 
 from atari_dqn.cli.format import duration
-from atari_dqn.config.derived import derive
+from atari_dqn.config.derived import RUN_BYTES, derive
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.training.multi_seed import RUN_BYTES
 
 GAME = "breakout"
 FRAME_BYTES = 84 * 84

@@ -105,8 +105,8 @@ def check_cores() -> Iterator[Finding]:
 
 def check_memory() -> Iterator[Finding]:
     """Free memory against what a run with the default replay takes."""
+    from atari_dqn.config.derived import RUN_BYTES
     from atari_dqn.diagnostics.advice import replay_bytes
-    from atari_dqn.training.multi_seed import RUN_BYTES
 
     replay, free = replay_bytes(), machine.available_memory()
     run = f"a run takes {RUN_BYTES / 1e9:.1f} GB, and {replay / 1e9:.1f} GB for the default replay"

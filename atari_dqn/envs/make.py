@@ -18,7 +18,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector.utils import CloudpickleWrapper
 
-from atari_dqn.config.schema import EnvConfig
+from atari_dqn.config.schema import EnvConfig, TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.atari import AtariGames
 from atari_dqn.envs.ids import is_atari
@@ -104,6 +104,17 @@ def register(registered: bytes) -> None:
     if registered:
         known = pickle.loads(registered).fn()
         gym.registry[known.id] = known
+
+
+def resolve_env(config: TrainConfig) -> tuple[TrainConfig, EnvSpec]:
+    """The settings with the environment's full id, and what it looks like. Raises `ConfigError` as `spec_of`."""
+    config = config.replace(env_id=resolve_env_id(config.env.env_id))
+    spec = spec_of(config.env)
+    if config.run.record_interval:
+        from atari_dqn.envs.film import check_drawable
+
+        check_drawable(spec)
+    return config, spec
 
 
 def spec_of(config: EnvConfig) -> EnvSpec:

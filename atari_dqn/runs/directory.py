@@ -187,8 +187,11 @@ def is_run_dir(run_dir: Path) -> bool:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The runs in `folder` and in its folders of several seeds, the newest, started or resumed last, at the end."""
-    configs = [*folder.glob("*/config.json"), *folder.glob("*/seed-*/config.json")]
+    """The runs in `folder` and in its folders of several seeds or of sweeps, the newest, started or resumed last, at
+    the end.
+    """
+    patterns = ("*/config.json", "*/seed-*/config.json", "*/*/seed-*/config.json")
+    configs = [config for pattern in patterns for config in folder.glob(pattern)]
     configs = [config for config in configs if is_run_dir(config.parent)]
     return [config.parent for config in sorted(configs, key=lambda config: config.stat().st_mtime)]
 

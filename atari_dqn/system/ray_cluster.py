@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import logging
+import os
 import re
 import socket
 from typing import Any
@@ -25,10 +26,8 @@ def connect(address: str, *, object_store_memory: int | None = None, **given: An
     Raises:
         ConfigError: Ray is not installed, there is no cluster at `address`, or it runs other versions of Ray or Python.
     """
-    if not importlib.util.find_spec("ray"):
-        raise ConfigError('--cluster needs Ray; install it with: pip install "atari_dqn[cluster]"')
-    if address not in ("auto", "local"):
-        _check_answers(address)
+    check_address(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing calls home
     import ray
 
     if address == "local":
@@ -43,8 +42,12 @@ def connect(address: str, *, object_store_memory: int | None = None, **given: An
         raise ConfigError(f"--cluster {address}: {' '.join(str(error).split())}") from None
 
 
-def _check_answers(address: str) -> None:
-    """Raise `ConfigError` unless something listens at `address`."""
+def check_address(address: str) -> None:
+    """Raise `ConfigError` unless Ray is installed and something listens at `address`, as `connect` takes it."""
+    if not importlib.util.find_spec("ray"):
+        raise ConfigError('--cluster needs Ray; install it with: pip install "atari_dqn[cluster]"')
+    if address in ("auto", "local"):
+        return
     found = re.fullmatch(r"(?P<host>[^\s/]+):(?P<port>\d{1,5})", address)
     if found is None or int(found["port"]) > 65535:
         raise ConfigError(f"--cluster {address} is not an address; give HOST:PORT of the head, auto or local")

@@ -24,7 +24,9 @@ from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.runs.checkpoints import load_weights
 from atari_dqn.runs.edits import Inbox
 from atari_dqn.runs.lock import is_training
-from atari_dqn.training import multi_seed, start
+from atari_dqn.sweeps import session
+from atari_dqn.sweeps.members import Member
+from atari_dqn.training import start
 from atari_dqn.training.start import Run
 from atari_dqn.training.summary import exploration_warning
 from tests.training.test_trainer import CARTPOLE
@@ -159,16 +161,20 @@ def test_what_the_command_is_given_reaches_the_run(tmp_path: Path, monkeypatch: 
     assert (run.labml_url, run.repeated) == (f"{URL}/api/v1", edits)
     assert not is_training(Path("run"))
 
-    of_seeds: dict[str, Any] = {}
+    passed: list[Any] = []
 
-    def train_seeds(*_: Any, **passed: Any) -> int:
-        of_seeds.update(passed)
+    def train_seeds(*given: Any) -> int:
+        passed.extend(given)
         return 0
 
-    monkeypatch.setattr(multi_seed, "train_seeds", train_seeds)
+    monkeypatch.setattr(session, "train_seeds", train_seeds)
     assert train.main([*FLAGS, *given, "--run-dir", "several", "--seeds", "3"]) == 0
-    names = {"init_from": "weights.safetensors", "labml_url": URL, "replay_edits": "edits.jsonl"}
-    assert of_seeds == {"seeds": 3, "kind": "vector", "flags": names}
+    members, specs, run_dir, _, flags = passed
+    assert flags == {"init_from": "weights.safetensors", "labml_url": URL, "replay_edits": "edits.jsonl"}
+    of_seeds = [Member(f"seed-{seed}", members[0].config.replace(seed=seed)) for seed in (1, 2, 3)]
+    assert members == of_seeds
+    assert (members[0].config.replay.gamma, members[0].config.env.env_id) == (0.5, "CartPole-v1")
+    assert (run_dir, specs.keys()) == (Path("several"), {"seed-1", "seed-2", "seed-3"})
 
 
 def test_a_resume_does_not_need_the_source_of_its_first_weights(

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from atari_dqn import train
 from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
-from atari_dqn.cli.output import open_console
-from atari_dqn.config.derived import Derived, derive
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.make import resolve_env
+from atari_dqn.envs.protocol import EnvSpec
+from atari_dqn.sweeps import local, session
+from atari_dqn.sweeps.members import Member, command
+from atari_dqn.sweeps.table import Board
 from atari_dqn.system.signals import StopRequest
-from atari_dqn.training import multi_seed as seeds
 from tests.faults.trainings import LIMIT, Harmed, training
 from tests.test_train import SHORT, TRAIN, rows, run
 
@@ -97,15 +102,16 @@ def test_a_seed_that_fails_is_named_and_the_others_go_on(
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_a_stop_promises_no_more_than_there_is(begun: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stop_promises_no_more_than_there_is(begun: bool, tmp_path: Path) -> None:
     """Settings are taken from a run that has begun, perhaps not the first: without one, defaults would train on."""
-    places = [tmp_path / f"seed-{seed}" for seed in (3, 4)]
+    members = [Member(f"seed-{seed}", TrainConfig().replace(seed=seed)) for seed in (3, 4)]
     if begun:
-        places[1].mkdir()
-        (places[1] / "config.json").write_text(json.dumps(TrainConfig().to_dict()))
-    assert seeds._end(places, {}, tmp_path, open_console(), 3) == INTERRUPTED
-    said = capsys.readouterr().out.splitlines()
-    saved = f"stopped, state saved; resume with --run-dir {tmp_path} --seed 3 --seeds 2"
+        (tmp_path / "seed-4").mkdir()
+        (tmp_path / "seed-4/config.json").write_text(json.dumps(TrainConfig().to_dict()))
+    said: list[str] = []
+    board = Board(Console(file=io.StringIO()), members)
+    assert session.end(board, tmp_path, said.append, "--seeds 2") == INTERRUPTED
+    saved = "stopped, state saved; resume with --seeds 2"
     assert said == [saved if begun else "stopped, nothing to save; run the same command again"]
 
 
@@ -159,16 +165,18 @@ def test_each_run_is_asked_for_the_same_settings(begun: bool, tmp_path: Path) ->
     )
     if begun:
         former = config.replace(learning_rate=0.5, epsilon_ladder=False, mlp_hidden=(64, 64), gamma=0.5)
-        (tmp_path / "config.json").write_text(json.dumps(former.to_dict()))
+        (tmp_path / "seed-3").mkdir()
+        (tmp_path / "seed-3/config.json").write_text(json.dumps(former.to_dict()))
     flags = {"init_from": "some where", "labml_url": "http://127.0.0.1:1/api/v1"}
-    words = seeds._command(config, 3, tmp_path, flags)
-    assert parsed(words[3:]) == config.replace(seed=3, run_dir=tmp_path)
+    words = command(Member("seed-3", config.replace(seed=3)), tmp_path, flags)
+    assert parsed(words[3:]) == config.replace(seed=3, run_dir=tmp_path / "seed-3")
     of_command = ["--init-from", "some where", "--labml-url", "http://127.0.0.1:1/api/v1"]
     assert words[-4:] == of_command
 
 
-def derived(config: TrainConfig) -> Derived:
-    return derive(config, 7_056)
+def members_of(config: TrainConfig, number: int) -> list[tuple[Member, EnvSpec]]:
+    config, spec = resolve_env(config)
+    return [(Member(f"seed-{seed}", config.replace(seed=seed)), spec) for seed in range(1, number + 1)]
 
 
 @pytest.mark.parametrize(
@@ -179,32 +187,30 @@ def test_as_many_are_beside_each_other_as_cores_and_memory_allow(
     cores: int, gigabytes: float, threads: int, beside: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The default replay takes 0.93 GB."""
-    monkeypatch.setattr(seeds, "cores", lambda: cores)
-    monkeypatch.setattr(seeds, "available_memory", lambda: int(gigabytes * 1e9))
+    monkeypatch.setattr(local, "cores", lambda: cores)
+    monkeypatch.setattr(local, "available_memory", lambda: int(gigabytes * 1e9))
     config = TrainConfig().replace(device="cpu", torch_threads=threads)
-    assert seeds._beside(config, derived(config), 5) == beside
+    assert local.at_once(members_of(config, 5)) == beside
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked", "environment", "given"),
-    [("pixels", 0, "", "4"), ("vector", 0, "", "1"), ("pixels", 3, "", "3"), ("pixels", 0, "2", None)],
+    ("env_id", "asked", "environment", "given"),
+    [("pong", 0, "", "4"), ("CartPole-v1", 0, "", "1"), ("pong", 3, "", "3"), ("pong", 0, "2", None)],
 )
 def test_runs_beside_each_other_share_eight_cores(
-    kind: str, asked: int, environment: str, given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    env_id: str, asked: int, environment: str, given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", environment)
-    monkeypatch.setattr(seeds, "available_memory", lambda: int(64e9))
-    monkeypatch.setattr(seeds, "cores", lambda: 8)
     monkeypatch.setattr("atari_dqn.agent.device.usable_cores", lambda: 8)
     commands: list[list[str]] = []
 
-    def done(of_seeds: dict[int, list[str]], run_dir: Path, beside: int, *_: object) -> dict[int, int]:
-        assert beside == 2
-        commands.extend(of_seeds.values())
-        return dict.fromkeys(of_seeds, DONE)
+    def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
+        commands.append(words)
+        return subprocess.Popen(["true"])
 
-    monkeypatch.setattr(seeds, "_train_all", done)
-    config = TrainConfig().replace(device="cpu", torch_threads=asked, replay_capacity=4096)
-    seeds.train_seeds(config, derived(config), tmp_path, StopRequest(), kind=kind, seeds=2, flags={})
-    for command in commands:
-        assert (command[command.index("--torch-threads") + 1] if "--torch-threads" in command else None) == given
+    monkeypatch.setattr(local, "start", start)
+    members = members_of(TrainConfig().replace(env_id=env_id, device="cpu", torch_threads=asked), 2)
+    board = Board(Console(file=io.StringIO()), [member for member, _ in members])
+    assert local.run(members, tmp_path, StopRequest(), board, {}, beside=2) == {"seed-1": DONE, "seed-2": DONE}
+    for words in commands:
+        assert (words[words.index("--torch-threads") + 1] if "--torch-threads" in words else None) == given

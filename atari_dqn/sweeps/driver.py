@@ -1,0 +1,293 @@
+"""The process that talks to Ray: it connects, checks the nodes and runs the members as trials of Ray Tune.
+
+It is a process of its own because Ray ends the one that it runs in when the cluster's head is lost, prints what it
+likes, and has signal handlers. It reads a request from standard input, prints events to standard output, one JSON
+object a line, and stops when its input is closed. Everything else that is printed goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import atari_dqn
+from atari_dqn.cli.command import BAD_INPUT, FAILED, CommandFailed
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.sweeps.members import Member, cores_for
+from atari_dqn.sweeps.plan import HIDDEN, OnRay, Plan, load
+from atari_dqn.sweeps.trial import Trial, trial_name
+from atari_dqn.system.ray_cluster import connect
+
+PROBE_SECONDS = 120.0
+"""Seconds that a node has to start a process and answer."""
+OBJECT_STORE_BYTES = 150_000_000
+"""Shared memory of a cluster that is started here: no run puts anything into it."""
+REDUCTION = 3
+"""Of the settings that reach a rung the best third continues"""
+RUNGS = 9
+"""The first rung is at this part of the run's length"""
+
+
+class Events:
+    """Standard output and input as a channel to the command."""
+
+    stop = threading.Event()
+    """Set when the command asks to stop, or has ended"""
+    _out: Any = None
+
+    @classmethod
+    def open(cls) -> dict[str, Any]:
+        """Take over standard output. Returns the request."""
+        cls._out = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+        request: dict[str, Any] = json.loads(sys.stdin.readline())
+        threading.Thread(target=cls._wait, daemon=True).start()
+        return request
+
+    @classmethod
+    def _wait(cls) -> None:
+        sys.stdin.read()
+        cls.stop.set()
+
+    @classmethod
+    def send(cls, **event: Any) -> None:
+        print(json.dumps(event), file=cls._out)
+
+
+@ray.remote(num_cpus=0)
+class Stop:
+    """Whether the sweep is to stop; trials ask it."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def ask(self) -> None:
+        self._asked = True
+
+    def is_asked(self) -> bool:
+        return self._asked
+
+
+class Report(tune.Callback):  # type: ignore[misc, unused-ignore]
+    """Passes on what happens to the trials; makes Tune end once all have saved their states after a request to stop.
+
+    Tune keeps it with its own state, so it has none but the handle of the actor, which a resumed sweep sets anew.
+    """
+
+    actor: Any = None
+    asked = False
+    search = False
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if not Events.stop.is_set():
+            return
+        if not Report.asked:
+            Report.asked = True
+            Report.actor.ask.remote()
+        running = [trial for trial in trials if trial.status == "RUNNING"]
+        if all((trial.last_result or {}).get("state") == "stopped" for trial in running):
+            signal.raise_signal(signal.SIGUSR1)  # Tune keeps its state and ends; trials that run can be resumed
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        Events.send(name=name_of(trial), state="running", say="started")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        names = ("name", "state", "env_step", "score", "steps_per_second", "where")
+        Events.send(**{name: result.get(name) for name in names})
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        state = "done" if (trial.last_result or {}).get("state") == "done" else "stopped early"
+        Events.send(name=name_of(trial), state=state, say=state)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        Events.send(name=name_of(trial), state="waiting", say=f"failed, and is tried again: {reason_of(trial)}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        Events.send(name=name_of(trial), state="failed", say=f"failed: {reason_of(trial)}")
+
+
+def name_of(trial: Any) -> str:
+    run: str = trial.config["run"]
+    return trial_name(run, trial.trial_id) if Report.search else run
+
+
+def reason_of(trial: Any) -> str:
+    """What a trial's newest failure says, in one line."""
+    if not trial.error_file or not Path(trial.error_file).exists():
+        return "for no reason that Ray names"
+    *_, newest = Path(trial.error_file).read_text(errors="replace").split("Failure # ")
+    lines = newest.strip().splitlines()[1:] or [newest]
+    ours = [line.partition("RuntimeError: ")[2] for line in lines if line.startswith("RuntimeError: ")]
+    return ours[-1] if ours else lines[0].partition(" Node Id")[0]
+
+
+def main() -> None:
+    """Carry out the request on standard input. Errors are events."""
+    request = Events.open()
+    root = Path(request["root"])
+    plan = load(root)
+    assert plan
+    assert plan.on_ray
+    try:
+        connect(plan.on_ray.cluster, object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False)
+        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        check_nodes(nodes, root)
+        pending = [member for member in plan.members if member.name in request["kinds"]]
+        cpus = cpus_of(plan.on_ray, [member.config for member in pending], nodes)
+        Events.send(info=f"{len(nodes)} nodes; {cpus} cores and {plan.on_ray.gpus_per_run:g} GPUs for each run")
+        tune_members(plan, pending, root, request, cpus)
+        Events.send(end=True)
+    except ConfigError as error:
+        Events.send(error=str(error), code=BAD_INPUT)
+    except CommandFailed as error:
+        Events.send(error=str(error), code=FAILED)
+    finally:
+        ray.shutdown()
+
+
+def check_nodes(nodes: list[dict[str, Any]], root: Path) -> None:
+    """Raise `ConfigError` unless all nodes share `root` and have this version of the package."""
+    token = secrets.token_hex(8)
+    mine = root / HIDDEN / f"shared-{token}"
+    mine.write_text(token)
+    asked = {
+        ray.remote(probe)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote(str(root), token, node["NodeID"]): node
+        for node in nodes
+    }
+    try:
+        for answer, node in asked.items():
+            where = f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            try:
+                seen, version = ray.get(answer, timeout=PROBE_SECONDS)
+            except Exception as error:  # the node has no such package, cannot write, or does not answer
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                raise ConfigError(f"--cluster: {where} cannot take a run: {lines[-1]}") from None
+            if not seen or not mine.with_name(f"{mine.name}-{node['NodeID']}").exists():
+                raise ConfigError(
+                    f"--sweep-dir {root} is not shared: {where} sees another folder; choose one that all nodes share"
+                )
+            if version != atari_dqn.__version__:
+                raise ConfigError(
+                    f"--cluster: {where} has atari_dqn {version}, and this machine {atari_dqn.__version__}; install one"
+                )
+    finally:
+        for file in mine.parent.glob(f"{mine.name}*"):
+            file.unlink(missing_ok=True)
+
+
+def probe(root: str, token: str, node: str) -> tuple[bool, str]:
+    """On a node: whether it sees the file of the driver, for which it leaves one, and its version of the package."""
+    import atari_dqn
+
+    file = Path(root) / HIDDEN / f"shared-{token}"
+    seen = file.exists() and file.read_text() == token
+    if seen:
+        file.with_name(f"{file.name}-{node}").touch()
+    return seen, atari_dqn.__version__
+
+
+def cpus_of(on_ray: OnRay, configs: list[TrainConfig], nodes: list[dict[str, Any]]) -> int:
+    """Cores to reserve for each run. Raises `ConfigError` where no node has the cores or GPUs that were asked for."""
+    most = {what: max(node["Resources"].get(what, 0) for node in nodes) for what in ("CPU", "GPU")}
+    if on_ray.gpus_per_run > most["GPU"]:
+        raise ConfigError(f"--gpus-per-run {on_ray.gpus_per_run:g}: the largest node has {most['GPU']:g} GPUs")
+    if (on_ray.cpus_per_run or 1) > most["CPU"]:
+        raise ConfigError(f"--cpus-per-run {on_ray.cpus_per_run or 1}: the largest node has {most['CPU']:g} cores")
+    wanted = max((cores_for(config, on_gpu=on_ray.gpus_per_run > 0) for config in configs), default=1)
+    return on_ray.cpus_per_run or min(wanted, int(most["CPU"]))
+
+
+def tune_members(plan: Plan, pending: list[Member], root: Path, request: dict[str, Any], cpus: int) -> None:
+    """Run members as trials until all have ended, or a stop is asked for."""
+    from atari_dqn.agent.device import threads_asked
+
+    assert plan.on_ray
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    Report.actor = Stop.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined, unused-ignore]
+    Report.search = plan.on_ray.search is not None
+    given = {
+        "root": str(root),
+        "cwd": request["cwd"],
+        "flags": plan.flags,
+        "search": plan.on_ray.search,
+        "members": {member.name: member.config.to_dict() for member in pending},
+        "threads": {
+            member.name: threads_asked(member.config) or (cpus if request["kinds"][member.name] == "pixels" else 1)
+            for member in pending
+        },
+    }
+    trainable = tune.with_resources(
+        tune.with_parameters(Trial, request=given, stop=Report.actor), {"cpu": cpus, "gpu": plan.on_ray.gpus_per_run}
+    )
+    place = root / HIDDEN / "tune"
+    ray_decides = plan.on_ray.search or plan.on_ray.stop_early
+    if ray_decides and tune.Tuner.can_restore(str(place)):
+        tuner = tune.Tuner.restore(str(place), trainable, resume_unfinished=True, resume_errored=True)
+    else:
+        shutil.rmtree(place, ignore_errors=True)
+        tuner = tune.Tuner(
+            trainable,
+            param_space=space(plan, pending),
+            tune_config=tune_config(plan, pending),
+            run_config=tune.RunConfig(
+                name=place.name,
+                storage_path=str(place.parent),
+                verbose=0,
+                callbacks=[Report()],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run has its own
+                failure_config=tune.FailureConfig(max_failures=plan.on_ray.retries),
+            ),
+        )
+    tuner.fit()
+
+
+def space(plan: Plan, pending: list[Member]) -> dict[str, Any]:
+    """What Tune varies: the run, or what a search draws for the only one."""
+    if not plan.ranges:
+        return {"run": tune.grid_search([member.name for member in pending])}
+    return {"run": pending[0].name} | {name: domain(name, wanted) for name, wanted in plan.ranges.items()}
+
+
+def domain(name: str, wanted: Any) -> Any:
+    """Tune's domain for a list of choices or a range."""
+    if isinstance(wanted, list):
+        return tune.choice(wanted)
+    low, high = wanted["low"], wanted["high"]
+    if type(TrainConfig().to_dict()[name]) is int:
+        return (tune.lograndint if wanted.get("log") else tune.randint)(int(low), int(high) + 1)
+    return (tune.loguniform if wanted.get("log") else tune.uniform)(low, high)
+
+
+def tune_config(plan: Plan, pending: list[Member]) -> tune.TuneConfig:
+    """How Tune searches and stops early. ASHA's last rung lies past the end of the runs, which end by themselves."""
+    assert plan.on_ray
+    total = max(member.config.run.total_env_steps for member in pending)
+    beyond = total + max(member.config.num_envs for member in pending)
+    asha = ASHAScheduler("env_step", max_t=beyond, grace_period=max(1, total // RUNGS), reduction_factor=REDUCTION)
+    search = plan.on_ray.search is not None
+    return tune.TuneConfig(
+        metric="score",
+        mode="max",
+        num_samples=plan.on_ray.trials if search else 1,
+        max_concurrent_trials=plan.at_most,
+        scheduler=asha if plan.on_ray.stop_early else None,
+        search_alg=OptunaSearch(seed=pending[0].config.run.seed) if search else None,
+    )

@@ -1,0 +1,210 @@
+"""`sweep --cluster`: members as trials of Ray Tune, on a cluster of two nodes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from atari_dqn.cli.command import BAD_INPUT, DONE, FAILED, INTERRUPTED
+from atari_dqn.runs.checkpoints import load_weights
+from atari_dqn.runs.lock import is_training
+from tests.faults.trainings import training
+from tests.test_train import rows, run
+
+pytestmark = pytest.mark.ray
+
+SWEEP = [sys.executable, "-m", "atari_dqn.sweep"]
+COMMON = [
+    *("--num-workers", "1", "--envs-per-worker", "2", "--replay-capacity", "1024", "--learning-starts", "100"),
+    *("--batch-size", "8", "--log-interval", "100", "--checkpoint-interval", "200", "--deterministic"),
+    *("--torch-threads", "1", "--epsilon-values", "1", "0.1", "--epsilon-at", "0", "1"),
+]
+LIMIT = 600.0
+"""Seconds after which what should have happened hangs."""
+
+
+class Machines:
+    """A cluster whose nodes are killed."""
+
+    def __init__(self, nodes: int = 2) -> None:
+        from ray.cluster_utils import Cluster
+
+        small: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 100_000_000}
+        self.cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+        self.others = [self.cluster.add_node(**small) for _ in range(nodes - 1)]
+        self.small = small
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    @staticmethod
+    def kill(node: Any) -> None:
+        """As a power cut: the node's processes of Ray are killed; those of its workers notice."""
+        for processes in node.all_processes.values():
+            for each in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each.process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        self.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    made = Machines()
+    yield made
+    made.close()
+
+
+def alone(place: Path, *flags: str) -> dict[str, Any]:
+    """Weights of a run made by `train`."""
+    result = run([sys.executable, "-m", "atari_dqn.train", *COMMON, *flags, "--run-dir", "alone"], place, LIMIT)
+    assert result.returncode == DONE, result.stdout + result.stderr
+    return load_weights(place / "alone")
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
+
+
+def test_runs_on_a_cluster_are_ordinary_runs_with_the_weights_of_runs_made_alone(
+    machines: Machines, tmp_path: Path
+) -> None:
+    flags = ["--env-id", "CartPole-v1", "--total-env-steps", "600"]
+    grid = ["--n-step", "1", "3", "--cluster", machines.address, "--sweep-dir", "swept"]
+    result = run([*SWEEP, *COMMON, *flags, *grid], tmp_path, LIMIT)
+    assert result.returncode == DONE, result.stdout + result.stderr
+    assert "CartPole-v1-n_step-3 seed 1 done" in result.stdout.splitlines()
+    assert "2 nodes; 2 cores and 0 GPUs for each run" in result.stdout.splitlines()
+    assert "Traceback" not in result.stdout + result.stderr
+    swept = tmp_path / "swept"
+    assert sorted(path.name for path in swept.iterdir()) == [
+        *(".lock", ".sweep", "CartPole-v1-n_step-1", "CartPole-v1-n_step-3"),
+    ]
+    assert same(load_weights(swept / "CartPole-v1-n_step-3/seed-1"), alone(tmp_path, *flags, "--n-step", "3"))
+
+    again = run([*SWEEP, "--sweep-dir", "swept"], tmp_path, LIMIT)
+    assert again.returncode == DONE
+    assert "2 of 2 runs are done already" in again.stdout
+    assert "connecting" not in again.stdout
+
+
+def test_too_many_cores_for_every_node_are_one_line(machines: Machines, tmp_path: Path) -> None:
+    command = [*SWEEP, *COMMON, "--sweep-dir", "swept", "--cluster", machines.address, "--cpus-per-run", "99"]
+    result = run(command, tmp_path, LIMIT)
+    assert result.returncode == BAD_INPUT, result.stdout + result.stderr
+    assert result.stderr == "error: --cpus-per-run 99: the largest node has 2 cores\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_a_node_does_not_share_is_refused(machines: Machines, tmp_path: Path) -> None:
+    """Every process has a folder of its own at this path: its working directory."""
+    (tmp_path / "here").mkdir()
+    command = [*SWEEP, "--env-id", "CartPole-v1", "--cluster", machines.address, "--sweep-dir", "/proc/self/cwd/swept"]
+    result = run(command, tmp_path / "here", LIMIT)
+    assert result.returncode == BAD_INPUT, result.stdout + result.stderr
+    assert "--sweep-dir /proc/self/cwd/swept is not shared: node " in result.stderr
+
+
+@pytest.mark.slow
+def test_a_search_draws_settings_and_stops_hopeless_ones(tmp_path: Path) -> None:
+    (tmp_path / "search.toml").write_text(
+        "[search]\nlearning_rate = {low = 1e-5, high = 1e-2, log = true}\nn_step = {low = 1, high = 3}\n"
+        'optimizer = ["adam", "adamw"]\n'
+    )
+    flags = ["--env-id", "CartPole-v1", "--total-env-steps", "900", "--file", "search.toml", "--search", "optuna"]
+    more = ["--trials", "4", "--stop-early", "--cluster", "local", "--cpus-per-run", "1", "--sweep-dir", "swept"]
+    result = run([*SWEEP, *COMMON, *flags, *more], tmp_path, LIMIT)
+    assert result.returncode == DONE, result.stdout + result.stderr
+    found = list((tmp_path / "swept").glob("CartPole-v1-trial-*/seed-1"))
+    assert len(found) == 4
+    ended = re.findall(r"trial-\w+ seed 1 (done|stopped early)$", result.stdout, re.MULTILINE)
+    assert len(ended) == 4
+    again = run([*SWEEP, "--sweep-dir", "swept"], tmp_path, LIMIT)
+    assert again.returncode == DONE, again.stdout + again.stderr
+    assert len(list((tmp_path / "swept").glob("CartPole-v1-trial-*"))) == 4
+
+
+@pytest.mark.slow
+def test_a_sweep_survives_a_killed_node_a_killed_head_and_ctrl_c(tmp_path: Path) -> None:
+    """Two games, two seeds and two settings; in the end all have the weights of runs made alone."""
+    flags = ["--env-id", "CartPole-v1", "breakout", "--seeds", "2", "--n-step", "1", "3", "--total-env-steps", "1500"]
+    where = ["--sweep-dir", "run", "--cpus-per-run", "1", "--retries", "5"]
+    names = [
+        f"{game}-n_step-{n_step}/seed-{seed}"
+        for game in ("CartPole-v1", "Breakout")
+        for n_step in (1, 3)
+        for seed in (1, 2)
+    ]
+
+    def steps() -> int:
+        """Env steps of all runs."""
+        places = [tmp_path / "run" / name for name in names]
+        return sum(int(rows(each)[-1]["env_step"]) for each in places if (each / "metrics.jsonl").exists())
+
+    def more_than(before: int) -> Callable[[], bool]:
+        return lambda: steps() > before
+
+    def nobody_trains() -> bool:
+        return not any(is_training(tmp_path / "run" / name) for name in names)
+
+    machines = Machines()
+    try:
+        with training(tmp_path, [*SWEEP, *COMMON, *flags, *where, "--cluster", machines.address]) as sweep:
+            sweep.until(more_than(500), LIMIT)
+            machines.kill(machines.others[0])
+            machines.cluster.add_node(**machines.small)
+            sweep.until(lambda: "failed, and is tried again" in sweep.said, LIMIT)
+            sweep.until(more_than(steps() + 300), LIMIT)
+            machines.kill(machines.cluster.head_node)
+            assert sweep.end(LIMIT, 60) == FAILED, sweep.said
+        assert "the cluster's head was lost" in sweep.said
+        assert "Traceback" not in sweep.said
+    finally:
+        machines.close()
+    deadline = time.monotonic() + LIMIT
+    while not nobody_trains():
+        assert time.monotonic() < deadline, "an orphan"
+        time.sleep(0.5)
+
+    machines = Machines()
+    try:
+        before = steps()
+        with training(tmp_path, [*SWEEP, "--sweep-dir", "run", "--cluster", machines.address]) as sweep:
+            sweep.until(more_than(before + 300), LIMIT)
+            sweep.signal(signal.SIGINT, group=True)
+            assert sweep.end(LIMIT, 60) == INTERRUPTED, sweep.said
+        assert "stopped, state saved; resume with --sweep-dir run" in sweep.said
+        assert nobody_trains()
+        saved = [(tmp_path / "run" / name).parent / f"output-{name[-1]}.txt" for name in names]
+        assert any("state saved" in file.read_text() for file in saved if file.exists())
+        result = run([*SWEEP, "--sweep-dir", "run", "--cluster", machines.address], tmp_path, LIMIT)
+        assert result.returncode == DONE, result.stdout + result.stderr
+    finally:
+        machines.close()
+    for index, name in enumerate(names):
+        (tmp_path / str(index)).mkdir()
+        game, n_step = name.split("/")[0].rsplit("-n_step-")
+        weights = alone(
+            tmp_path / str(index),
+            *("--env-id", game, "--n-step", n_step, "--seed", name[-1], "--total-env-steps", "1500"),
+        )
+        assert same(load_weights(tmp_path / "run" / name), weights), name
+    assert not [each for each in psutil.process_iter() if str(tmp_path) in " ".join(_words(each))]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []

@@ -1,0 +1,264 @@
+"""`python -m atari_dqn.sweep` on this machine: what becomes a run, what is refused, and what a rerun does."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from atari_dqn import compare, sweep
+from atari_dqn.cli.command import DONE, INTERRUPTED
+from atari_dqn.config.file import load_config
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.runs.checkpoints import load_weights
+from atari_dqn.sweeps import flags, plan
+from atari_dqn.sweeps.members import Member, Progress, is_done, progress
+from atari_dqn.sweeps.suites import SUITES
+from atari_dqn.sweeps.table import Board
+from tests.faults.trainings import LIMIT, training
+from tests.run_dirs import make_run
+from tests.test_train import TRAIN, rows, run
+
+SWEEP = [sys.executable, "-m", "atari_dqn.sweep"]
+SMALL = ["--env-id", "CartPole-v1"]
+PLAN = """
+[base]
+env_id = "CartPole-v1"
+learning_starts = 2000
+[grid]
+learning_rate = [1e-4, 0.00025]
+mlp_hidden = [[64], [128, 128]]
+"""
+VARIANTS = """
+[[variant]]
+name = "slow"
+epsilon_values = [1, 0.1]
+epsilon_at = [0, 1]
+[[variant]]
+name = "three-step"
+n_step = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def names(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    """Names of the runs that the flags make."""
+    assert sweep.main([*words, "--dry-run"]) == DONE
+    return capsys.readouterr().out.splitlines()
+
+
+def test_every_combination_is_a_run_and_the_first_seed_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    found = names(capsys, "--env-id", "pong", "breakout", "--seeds", "2", "--learning-rate", "1e-4", "2.5e-4")
+    assert found == [
+        f"{game}-learning_rate-{rate}/seed-{seed}"
+        for seed in (1, 2)
+        for game in ("Pong", "Breakout")
+        for rate in ("0.0001", "0.00025")
+    ]
+    assert names(capsys, *SMALL, "--seed", "3", "7") == ["CartPole-v1/seed-3", "CartPole-v1/seed-7"]
+
+
+def test_a_file_has_lists_and_settings_that_vary_together(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("plan.toml").write_text(PLAN + VARIANTS)
+    found = names(capsys, "--file", "plan.toml", "--learning-rate", "1e-3")
+    assert found == [
+        f"CartPole-v1-{variant}-mlp_hidden-{hidden}/seed-1"
+        for hidden in ("64", "128-128")
+        for variant in ("slow", "three-step")
+    ]
+
+
+def test_settings_reach_the_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of the file, those of another run below them, and those of flags above."""
+    make_run(Path("other"), "CartPole-v1", env_step=100)
+    Path("plan.toml").write_text('[base]\ngamma = 0.9\nn_step = 3\n[grid]\nactivation = ["relu", "silu"]\n')
+    words = [
+        "--config",
+        "other",
+        "--file",
+        "plan.toml",
+        "--n-step",
+        "2",
+        "--no-dueling",
+        "--epsilon-at",
+        "0",
+        "0.1",
+        "1",
+    ]
+    command = sweep._parse([*words, "--deterministic"], "sweep")
+    made, specs, _ = sweep._plan(command, Path("swept"))
+    assert [member.name for member in made.members] == [
+        f"CartPole-v1-activation-{each}/seed-1" for each in ("relu", "silu")
+    ]
+    config = made.members[1].config
+    assert (config.replay.gamma, config.replay.n_step, config.network.activation) == (0.9, 2, "silu")
+    assert (config.network.dueling, config.run.deterministic, config.exploration.epsilon_at) == (
+        False,
+        True,
+        (0, 0.1, 1),
+    )
+    assert config.learner == load_config(Path("other/config.json")).learner
+    assert {spec.kind for spec in specs.values()} == {"vector"}
+
+
+def test_a_suite_is_its_games_with_its_settings() -> None:
+    command = sweep._parse(["--suite", "atari-5", "--total-env-steps", "1000"], "sweep")
+    grid = sweep._grid(command, flags.given(command))
+    assert tuple(grid.axes["env_id"]) == SUITES["atari-5"].games
+    assert (grid.base["protocol"], list(grid.axes["total_env_steps"])) == ("nature", [1000])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "nothing to run: give settings"),
+        ("--env-id pong braekout", "did you mean ALE/Breakout-v5?"),
+        ("--learning-rate", "--learning-rate has no value"),
+        ("--learning-rate 1e-4 7", "--learning-rate is 7; it must be above 0 to 1"),
+        ("--learning-rate 1e-4 0.0001", "two runs have the name Breakout-learning_rate-0.0001/seed-1"),
+        ("--n-step 1 64 --learning-starts 500", "--learning-starts is 500; with 16 envs and --n-step 64"),
+        ("--seeds 2 --seed 1 2", "--seeds and several values of --seed"),
+        ("--suite atari-5 --env-id pong", "--suite atari-5 says which games"),
+        ("--env-id pong --sweep-dir full", "full is not a sweep's directory, nor empty"),
+        ("--env-id pong --sweep-dir full/run", "full/run is a single run"),
+        ("--file nowhere.toml", "--file nowhere.toml: No such file"),
+        ("--file wrong.toml", "--file wrong.toml is not TOML"),
+        ("--file plan.toml --n-step 2", "--n-step varies in --file, too"),
+        ("--init-from nowhere --env-id pong", "--init-from nowhere does not exist"),
+        ("--env-id pong --retries 2", "--retries is for Ray; add --cluster local"),
+        ("--env-id pong breakout --cluster local --stop-early", "--stop-early compares scores of one game"),
+        ("--env-id pong --cluster local --search optuna", "--search optuna and the ranges of [search]"),
+        ("--env-id pong --cluster local --trials 3", "add --search optuna"),
+        ("--env-id pong --cluster 127.0.0.1:1", "no Ray cluster at 127.0.0.1:1"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_begins(words: str, said: str) -> None:
+    make_run(Path("full/run"), "CartPole-v1", env_step=100)
+    Path("wrong.toml").write_text("[base")
+    Path("plan.toml").write_text(PLAN + VARIANTS)
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(ConfigError) as caught:
+        sweep.main(words.split())
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[grid]\nlearning_rate = []", "learning_rate in [grid] must be a list with a value for each run"),
+        ("[grid]\nlearning_rate = 1e-4", "learning_rate in [grid] must be a list"),
+        ("[grid]\nepsilon_at = [0, 1]", "epsilon_at in [grid] must be a list of lists"),
+        ("[grid]\nlerning_rate = [1]", "unknown setting 'lerning_rate'"),
+        ("[base]\nlearning_rate = 'x'", "--learning-rate is 'x' in the config file; it must be float"),
+        ("[bass]\nlearning_rate = 1", "unknown table 'bass'"),
+        ("learning_rate = 1", "unknown table 'learning_rate'"),
+        ("[[variant]]\nn_step = 3", "each [[variant]] needs a name"),
+        ("[search]\nlearning_rate = {low = 0.1}", "learning_rate in [search] must be a list of choices, or {low"),
+        ("[search]\nlearning_rate = {low = 0.1, high = 2}", "learning_rate in [search]: high is 2; it must be"),
+        ("[search]\ngamma = {low = 0, high = 0.5, log = true}", "low must be below high, and above 0"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line(text: str, said: str) -> None:
+    Path("plan.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        sweep.main(["--file", "plan.toml", "--dry-run"])
+    assert said in str(caught.value)
+
+
+def test_a_plan_may_grow_and_is_kept_as_it_was(tmp_path: Path) -> None:
+    members = [Member(f"a/seed-{seed}", TrainConfig().replace(seed=seed)) for seed in (1, 2)]
+    ray = plan.OnRay("auto", gpus_per_run=0.5)
+    made = plan.Plan(members, {"init_from": "x"}, {}, 3, ray)
+    plan.save(made, tmp_path)
+    assert plan.load(tmp_path) == made
+    more = plan.Plan([*members, Member("a/seed-3", TrainConfig())], on_ray=ray)
+    assert plan.check_extends(more, made, tmp_path) == "1 runs more than before"
+    assert plan.check_extends(made, made, tmp_path) == ""
+    with pytest.raises(ConfigError, match=r"another plan: a/seed-2 would be left out; give --sweep-dir alone"):
+        plan.check_extends(plan.Plan(members[:1], on_ray=ray), made, tmp_path)
+    early = plan.Plan(members, on_ray=plan.OnRay("auto", stop_early=True))
+    with pytest.raises(ConfigError, match="--stop-early or --search nothing can be added"):
+        plan.check_extends(early, made, tmp_path)
+    with pytest.raises(ConfigError, match="no cluster"):
+        _refused(more, tmp_path)
+    assert plan.load(tmp_path) == made
+
+
+def _refused(made: plan.Plan, root: Path) -> None:
+    with plan.kept(made, root):
+        assert plan.load(root) == made
+        raise ConfigError("no cluster")
+
+
+def test_a_member_is_done_when_a_checkpoint_has_all_its_steps(tmp_path: Path) -> None:
+    member = Member("a/seed-1", TrainConfig().replace(total_env_steps=900))
+    assert not is_done(member, tmp_path)
+    make_run(tmp_path / "a/seed-1", "CartPole-v1", env_step=900)
+    assert is_done(member, tmp_path)
+    assert not is_done(Member("a/seed-1", TrainConfig().replace(total_env_steps=901)), tmp_path)
+
+
+def test_progress_is_the_newest_whole_row(tmp_path: Path) -> None:
+    assert progress(tmp_path) == Progress()
+    row = {"env_step": 100, "charts/SPS": 50.0}
+    text = json.dumps(row) + "\n" + json.dumps(row | {"env_step": 200, "charts/episodic_return": 9.5}) + "\n"
+    (tmp_path / "metrics.jsonl").write_text(text + '{"env_step": 3')
+    assert progress(tmp_path) == Progress(200, 9.5, 50.0)
+    (tmp_path / "metrics.jsonl").write_text('{"env_step": 3')
+    assert progress(tmp_path) == Progress()
+
+
+def test_the_table_shows_who_runs_first_and_how_long_the_rest_takes() -> None:
+    config = TrainConfig().replace(total_env_steps=1000)
+    members = [Member(f"Pong-n_step-{n_step}/seed-1", config) for n_step in (1, 2, 3)]
+    out = io.StringIO()
+    board = Board(Console(file=out, width=100), members)
+    first, _, third = board.lines.values()
+    first.state, first.progress = "done", Progress(1000, 21.0, 100.0)
+    third.state, third.progress, third.where = "running", Progress(500, -3.25, 50.0), "node7"
+    assert board.summary() == "1 done, 1 waiting, 1 running; 1,500 of 3,000 env steps, 50 a second, 30s left"
+    Console(file=out, width=100).print(board)
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert "Pong-n_step-3 seed 1 running 500 (50%) -3.25 10s node7" in lines
+    assert lines.index("Pong-n_step-3 seed 1 running 500 (50%) -3.25 10s node7") < lines.index(
+        "Pong-n_step-1 seed 1 done 1,000 (100%) 21.00"
+    )
+
+
+@pytest.mark.long
+def test_a_stopped_sweep_resumes_by_its_directory_and_ends_with_the_weights_of_runs_made_alone(tmp_path: Path) -> None:
+    flags = [
+        *("--num-workers", "1", "--envs-per-worker", "2", "--replay-capacity", "1024", "--learning-starts", "100"),
+        *("--batch-size", "8", "--log-interval", "100", "--checkpoint-interval", "200", "--deterministic"),
+        *("--torch-threads", "1", "--total-env-steps", "1500"),
+    ]
+    grid = ["--env-id", "CartPole-v1", "breakout", "--seeds", "2"]
+    with training(tmp_path, [*SWEEP, *flags, *grid, "--sweep-dir", "run"]) as harmed:
+        first = tmp_path / "run/CartPole-v1/seed-1"
+        harmed.until(lambda: (first / "metrics.jsonl").exists() and rows(first), 2 * LIMIT)
+        harmed.signal(signal.SIGINT, group=True)
+        assert harmed.end(120) == INTERRUPTED, harmed.said
+    assert "CartPole-v1 seed 1 stopped" in harmed.said.splitlines()
+    assert "resume with --sweep-dir run" in harmed.said
+    assert "Traceback" not in harmed.said
+    result = run([*SWEEP, "--sweep-dir", "run"], tmp_path, 600)
+    assert result.returncode == DONE, result.stdout + result.stderr
+    assert "Breakout seed 2 done" in result.stdout.splitlines()
+    assert run([*SWEEP, "--sweep-dir", "run"], tmp_path, 600).stdout.count("4 of 4 runs are done already") == 1
+    alone = [*TRAIN, *flags, "--env-id", "breakout", "--seed", "2", "--run-dir", "alone"]
+    assert run(alone, tmp_path, 300).returncode == DONE
+    one, other = load_weights(tmp_path / "alone"), load_weights(tmp_path / "run/Breakout/seed-2")
+    assert all((one[name] == other[name]).all() for name in one)
+    assert compare.main([*map(str, (tmp_path / "run").glob("*")), "--out", "picture.png"]) == DONE
