@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,7 @@ from atari_dqn.system.signals import StopRequest
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from atari_dqn.distributed.cluster import Cluster
     from atari_dqn.envs.protocol import EnvSpec
 
 
@@ -60,6 +62,13 @@ class TrainCommand(TrainConfig):
     replay_edits: Annotated[
         Path | None,
         Setting("another run, or its hparam_edits.jsonl, whose edits are repeated at their env steps"),
+    ] = None
+    cluster: Annotated[
+        str | None,
+        Setting(
+            "spread the workers over the nodes of a Ray cluster: HOST:PORT of its head, auto for the one that this"
+            " machine is a node of, or local to start one here"
+        ),
     ] = None
     seeds: Annotated[
         int, Setting("number of seeds to train from --seed on, each in its own directory in --run-dir", "runs", 1, 1000)
@@ -96,10 +105,10 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
         changed = check_run_dir(config, run_dir)
         stop.check()
         began = time.time_ns()
-        with locked(run_dir):
+        console = open_console()
+        with _cluster(command, config, console, stop) as cluster, locked(run_dir):
             from atari_dqn.training.summary import exploration_warning, image_warning, summary
 
-            console = open_console()
             console.print(summary(config, spec, derived, run_dir), highlight=False)
             for line in (*changed, *image_warning(spec), *exploration_warning(config, derived)):
                 say(console, line)
@@ -111,7 +120,12 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
                 Inbox(run_dir).clear(before=began)  # requests from now on, while things load, are for this run
                 from atari_dqn.training.start import Run, train
 
-                return train(config, spec, Run(run_dir, command.init_from, repeated, labml_url), console, stop.asked)
+                run = Run(run_dir, command.init_from, repeated, labml_url)
+                if cluster is not None:
+                    from atari_dqn.distributed.assembly import cluster_parts
+
+                    run = dataclasses.replace(run, parts=partial(cluster_parts, cluster))
+                return train(config, spec, run, console, stop.asked)
 
 
 def check_room(config: TrainConfig, spec: EnvSpec, derived: Derived) -> None:
@@ -129,6 +143,8 @@ def _train_seeds(command: TrainCommand, config: TrainConfig, spec: EnvSpec, run_
     from atari_dqn.sweeps.members import Member
     from atari_dqn.sweeps.session import train_seeds
 
+    if command.cluster:
+        raise ConfigError("--cluster is for a single run; try python -m atari_dqn.sweep --cluster with --seeds")
     if command.dashboard:
         raise ConfigError("--dashboard is for a single run; start python -m atari_dqn.dashboard and give --labml-url")
     seeds = range(config.run.seed, config.run.seed + command.seeds)
@@ -162,6 +178,22 @@ def _labml_url(command: TrainCommand) -> str | None:
             raise ConfigError("--dashboard and --labml-url both say where to report; give one of them")
         return f"http://127.0.0.1:{launch.PORT}{API}"
     return None if command.labml_url is None else check_url(command.labml_url)
+
+
+@contextlib.contextmanager
+def _cluster(
+    command: TrainCommand, config: TrainConfig, console: Console, stop: StopRequest
+) -> Iterator[Cluster | None]:
+    """For `--cluster`, the cluster to which this process is connected while it trains."""
+    if command.cluster is None:
+        yield None
+        return
+    from atari_dqn.distributed.cluster import connected
+
+    with contextlib.ExitStack() as stack:
+        with stop.breaking():
+            cluster = stack.enter_context(connected(command.cluster, config.env, partial(say, console)))
+        yield cluster
 
 
 @contextlib.contextmanager

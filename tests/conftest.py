@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 import torch
+
+from atari_dqn.config.schema import EnvConfig
+from atari_dqn.workers.local import LocalSupervisor
+from atari_dqn.workers.supervisor import Supervisor
+from tests.ray_nodes import Nodes
+
+if TYPE_CHECKING:
+    from atari_dqn.distributed.cluster import Cluster
 
 hypothesis.settings.register_profile("any_machine", deadline=None)  # no test judges speed
 hypothesis.settings.load_profile("any_machine")
@@ -31,3 +41,31 @@ def _the_same_whatever_ran_before() -> None:
     torch.set_flush_denormal(False)
     torch.backends.cudnn.allow_tf32 = True
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[Nodes]:
+    """A Ray cluster of three nodes with four CPUs each, to which this process is connected by `cluster`."""
+    running = Nodes(4, 4, 4)
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def cluster(nodes: Nodes) -> Iterator[Cluster]:
+    from atari_dqn.distributed.cluster import connected
+
+    with connected(
+        nodes.address, EnvConfig(env_id="ALE/Breakout-v5", num_workers=1, envs_per_worker=1), print
+    ) as found:
+        yield found
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def supervisor(request: pytest.FixtureRequest) -> Callable[..., Supervisor]:
+    """What runs a pool's workers: processes of this machine, or of three nodes."""
+    if request.param == "local":
+        return LocalSupervisor
+    from atari_dqn.distributed.supervisor import ClusterSupervisor
+
+    return partial(ClusterSupervisor, request.getfixturevalue("cluster"))

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
+from atari_dqn.workers.local import LocalSupervisor
+
 if TYPE_CHECKING:
     from atari_dqn.training.trainer import Trainer
     from atari_dqn.workers.pool import WorkerPool
@@ -27,9 +29,19 @@ Info = dict[str, Any]
 
 
 def pids(of: Trainer | WorkerPool) -> list[int]:
-    """Process ids of a pool's workers, or of a started trainer's."""
-    pool: Any = getattr(of, "workers", of)
-    return [process.pid for process in pool._supervisor.processes]
+    """Process ids of a pool's workers, or of a started trainer's. On a cluster they must be idle."""
+    supervisor: Any = getattr(of, "workers", of)._supervisor  # type: ignore[union-attr]
+    if isinstance(supervisor, LocalSupervisor):
+        return _pids(supervisor)
+    import ray
+
+    asked = [share.actor.__ray_call__.remote(lambda node: _pids(node._supervisor)) for share in supervisor.shares]
+    found = dict(zip((share.workers[0] for share in supervisor.shares), ray.get(asked), strict=True))
+    return [pid for first in sorted(found) for pid in found[first]]
+
+
+def _pids(supervisor: LocalSupervisor) -> list[int]:
+    return [supervisor.processes[index].pid for index in supervisor.workers]
 
 
 class Numbered(gym.Env[npt.NDArray[np.float32], Any]):

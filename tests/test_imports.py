@@ -35,8 +35,10 @@ MAY_IMPORT = {
     # floor 7
     "diagnostics": "training monitoring render policy evaluation agent workers labml envs replay runs cli system",
     "sweeps": "training monitoring render evaluation agent workers labml envs replay runs cli system",
+    "distributed": "training workers envs cli system",
 }
 """Every package, in order of floors, and what it may import besides `config`."""
+RAY = ("system", "distributed", "sweeps")
 NEVER_TORCH = ("config", "system", "cli", "envs", "workers", "labml", "comparison")
 
 
@@ -68,6 +70,7 @@ def test_a_module_imports_only_what_lies_below_it(package: str, file: Path) -> N
     for imported, line in packages_imported(file):
         if imported.startswith("library "):
             assert imported != "library torch" or package not in NEVER_TORCH, f"{file}:{line}: {package} without torch"
+            assert imported != "library ray" or package in RAY, f"{file}:{line}: {package} without ray"
         else:
             policy = package == "__init__.py" and imported == "Policy"
             assert imported in allowed or policy, f"{file}:{line}: {package} may not import {imported}"

@@ -146,7 +146,7 @@ def main() -> None:
     assert plan.on_ray
     try:
         connect(plan.on_ray.cluster, object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False)
-        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        nodes = [node for node in ray.nodes() if node["Alive"]]
         check_nodes(nodes, root)
         pending = [member for member in plan.members if member.name in request["kinds"]]
         cpus = cpus_of(plan.on_ray, [member.config for member in pending], nodes)

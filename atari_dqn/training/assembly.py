@@ -1,4 +1,6 @@
-"""Assembly of a training on this machine: from settings to a trainer."""
+"""Assembly of a training: from settings to a trainer."""
+
+from collections.abc import Callable
 
 from atari_dqn.agent.actor import Actor
 from atari_dqn.agent.cuda_graph import CapturedLearner, CapturedNetwork
@@ -10,7 +12,9 @@ from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
 from atari_dqn.replay.make import make_replay
 from atari_dqn.training.parts import OnWait, Parts, seeds_of
 from atari_dqn.training.trainer import Trainer
+from atari_dqn.workers.local import LocalSupervisor
 from atari_dqn.workers.pool import WorkerPool
+from atari_dqn.workers.supervisor import Supervisor
 
 
 def local_trainer(config: TrainConfig, spec: EnvSpec) -> Trainer:
@@ -20,6 +24,11 @@ def local_trainer(config: TrainConfig, spec: EnvSpec) -> Trainer:
 
 def local_parts(config: TrainConfig, spec: EnvSpec) -> Parts:
     """Replay, learner and actor on one device, and worker processes on this machine."""
+    return assemble(config, spec, LocalSupervisor)
+
+
+def assemble(config: TrainConfig, spec: EnvSpec, supervisor: Callable[..., Supervisor]) -> Parts:
+    """Replay, learner and actor on one device, and a pool whose workers are run by `supervisor`; see `WorkerPool`."""
     device = resolve_device(config.run.device)
     seeds = seeds_of(config.run.seed)
     replay = make_replay(
@@ -55,6 +64,7 @@ def local_parts(config: TrainConfig, spec: EnvSpec) -> Parts:
             restarts=config.env.worker_restarts,
             exact=config.run.deterministic,
             on_wait=on_wait,
+            supervisor=supervisor,
         )
 
     return Parts(replay, learner, actor, make_pool)

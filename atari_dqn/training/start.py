@@ -20,7 +20,8 @@ from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.directory import describe_run, read_system
 from atari_dqn.system.machine import is_out_of_memory
-from atari_dqn.training.assembly import local_trainer
+from atari_dqn.training.assembly import local_parts
+from atari_dqn.training.parts import Parts
 from atari_dqn.training.session import Session
 from atari_dqn.training.snapshot import NotSaved, Resumed, init_from, resume
 from atari_dqn.training.threads import ThreadChoice
@@ -37,6 +38,8 @@ class Run:
     repeated: Sequence[Edit] = ()
     """Another run's live edits, to be made at the same env steps"""
     labml_url: str | None = None
+    parts: Callable[[TrainConfig, EnvSpec], Parts] = local_parts
+    """Makes what the trainer is made of"""
 
 
 def train(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should_stop: Callable[[], bool]) -> int:
@@ -81,7 +84,7 @@ def open_run(config: TrainConfig, spec: EnvSpec, run: Run, console: Console) -> 
     """Make the trainer, resume it or load its first weights, and describe the run in its directory."""
     before = read_system(run.run_dir).get("torch_threads")
     threads = set_up_torch(config, spec.kind, before)
-    trainer = local_trainer(config, spec)
+    trainer = Trainer(config, spec, run.parts(config, spec))
     try:
         resumed = resume(trainer, CheckpointStore(run.run_dir))
     except ConfigError:

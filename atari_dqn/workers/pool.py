@@ -1,13 +1,11 @@
 """Pool of worker processes that step many environments, behind separate `send` and `recv`.
 
-Pipes carry commands and acknowledgements; everything else lies in one block of anonymous shared memory, of which each
-worker writes its slice. When a worker had to be replaced, its environments start new episodes. No process outlives the
-pool, however it ends.
+A supervisor runs the workers, by default on this machine. When a worker had to be replaced, its environments start new
+episodes. No process outlives the pool, however it ends.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -18,9 +16,8 @@ from atari_dqn.envs.protocol import EnvSpec, Protocol
 from atari_dqn.envs.step import StepResult
 from atari_dqn.workers import worker
 from atari_dqn.workers.history import NO_SEED, History
-from atari_dqn.workers.process import CONTEXT
-from atari_dqn.workers.shared_memory import block_bytes, map_block, room_fault
-from atari_dqn.workers.supervisor import START_DEADLINE, Supervisor, WorkerError, without
+from atari_dqn.workers.local import LocalSupervisor
+from atari_dqn.workers.supervisor import Supervisor, WorkerError, without
 
 __all__ = ["WorkerError", "WorkerPool"]
 
@@ -47,6 +44,7 @@ class WorkerPool:
         restarts: int = 0,
         exact: bool = False,
         on_wait: Callable[[str], None] | None = None,
+        supervisor: Callable[..., Supervisor] = LocalSupervisor,
     ) -> None:
         """Start the workers.
 
@@ -61,12 +59,12 @@ class WorkerPool:
             exact: Whether to record what `state` needs.
             on_wait: Called with a message while a worker keeps the others waiting. What it raises ends the wait; the
                 pool can then only be closed.
+            supervisor: Makes what runs the workers, from the arguments of `LocalSupervisor`.
 
         Raises:
             WorkerError: A worker cannot start or cannot make its environments.
         """
         self.spec, self.num_envs = spec, num_workers * envs_per_worker
-        self._deadline = deadline
         self._history_args = (seed, self.num_envs, ANCHOR_EVERY if exact else None)
         self._was_reset = self._sent = False
         self._over = np.zeros(self.num_envs, np.bool_)
@@ -74,15 +72,8 @@ class WorkerPool:
         """Workers that did not get the last command, and why."""
         self._ticks = 0
         self._everyone = range(num_workers)
-        needed = block_bytes(self.num_envs, spec.frame_shape, spec.frame_dtype)
-        if fault := room_fault(needed):
-            raise WorkerError(fault)
-        try:
-            block = CONTEXT.RawArray(ctypes.c_byte, needed)
-            self._supervisor = Supervisor(spec, protocol, block, num_workers, envs_per_worker, restarts, on_wait)
-        except OSError as error:
-            raise WorkerError(f"cannot allocate the workers' shared memory or pipes: {error}") from None
-        self._result, self._orders = map_block(block, self.num_envs, spec.frame_shape, spec.frame_dtype)
+        self._supervisor = supervisor(spec, protocol, self._everyone, envs_per_worker, deadline, restarts, on_wait)
+        self._result, self._orders = self._supervisor.result, self._supervisor.orders
         self.failures = self._supervisor.failures
         """Messages about replaced workers not yet shown to the user; the caller clears the list after showing them."""
         self._supervisor.start()
@@ -133,7 +124,7 @@ class WorkerPool:
         if not self._sent:
             raise RuntimeError("recv without send")
         self._ticks += 1
-        failed = self._unsent | self._supervisor.outcomes(without(self._everyone, self._unsent), self._deadline)
+        failed = self._unsent | self._supervisor.outcomes(worker.STEP, without(self._everyone, self._unsent))
         if failed:
             self._replace(failed)
         self._history.add(self._orders.actions, self._seeds)
@@ -165,7 +156,7 @@ class WorkerPool:
             self._orders.actions[:] = actions
             self._orders.seeds[:] = np.where(history.anchors == tick, history.seeds, NO_SEED)
             playing = everyone[started < tick]
-            self._supervisor.run(worker.STEP, playing, self._deadline)
+            self._supervisor.run(worker.STEP, playing)
             self._reset(everyone[started == tick], history.seeds)
             on_tick(tick + 1, len(history))
         self._over = self._result.terminated | self._result.truncated
@@ -194,7 +185,7 @@ class WorkerPool:
     def _reset(self, workers: Collection[int], seeds: npt.NDArray[np.int64]) -> None:
         if len(workers):
             self._orders.seeds[:] = seeds
-            self._supervisor.run(worker.RESET, workers, max(self._deadline, START_DEADLINE))
+            self._supervisor.run(worker.RESET, workers)
 
     def _replace(self, failed: dict[int, str]) -> None:
         """Replace failed workers and start episodes in their environments, repeatedly if their successors fail."""
@@ -206,5 +197,5 @@ class WorkerPool:
             seeds = self._history.draw(reset)
             self._orders.seeds[:] = seeds
             failed |= self._supervisor.command(worker.RESET, without(replaced, failed))
-            failed |= self._supervisor.outcomes(without(replaced, failed), max(self._deadline, START_DEADLINE))
+            failed |= self._supervisor.outcomes(worker.RESET, without(replaced, failed))
             self._seeds = np.where(reset, seeds, self._seeds)

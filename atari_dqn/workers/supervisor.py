@@ -1,19 +1,20 @@
-"""Supervision of a pool's worker processes: start, command, wait, replace, end.
+"""Supervision of a pool's workers: what it does wherever they run, and what each place must provide.
 
 A worker that raises, dies or hangs is named and killed. It is replaced, and the trainer cuts
 its episodes (`Trainer.observe`); one failure too many in a row ends the run with its state saved (`Session.run`).
+`local.LocalSupervisor` has the workers of this machine, `distributed.supervisor.ClusterSupervisor` those of many.
 """
 
-import time
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from multiprocessing import util
-from typing import Any
+from __future__ import annotations
 
-from atari_dqn.envs.make import registration
-from atari_dqn.envs.protocol import EnvSpec, Protocol
-from atari_dqn.system.processes import quiet_spawn
-from atari_dqn.workers.process import GRACE, Tracebacks, WorkerProcess, cores_of
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping
+from multiprocessing import util
+
+from atari_dqn.envs.protocol import EnvSpec
+from atari_dqn.envs.step import StepResult
+from atari_dqn.workers.shared_memory import Orders
+from atari_dqn.workers.worker import RESET, START, STEP
 
 START_DEADLINE = 120.0
 """Minimum deadline for a start or a reset, in seconds: imports and ROMs load slowly on a busy machine."""
@@ -26,71 +27,68 @@ class WorkerError(RuntimeError):
     """A worker raised, died or hung too often. The message names it and its environments and shows its traceback."""
 
 
-class Supervisor:
-    """The worker processes of one pool. Workers are named by their index; failures map indices to messages."""
+class Supervisor(ABC):
+    """The workers of one pool. Workers are named by their index; failures map indices to messages."""
+
+    result: StepResult
+    """What the environments returned, as their workers wrote it."""
+    orders: Orders
+    """What the environments are to do at the next command."""
+    stop: util.Finalize[None]
+    """Ask all workers to exit, and end those that do not at once. May be called again."""
 
     def __init__(
         self,
         spec: EnvSpec,
-        protocol: Protocol,
-        block: Any,
-        num_workers: int,
+        workers: range,
         envs_per_worker: int,
+        deadline: float,
         restarts: int,
         on_wait: Callable[[str], None] | None,
     ) -> None:
-        """Prepare the workers without starting them; the arguments are those of `WorkerPool` and its shared memory."""
-        self._spec, self._envs_per_worker, self._on_wait = spec, envs_per_worker, on_wait
-        self._arguments = (block, registration(spec.env_id), spec, protocol)
-        self._cores = cores_of(num_workers)
-        self._restarts = restarts
-        self._streaks: list[list[tuple[int, str]]] = [[] for _ in range(num_workers)]
+        """The arguments are those of `WorkerPool`; `workers` are the indices of those to supervise."""
+        self.workers = workers
+        self._spec, self._envs_per_worker, self._restarts, self._on_wait = spec, envs_per_worker, restarts, on_wait
+        self._deadlines = {START: START_DEADLINE, RESET: max(deadline, START_DEADLINE), STEP: deadline}
+        """Seconds within which each command must be done."""
+        self._streaks: dict[int, list[tuple[int, str]]] = {index: [] for index in workers}
         """Ticks and messages of each worker's consecutive failures, each at most `FORGIVE_TICKS` after the last."""
-        self.processes: list[WorkerProcess] = []
-        """Started workers, by index."""
         self.failures: list[str] = []
         """Messages about replaced workers."""
-        self.tracebacks = Tracebacks()
-        """Pipe by which hanging workers show their tracebacks."""
-        # Runs once: when asked, when the pool is garbage, or before multiprocessing would join workers at exit.
-        self.stop = util.Finalize(self, _stop, args=(self.processes, self.tracebacks), exitpriority=10)
-        """Ask all workers to exit, and kill those that do not at once. May be called again."""
 
     def start(self) -> None:
         """Start all workers. Raises `WorkerError` if one cannot start or make its environments."""
         try:
-            with quiet_spawn():
-                for index in range(len(self._cores)):
-                    self.processes.append(self._start(index))
-            self._raise_first(self.outcomes(range(len(self._cores)), START_DEADLINE))
+            self._raise_first(self.restart(self.workers))
         except OSError as error:
             self.kill()
-            raise WorkerError(f"{self._name(len(self.processes))} cannot be started: {error}") from None
+            raise WorkerError(f"the workers cannot be started: {error}") from None
         except BaseException:
             self.kill()
             raise
 
+    @abstractmethod
     def command(self, command: bytes, workers: Iterable[int]) -> dict[int, str]:
         """Send a command to `workers`. Returns the failures of those that did not get it."""
-        failures = {index: self.processes[index].command(command) for index in workers}
-        return {index: failure for index, failure in failures.items() if failure}
 
-    def outcomes(self, workers: Iterable[int], deadline: float) -> dict[int, str]:
-        """Wait until `workers` have done what they were sent. Returns the failures of those that have not."""
-        end, failed = time.monotonic() + deadline, {}
-        # The last worker to get the command is the last to finish: waiting for it first wakes this process only once.
-        for index in sorted(workers, reverse=True):
-            failure = self.processes[index].outcome(end, deadline, partial(self._wait, index))
-            if failure:
-                failed[index] = failure
-        return failed
+    @abstractmethod
+    def outcomes(self, command: bytes, workers: Iterable[int]) -> dict[int, str]:
+        """Wait until `workers` have done the command they were sent. Returns the failures of those that have not."""
 
-    def run(self, command: bytes, workers: Iterable[int], deadline: float) -> None:
+    @abstractmethod
+    def restart(self, workers: Collection[int]) -> dict[int, str]:
+        """Start `workers` that have failed or were never started. Returns failures, perhaps of others too."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End every worker at once."""
+
+    def run(self, command: bytes, workers: Collection[int]) -> None:
         """Send a command and wait until it is done. Raises `WorkerError` for the first failure."""
-        self._raise_first(self.command(command, workers) or self.outcomes(workers, deadline))
+        self._raise_first(self.command(command, workers) or self.outcomes(command, workers))
 
     def replace(self, failed: Mapping[int, str], tick: int) -> dict[int, str]:
-        """Start new processes in place of those that `failed` at the pool's `tick`. Returns failures of the new ones.
+        """Replace workers that `failed` at the pool's `tick`. Returns failures, as `restart`.
 
         Raises `WorkerError` if a worker has failed once more in a row than it may be restarted.
         """
@@ -102,24 +100,10 @@ class Supervisor:
             if len(streak) > self._restarts:
                 count = f"failed {len(streak)} times in a row; the first time it " if len(streak) > 1 else ""
                 self._raise_first({index: count + streak[0][1]})
-            self.failures.append(f"{self._name(index)} {failure}")
-            former = self.processes[index]
-            former.close_pipes()
-            former.end(0)
-        again = {}
-        with quiet_spawn():
-            for index in failed:
-                try:
-                    self.processes[index] = self._start(index)
-                except OSError as error:
-                    again[index] = f"cannot be started again: {error}"
-        return again | self.outcomes(without(failed, again), START_DEADLINE)
-
-    def kill(self) -> None:
-        """End every worker at once."""
-        for process in self.processes:
-            process.kill()
-        self.stop()
+        try:
+            return self.restart(list(failed))
+        finally:
+            self._tell(failed)
 
     @property
     def closed(self) -> bool:
@@ -130,33 +114,29 @@ class Supervisor:
         """The environments of a worker."""
         return slice(index * self._envs_per_worker, (index + 1) * self._envs_per_worker)
 
-    def _start(self, index: int) -> WorkerProcess:
-        num_envs = len(self._cores) * self._envs_per_worker
-        arguments = (*self._arguments, self._cores[index], num_envs, self.envs_of(index))
-        return WorkerProcess(f"env-worker-{index}", self.tracebacks, *arguments)
+    def _tell(self, failed: Mapping[int, str]) -> None:
+        self.failures += [f"{self._name(index)} {failure}" for index, failure in failed.items()]
 
-    def _wait(self, index: int, silent: float) -> None:
+    def _wait(self, what: str) -> None:
         if self._on_wait is not None:
-            self._on_wait(f"{self._name(index)} has not answered for {silent:.0f} s")
+            self._on_wait(what)
 
     def _raise_first(self, failed: Mapping[int, str]) -> None:
         for index, failure in failed.items():
+            name = self._name(index)
             self.kill()
-            raise WorkerError(f"{self._name(index)} {failure}")
+            raise WorkerError(f"{name} {failure}")
 
     def _name(self, index: int) -> str:
-        envs = self.envs_of(index)
-        which = f"env {envs.start}" if envs.stop - envs.start == 1 else f"envs {envs.start} to {envs.stop - 1}"
-        return f"worker {index} ({which} of {self._spec.env_id})"
+        return self._name_all(range(index, index + 1))
+
+    def _name_all(self, workers: range) -> str:
+        envs = range(self.envs_of(workers[0]).start, self.envs_of(workers[-1]).stop)
+        return f"{_numbered('worker', workers)} ({_numbered('env', envs)} of {self._spec.env_id})"
 
 
-def _stop(processes: list[WorkerProcess], tracebacks: Tracebacks) -> None:
-    tracebacks.close()
-    for process in processes:
-        process.close_pipes()
-    end = time.monotonic() + GRACE
-    for process in processes:
-        process.end(end - time.monotonic())
+def _numbered(what: str, indices: range) -> str:
+    return f"{what} {indices[0]}" if len(indices) == 1 else f"{what}s {indices[0]} to {indices[-1]}"
 
 
 def without(workers: Iterable[int], failed: Mapping[int, str]) -> list[int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,15 @@ import torch
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.make import env_spec, spec_of
 from atari_dqn.envs.protocol import PROTOCOLS
-from atari_dqn.training.assembly import local_trainer
+from atari_dqn.training.assembly import assemble
 from atari_dqn.training.trainer import Trainer
+from atari_dqn.workers.local import LocalSupervisor
 from atari_dqn.workers.pool import WorkerError, WorkerPool
-from atari_dqn.workers.supervisor import FORGIVE_TICKS
+from atari_dqn.workers.supervisor import FORGIVE_TICKS, Supervisor
 from tests.stubs import Fragile, pids
 
 NATURE = PROTOCOLS["nature"]
+Supervise = Callable[..., Supervisor]
 
 
 def pool_of(env_id: str, **settings: Any) -> WorkerPool:
@@ -31,12 +35,20 @@ def pool_of(env_id: str, **settings: Any) -> WorkerPool:
     return WorkerPool(spec, NATURE, num_workers=2, envs_per_worker=2, seed=1, **({"restarts": 5} | settings))
 
 
-def trainer_of(env_id: str, **settings: Any) -> Trainer:
+def trainer_of(env_id: str, supervisor: Supervise = LocalSupervisor, **settings: Any) -> Trainer:
     """Three workers of two envs, on a small network."""
     shape: dict[str, Any] = {"env_id": env_id, "num_workers": 3, "envs_per_worker": 2, "replay_capacity": 4096}
     learner: dict[str, Any] = {"learning_starts": 60, "batch_size": 8, "mlp_hidden": (16,), "device": "cpu"}
     config = TrainConfig().replace(**(shape | learner | {"precision": "fp32", "n_step": 3} | settings)).validate()
-    return local_trainer(config, spec_of(config.env))
+    spec = spec_of(config.env)
+    return Trainer(config, spec, assemble(config, spec, supervisor))
+
+
+def heard(failure: str, supervisor: Supervise) -> str:
+    """A message about a worker, without the name of its node, which it must have on a cluster alone."""
+    plain, named = re.subn(r" on node \S+ \(\w{6}\)", "", failure)
+    assert named == (supervisor is not LocalSupervisor)
+    return plain
 
 
 def iterate(trainer: Trainer, in_mid_step: signal.Signals | None = None, worker: int = 0) -> None:
@@ -44,10 +56,11 @@ def iterate(trainer: Trainer, in_mid_step: signal.Signals | None = None, worker:
     assert trainer.workers is not None
     actions = trainer.actor.act(trainer.replay.latest_observation(), 0.5)
     if in_mid_step is not None:
-        os.kill(pids(trainer)[worker], signal.SIGSTOP)  # or it might be done by then
+        pid = pids(trainer)[worker]
+        os.kill(pid, signal.SIGSTOP)  # or it might be done by then
     trainer.workers.send(actions)
     if in_mid_step is not None:
-        os.kill(pids(trainer)[worker], in_mid_step)
+        os.kill(pid, in_mid_step)
     for _ in range(trainer.updates_due()):
         trainer.learner.update()
     trainer.observe(actions, trainer.workers.recv())
@@ -74,9 +87,11 @@ def check_that_lives_are_apart(trainer: Trainer) -> int:
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_a_worker_killed_in_mid_step_is_replaced_and_no_transition_joins_its_lives(kills: int) -> None:
+def test_a_worker_killed_in_mid_step_is_replaced_and_no_transition_joins_its_lives(
+    kills: int, supervisor: Supervise
+) -> None:
     rng = np.random.default_rng(0)
-    trainer = trainer_of("tests.stubs:Lives-v0", worker_restarts=kills)
+    trainer = trainer_of("tests.stubs:Lives-v0", supervisor, worker_restarts=kills)
     try:
         trainer.start()
         assert trainer.workers is not None
@@ -91,7 +106,8 @@ def test_a_worker_killed_in_mid_step_is_replaced_and_no_transition_joins_its_liv
             assert not psutil.pid_exists(pid)
             (failure,) = trainer.workers.failures
             envs = f"envs {2 * worker} to {2 * worker + 1}"
-            assert failure == f"worker {worker} ({envs} of tests.stubs:Lives-v0) was killed by SIGKILL"
+            said = heard(failure, supervisor)
+            assert said == f"worker {worker} ({envs} of tests.stubs:Lives-v0) was killed by SIGKILL"
             trainer.workers.failures.clear()
             updates = trainer.learner.updates
             for _ in range(int(rng.integers(1, 20))):
@@ -100,15 +116,16 @@ def test_a_worker_killed_in_mid_step_is_replaced_and_no_transition_joins_its_liv
                 assert trainer.learner.updates > updates, "training continues"
         lives = check_that_lives_are_apart(trainer)
         assert lives > kills // 2
-        assert psutil.Process().num_fds() == descriptors
+        if supervisor is LocalSupervisor:
+            assert psutil.Process().num_fds() == descriptors
         assert len(first | set(pids(trainer))) > 3
     finally:
         trainer.close()
 
 
-def test_unfinished_games_of_a_replaced_worker_do_not_count() -> None:
+def test_unfinished_games_of_a_replaced_worker_do_not_count(supervisor: Supervise) -> None:
     """Unfinished games of a replaced worker are not counted; the other workers' games continue."""
-    trainer = trainer_of("tests.stubs:FiveSteps-v0")
+    trainer = trainer_of("tests.stubs:FiveSteps-v0", supervisor)
     try:
         trainer.start()
         for _ in range(3):
@@ -126,8 +143,8 @@ def test_unfinished_games_of_a_replaced_worker_do_not_count() -> None:
         trainer.close()
 
 
-def test_a_stopped_worker_is_replaced_after_its_deadline() -> None:
-    trainer = trainer_of("tests.stubs:Lives-v0", worker_deadline=1.5)
+def test_a_stopped_worker_is_replaced_after_its_deadline(supervisor: Supervise) -> None:
+    trainer = trainer_of("tests.stubs:Lives-v0", supervisor, worker_deadline=1.5)
     try:
         trainer.start()
         for _ in range(30):
@@ -135,7 +152,7 @@ def test_a_stopped_worker_is_replaced_after_its_deadline() -> None:
         iterate(trainer, signal.SIGSTOP, worker=2)
         assert trainer.workers is not None
         (failure,) = trainer.workers.failures
-        assert failure.startswith(
+        assert heard(failure, supervisor).startswith(
             "worker 2 (envs 4 to 5 of tests.stubs:Lives-v0) has not answered for 1.5 s and hangs;"
         )
         for _ in range(30):
@@ -158,8 +175,8 @@ def test_a_stopped_worker_is_replaced_after_its_deadline() -> None:
         ("inf observed", ["FloatingPointError: env 2: observation is NaN or too large for float32", "inf"]),
     ],
 )
-def test_a_fault_that_comes_once_costs_its_worker_alone(fault: str, words: list[str]) -> None:
-    with pool_of("Fragile-v0", deadline=1.5) as pool:
+def test_a_fault_that_comes_once_costs_its_worker_alone(fault: str, words: list[str], supervisor: Supervise) -> None:
+    with pool_of("Fragile-v0", deadline=1.5, supervisor=supervisor) as pool:
         pool.reset()
         nothing = np.zeros(4, np.int64)
         for _ in range(3):
@@ -172,7 +189,7 @@ def test_a_fault_that_comes_once_costs_its_worker_alone(fault: str, words: list[
         np.testing.assert_array_equal(result.rewards, [1, 1, 0, 0])
         assert not (result.terminated | result.truncated | result.life_lost).any()
         (failure,) = pool.failures
-        assert failure.startswith("worker 1 (envs 2 to 3 of tests.stubs:Fragile-v0) ")
+        assert heard(failure, supervisor).startswith("worker 1 (envs 2 to 3 of tests.stubs:Fragile-v0) ")
         assert all(word in failure for word in words)
         pool.send(nothing)
         np.testing.assert_array_equal(pool.recv().frames[:, 1], [5, 5, 1, 1])
@@ -183,9 +200,11 @@ def test_a_fault_that_comes_once_costs_its_worker_alone(fault: str, words: list[
     ("env_id", "cause"),
     [("Raises-v0", "the stub broke"), ("Hangs-v0", "_sleep_forever"), ("HangsInReset-v0", "_sleep_forever")],
 )
-def test_a_fault_that_comes_always_ends_the_pool_with_its_first_cause(env_id: str, cause: str) -> None:
+def test_a_fault_that_comes_always_ends_the_pool_with_its_first_cause(
+    env_id: str, cause: str, supervisor: Supervise
+) -> None:
     """Each life lasts 20 steps; two restarts, so the third failure in a row is one too many."""
-    with pool_of(env_id, restarts=2, deadline=1.5) as pool:
+    with pool_of(env_id, restarts=2, deadline=1.5, supervisor=supervisor) as pool:
         pool.reset()
         ticks = 0
 
@@ -233,22 +252,26 @@ def test_a_worker_that_cannot_be_started_again_ends_the_pool_without_a_traceback
                 pool.recv()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        assert "cannot be started again: [Errno 24]" in pool.failures[1]
+        assert "cannot be started: [Errno 24]" in pool.failures[1]
 
 
-def test_a_death_is_seen_at_once_though_an_envs_own_forked_process_holds_the_pipes() -> None:
-    with pool_of("Forks-v0", deadline=20) as pool:
+def test_a_death_is_seen_at_once_though_an_envs_own_forked_process_holds_the_pipes(supervisor: Supervise) -> None:
+    with pool_of("Forks-v0", deadline=20, supervisor=supervisor) as pool:
         pool.reset()
-        os.kill(pids(pool)[1], signal.SIGSTOP)
+        pid = pids(pool)[1]
+        os.kill(pid, signal.SIGSTOP)
         pool.send(np.zeros(4, np.int64))
-        os.kill(pids(pool)[1], signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         pool.recv()
-        assert pool.failures == ["worker 1 (envs 2 to 3 of tests.stubs:Forks-v0) was killed by SIGKILL"]
+        (failure,) = pool.failures
+        said = heard(failure, supervisor)
+        assert said == "worker 1 (envs 2 to 3 of tests.stubs:Forks-v0) was killed by SIGKILL"
 
 
 def test_a_stack_sent_too_late_is_not_taken_for_anothers() -> None:
     with pool_of("Fragile-v0", deadline=1.5) as pool:
         pool.reset()
+        assert isinstance(pool._supervisor, LocalSupervisor)
         os.write(pool._supervisor.tracebacks.writer.fileno(), b"a former worker's stack")
         pool.send(np.array([0, 0, Fragile.FAULTS.index("hang"), 0]))
         pool.recv()
@@ -257,8 +280,8 @@ def test_a_stack_sent_too_late_is_not_taken_for_anothers() -> None:
         assert "former" not in failure
 
 
-def test_failures_far_apart_are_forgiven() -> None:
-    with pool_of("Lives-v0", restarts=1) as pool:
+def test_failures_far_apart_are_forgiven(supervisor: Supervise) -> None:
+    with pool_of("Lives-v0", restarts=1, supervisor=supervisor) as pool:
         pool.reset()
         for _ in range(3):
             os.kill(pids(pool)[0], signal.SIGKILL)
@@ -268,13 +291,14 @@ def test_failures_far_apart_are_forgiven() -> None:
         assert len(pool.failures) == 3
 
 
-def test_two_workers_that_fail_at_once_are_both_replaced() -> None:
-    with pool_of("Lives-v0") as pool:
+def test_two_workers_that_fail_at_once_are_both_replaced(supervisor: Supervise) -> None:
+    with pool_of("Lives-v0", supervisor=supervisor) as pool:
         pool.reset()
-        for pid in pids(pool):
+        first = pids(pool)
+        for pid in first:
             os.kill(pid, signal.SIGSTOP)
         pool.send(np.zeros(4, np.int64))
-        for pid in pids(pool):
+        for pid in first:
             os.kill(pid, signal.SIGKILL)
         assert pool.recv().is_reset.all()
         assert len(pool.failures) == 2
@@ -284,16 +308,17 @@ def test_two_workers_that_fail_at_once_are_both_replaced() -> None:
         assert set(result.frames[:, 0]) == set(map(float, pids(pool)))
 
 
-def test_a_replaced_workers_envs_play_other_games_and_the_same_in_every_repetition() -> None:
-    def games() -> list[np.ndarray]:
-        with pool_of("Numbered-v0") as pool:
+def test_a_replaced_workers_envs_play_other_games_and_the_same_in_every_repetition(supervisor: Supervise) -> None:
+    def games(supervisor: Supervise = LocalSupervisor) -> list[np.ndarray]:
+        with pool_of("Numbered-v0", supervisor=supervisor) as pool:
             first = pool.reset().frames.copy()
-            os.kill(pids(pool)[1], signal.SIGSTOP)
+            pid = pids(pool)[1]
+            os.kill(pid, signal.SIGSTOP)
             pool.send(np.zeros(4, np.int64))
-            os.kill(pids(pool)[1], signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
             return [first, pool.recv().frames.copy()]
 
     first, after = games()
     assert (first[2:, 2] != after[2:, 2]).all(), "a random number of the env's own"
-    for one, other in zip(games(), (first, after), strict=True):
+    for one, other in zip(games(supervisor), (first, after), strict=True):
         np.testing.assert_array_equal(one, other)

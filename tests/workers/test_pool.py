@@ -19,6 +19,7 @@ from atari_dqn.envs.make import env_spec, make_vector_env
 from atari_dqn.envs.protocol import PROTOCOLS, Protocol
 from atari_dqn.envs.step import StepResult
 from atari_dqn.workers.history import env_seeds
+from atari_dqn.workers.local import LocalSupervisor
 from atari_dqn.workers.pool import WorkerPool
 from atari_dqn.workers.shared_memory import block_bytes, map_block
 from tests.stubs import pids
@@ -302,14 +303,13 @@ def test_workers_that_share_the_cores_evenly_keep_to_one_each(
 ) -> None:
     with pool_of("CartPole-v1", workers, 1) as pool:
         pool.reset()
-        found = [
-            sorted(psutil.Process(process.pid).cpu_affinity())
-            for process in (worker._process for worker in pool._supervisor.processes)
-        ]
+        supervisor = pool._supervisor
+        assert isinstance(supervisor, LocalSupervisor)
+        found = [sorted(psutil.Process(process.pid).cpu_affinity()) for process in supervisor.processes.values()]
     assert found == [[two_cores[core] for core in cores] for cores in places]
 
 
 def test_a_worker_that_may_not_choose_its_core_runs_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atari_dqn.workers.supervisor.cores_of", lambda num_workers: [1 << 20] * num_workers)
+    monkeypatch.setattr("atari_dqn.workers.local.cores_of", lambda num_workers: [1 << 20] * num_workers)
     with pool_of("CartPole-v1", 2, 1) as pool:
         assert pool.reset().is_reset.all()
