@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -17,16 +18,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from atari_dqn.cli.command import CommandFailed, parse_flags, run_command
+from atari_dqn.cli.command import CommandFailed, parse_flags, run_command, whole
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.derived import Derived, derive
+from atari_dqn.config.presets import ABOUT, PRESETS, Preset
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.envs.ids import is_atari
 from atari_dqn.labml import launch
 from atari_dqn.runs.directory import check_run_dir, is_run_dir, named, new_run_dir, read_config, seeds_in
 from atari_dqn.runs.edits import Inbox, recorded_edits
 from atari_dqn.runs.lock import check_not_training, locked
-from atari_dqn.system.machine import is_out_of_memory
+from atari_dqn.system.machine import is_out_of_memory, usable_cores
 from atari_dqn.system.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -48,6 +51,14 @@ class TrainCommand(TrainConfig):
     config: Annotated[
         Path | None, Setting("another run, or a config.json, to take the settings from; flags override it")
     ] = None
+    preset: Annotated[
+        Preset,
+        Setting(
+            "settings to begin with for an Atari game: "
+            + "".join(f"{name}, {about}; " for name, about in ABOUT.items())
+            + "auto, cpu or gpu as the machine has"
+        ),
+    ] = "auto"
     init_from: Annotated[
         Path | None, Setting("start from the weights of this run, checkpoint directory or learner.safetensors")
     ] = None
@@ -83,14 +94,12 @@ def main(
     A SIGINT or SIGTERM before there is anything to save raises `KeyboardInterrupt`.
     """
     with StopRequest() as stop:
-        return _main(_parse(argv, default or TrainConfig(), prog), stop)
+        return _main(_parse(argv, default, prog), stop)
 
 
 def _main(command: TrainCommand, stop: StopRequest) -> int:
     asked = command.settings().validate()
     given = asked.run.run_dir
-    if given is not None:
-        check_not_training(given)  # before anything slow: starting a run twice is an error worth hearing at once
     if command.init_from is not None and not (given and is_run_dir(given)):
         named(command.init_from, "latest", takes="run weights file", prefix="--init-from ")
     from atari_dqn.envs.make import resolve_env
@@ -110,6 +119,8 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
             from atari_dqn.training.summary import exploration_warning, image_warning, summary
 
             console.print(summary(config, spec, derived, run_dir), highlight=False)
+            if command.preset != "auto":
+                say(console, f"preset {command.preset}: {ABOUT[command.preset]}; --preset begins with others")
             for line in (*changed, *image_warning(spec), *exploration_warning(config, derived)):
                 say(console, line)
             if command.replay_edits and not repeated:
@@ -213,22 +224,47 @@ def _dashboard(command: TrainCommand, console: Console, stop: StopRequest) -> It
         yield
 
 
-def _parse(argv: Sequence[str] | None, default: TrainConfig, prog: str) -> TrainCommand:
-    # Flags override the settings of `--config` or of the run in `--run-dir`, so find those two first.
+def _parse(argv: Sequence[str] | None, default: TrainConfig | None, prog: str) -> TrainCommand:
+    # Flags override the settings of `--config`, of the run in `--run-dir` or of a preset, so find those first.
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scan.add_argument("--config", type=Path, nargs="?")
-    scan.add_argument("--run-dir", "--run_dir", type=Path, nargs="?", default=default.run.run_dir)
+    scan.add_argument("--run-dir", "--run_dir", type=Path, nargs="?", default=default and default.run.run_dir)
+    for name in ("preset", "env-id", "device", "total-env-steps"):
+        scan.add_argument(f"--{name}", f"--{name.replace('-', '_')}", nargs="?")
     given = scan.parse_known_args(argv)[0]
+    runs: list[Path] = []
+    if given.run_dir is not None:
+        place = _expanded(given.run_dir)
+        check_not_training(place)  # before anything slow: starting a run twice is an error worth hearing at once
+        runs = [place] if is_run_dir(place) else seeds_in(place)
+    if given.preset and (given.config is not None or default is not None):
+        raise ConfigError(f"--preset {given.preset}: {'--config' if given.config else prog} has settings of its own")
     if given.config is not None:
         # The other run keeps its directory: only its settings are wanted.
         found = named(_expanded(given.config), takes="run seeds file", prefix="--config ")
         default = found.settings().replace(run_dir=None)
-    elif given.run_dir is not None:
-        place = _expanded(given.run_dir)
-        if runs := [place] if is_run_dir(place) else seeds_in(place):
-            default = read_config(runs[0]).replace(run_dir=given.run_dir)
+    elif runs:
+        default = read_config(runs[0]).replace(run_dir=given.run_dir)
+    chosen: Preset = "auto"
+    if default is None:
+        chosen, default = _preset(given)
     sections = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
-    return parse_flags(TrainCommand, argv, prog=prog, default=TrainCommand(**sections))
+    return parse_flags(TrainCommand, argv, prog=prog, default=TrainCommand(**sections, preset=chosen))
+
+
+def _preset(given: argparse.Namespace) -> tuple[Preset, TrainConfig]:
+    """The preset that the scanned flags ask for, and its settings; a mistake in a flag is left to the parser."""
+    from atari_dqn.envs.make import resolve_env_id
+
+    default = TrainConfig()
+    name: Preset = given.preset or "auto"
+    if name == "auto":
+        name = "gpu" if given.device != "cpu" and shutil.which("nvidia-smi") else "cpu"
+    with contextlib.suppress(ConfigError, ValueError, OverflowError):
+        total = whole(given.total_env_steps or str(default.run.total_env_steps))
+        if name in PRESETS and total > 0 and is_atari(resolve_env_id(given.env_id or default.env.env_id)):
+            return name, PRESETS[name](usable_cores(), total)
+    return "auto", default
 
 
 def _expanded(path: Path) -> Path:

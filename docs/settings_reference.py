@@ -18,6 +18,10 @@ HEAD = """# Settings
 
 Generated from the schema by `python -m docs.settings_reference > docs/settings.md`; a test compares them.
 
+The defaults below are those of `--preset paper`, of every environment but Atari's, and of `python -m atari_dqn.sweep`.
+On an Atari game `train` begins with the settings of `--preset cpu` or `gpu`
+([config/presets.py](../atari_dqn/config/presets.py)), unless `--config` or a run gives others.
+
 Each setting is a flag of `python -m atari_dqn.train` (`--no-NAME` for one that is `on`), a key of a run's
 `config.json`, and a keyword of `TrainConfig().replace(...)`, there with underscores. The last column says when it may
 change:

@@ -16,9 +16,14 @@ from pathlib import Path
 import pytest
 
 from atari_dqn import train
+from atari_dqn.config.presets import PRESETS
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.labml import launch
+from atari_dqn.runs.directory import read_config
 from atari_dqn.runs.lock import locked
+from atari_dqn.system.machine import usable_cores
+from tests.run_dirs import make_settings
 
 TRAIN = [sys.executable, "-m", "atari_dqn.train"]
 SHORT = [
@@ -163,3 +168,39 @@ def test_a_dashboard_that_cannot_start_is_told_with_what_train_can_do_about_it(
         monkeypatch.setattr(launch, "PORT", taken.getsockname()[1])
         with pytest.raises(ConfigError, match=r"already in use.*then train --labml-url"):
             train.main([*SHORT[len(TRAIN) :], "--run-dir", str(tmp_path / "run"), "--dashboard"])
+
+
+# ---------------------------------------------------------------------- presets
+
+
+def begun_with(*flags: str, default: TrainConfig | None = None) -> tuple[str, TrainConfig]:
+    command = train._parse(flags, default, "train")
+    return command.preset, command.settings()
+
+
+def test_an_atari_game_begins_with_the_preset_for_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    total = TrainConfig().run.total_env_steps
+    assert begun_with() == ("cpu", PRESETS["cpu"](usable_cores(), total))
+    preset, config = begun_with("--env-id", "pong", "--total-env-steps", "2e6", "--batch-size", "7")
+    assert (preset, config) == ("cpu", PRESETS["cpu"](usable_cores(), 2_000_000).replace(env_id="pong", batch_size=7))
+    (program := tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert begun_with() == ("gpu", PRESETS["gpu"](usable_cores(), total))
+    assert begun_with("--device", "cpu")[0] == begun_with("--preset", "cpu")[0] == "cpu"
+    assert begun_with("--preset", "paper") == ("paper", TrainConfig())
+
+
+def test_settings_from_elsewhere_have_no_preset(tmp_path: Path) -> None:
+    assert begun_with("--env-id", "CartPole-v1") == ("auto", TrainConfig().replace(env_id="CartPole-v1"))
+    assert begun_with(default=TrainConfig().replace(n_step=9)) == ("auto", TrainConfig().replace(n_step=9))
+    run_dir = tmp_path / "run"
+    make_settings(run_dir, "ALE/Pong-v5", n_step=9)
+    for flag in ("--config", "--run-dir"):
+        preset, config = begun_with(flag, str(run_dir))
+        assert (preset, config.replace(run_dir=None)) == ("auto", read_config(run_dir).replace(run_dir=None))
+    assert begun_with("--run-dir", str(run_dir), "--preset", "gpu")[1] == begun_with("--run-dir", str(run_dir))[1]
+    with pytest.raises(ConfigError, match="--preset gpu: --config has settings of its own"):
+        begun_with("--config", str(run_dir), "--preset", "gpu")
+    with pytest.raises(ConfigError, match="--preset gpu: train has settings of its own"):
+        begun_with("--preset", "gpu", default=TrainConfig())

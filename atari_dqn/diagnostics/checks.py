@@ -106,10 +106,12 @@ def check_cores() -> Iterator[Finding]:
 def check_memory() -> Iterator[Finding]:
     """Free memory against what a run with the default replay takes."""
     from atari_dqn.config.derived import RUN_BYTES
+    from atari_dqn.config.presets import PRESETS
     from atari_dqn.diagnostics.advice import replay_bytes
 
-    replay, free = replay_bytes(), machine.available_memory()
-    run = f"a run takes {RUN_BYTES / 1e9:.1f} GB, and {replay / 1e9:.1f} GB for the default replay"
+    capacity = PRESETS["cpu"](1, 1).replay.replay_capacity
+    replay, free = replay_bytes(capacity), machine.available_memory()
+    run = f"a run takes {RUN_BYTES / 1e9:.1f} GB, and {replay / 1e9:.1f} GB for the replay of the preset cpu"
     text = f"{free / 1e9:.1f} GB free; {run}"
     if free < RUN_BYTES:
         yield Finding("error", text, "stop other programs, or raise the memory limit of the container")

@@ -21,13 +21,14 @@ class Contestant:
 
 
 HARNESS: Settings = {
+    "preset": "paper",
     "log_interval": 2_000,
     "checkpoint_interval": 2**40,
     "checkpoint_minutes": 10.0,
     "eval_interval": 0,
     "device": "cpu",
 }
-"""Settings that belong to the race: no evaluation within the training, and few checkpoints, for both cost CPU time."""
+"""Flags that belong to the race: no evaluation within the training, and few checkpoints, for both cost CPU time."""
 
 
 def flags(settings: Settings) -> list[str]:

@@ -34,7 +34,7 @@ def group(total: int, number: int = 2) -> list[str]:
 
 
 def parsed(flags: list[str]) -> TrainConfig:
-    command = train._parse(flags, TrainConfig(), "train")
+    command = train._parse(flags, None, "train")
     return TrainConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TrainConfig)})
 
 

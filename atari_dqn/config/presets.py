@@ -1,0 +1,83 @@
+"""Settings with which `train` begins on an Atari game where neither a run nor a file gives any: `--preset`."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from atari_dqn.config.schema import TrainConfig
+
+Preset = Literal["auto", "cpu", "gpu", "paper"]
+ABOUT = {
+    "cpu": "a small network and many envs, which learn most from an hour of a CPU",
+    "gpu": "many envs and large batches",
+    "paper": "the settings of the papers, one update of 32 transitions per 4 env steps",
+}
+"""What each preset is, in words."""
+
+
+def cpu(cores: int, total: int) -> TrainConfig:
+    """What learns most in a core-hour of a CPU by `python -m benchmarks.race`; see experiments/LOG.md.
+
+    A second worker takes the envs from the learner's core; more than four would only take turns with it.
+    """
+    workers = max(count for count in (1, 2, 4) if count <= max(1, cores))
+    return TrainConfig().replace(
+        network="small",
+        num_workers=workers,
+        envs_per_worker=32 // workers,
+        n_step=3,
+        replay_capacity=2**19,
+        beta_values=(0.4,),
+        beta_at=(0.0,),
+        batch_size=64,
+        replay_ratio=3.0,
+        learning_rate=2.5e-4,
+        target_update_interval=94,
+        learning_starts=10_000,
+        log_interval=2_000,
+        eval_interval=100_000,
+        eval_episodes=8,
+        total_env_steps=total,
+        **_knots("epsilon_values", "epsilon_at", total, (0, 1.0), (200_000, 0.1), (1_000_000, 0.01)),
+        **_knots("learning_rate_factors", "learning_rate_at", total, (900_000, 1.0), (1_100_000, 0.4)),
+    )
+
+
+def gpu(cores: int, total: int) -> TrainConfig:
+    """Many envs and large batches, as `experiments.breakout_fast`; not yet run on a GPU."""
+    return TrainConfig().replace(
+        num_workers=max(1, min(cores, 16)),
+        envs_per_worker=8,
+        n_step=3,
+        replay_capacity=2**20,
+        beta_values=(0.4,),
+        beta_at=(0.0,),
+        batch_size=512,
+        replay_ratio=8.0,
+        learning_rate=2e-4,
+        target_update_interval=250,
+        learning_starts=50_000,
+        epsilon_ladder=True,
+        log_interval=10_000,
+        eval_interval=500_000,
+        eval_episodes=8,
+        total_env_steps=total,
+    )
+
+
+def paper(cores: int, total: int) -> TrainConfig:
+    """The defaults of `TrainConfig`: what the papers use, on any number of cores."""
+    return TrainConfig().replace(total_env_steps=total)
+
+
+PRESETS: dict[str, Callable[[int, int], TrainConfig]] = {"cpu": cpu, "gpu": gpu, "paper": paper}
+"""Settings by name, for a number of cores and a run of so many env steps."""
+
+
+def _knots(values: str, at: str, total: int, *knots: tuple[int, float]) -> dict[str, tuple[float, ...]]:
+    """The settings `values` and `at` of knots (env step, value): the first one past `total` is its end, others go."""
+    last = next((index for index, (env_step, _) in enumerate(knots) if env_step >= total), len(knots))
+    kept = knots[: last + 1]
+    return {
+        values: tuple(value for _, value in kept),
+        at: tuple(min(1.0, env_step / total) for env_step, _ in kept),
+    }
