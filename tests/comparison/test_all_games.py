@@ -21,7 +21,7 @@ SEEDS = itertools.count(1)
 
 
 def make(place: Path, game: str, normalized: list[float], evaluated: int = 0, **settings: Any) -> None:
-    """A run of `game` for each human-normalised score of training; an evaluation at env step `evaluated` has 1 more."""
+    """A run of `game` for each human-normalised score of training; the evaluation at env step `evaluated` has 1 more."""
     random, human = RANDOM_AND_HUMAN.get(game, (0.0, 1.0))
     for score in normalized:
         seed = next(SEEDS)
@@ -29,7 +29,7 @@ def make(place: Path, game: str, normalized: list[float], evaluated: int = 0, **
         run_dir = place / f"{game}-{seed}"
         make_settings(run_dir, f"ALE/{game}-v5", seed=seed, **settings)
         better = raw + human - random
-        log(run_dir, {500: 0.0, 1000: raw}, {evaluated: (better, better, better)} if evaluated else None)
+        log(run_dir, {500: 0.0, 1000: raw}, {evaluated: (better,) * 3, 100: (raw,) * 3} if evaluated else None)
 
 
 def table_of(place: Path) -> Table:
