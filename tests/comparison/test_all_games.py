@@ -21,7 +21,7 @@ SEEDS = itertools.count(1)
 
 
 def make(place: Path, game: str, normalized: list[float], evaluated: int = 0, **settings: Any) -> None:
-    """A run of `game` for each human-normalised score of training; the evaluation at env step `evaluated` has 1 more."""
+    """A run of `game` for each human-normalised training score; its evaluation at env step `evaluated` has 1 more."""
     random, human = RANDOM_AND_HUMAN.get(game, (0.0, 1.0))
     for score in normalized:
         seed = next(SEEDS)
