@@ -48,7 +48,7 @@ def test_options_of_ray_start_are_rays() -> None:
 
     known = {name for option in start.params for name in option.opts}
     given = [set(re.findall(r"--[\w-]+", line)) for line in TEXT.splitlines() if re.match("ray start|PORTS=", line)]
-    assert len(given) == 4
+    assert len(given) == 3
     assert set().union(*given) <= known
 
 
