@@ -40,6 +40,7 @@ LEFT_OUT = {
     "python -m experiments.claims": "it takes an hour; test_claims.py runs it, shortened",
     "python -m experiments.breakout_cpu": "it takes an hour; test_experiments.py runs it, shortened",
     "python -m atari_dqn.sweep --sweep-dir /shared": "it needs a cluster; tests/sweeps/test_on_ray.py",
+    "python -m atari_dqn.train --env-id breakout --cluster": "it needs a cluster; tests/distributed/test_train.py",
     "python -m atari_dqn.sweep --file search.toml": "it starts Ray; tests/sweeps/test_on_ray.py",
     "python -m atari_dqn.sweep --suite": "it is 130 runs; test_cluster_pages.py lists them",
     "python -m atari_dqn.doctor": "test_doctor.py runs it as it is",
