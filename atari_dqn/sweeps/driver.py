@@ -14,13 +14,13 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import atari_dqn
@@ -29,7 +29,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.sweeps.members import Member, cores_for
 from atari_dqn.sweeps.plan import HIDDEN, OnRay, Plan, load
-from atari_dqn.sweeps.trial import Trial, trial_name
+from atari_dqn.sweeps.trial import Trial, probe, trial_name
 from atari_dqn.system.ray_cluster import connect
 
 PROBE_SECONDS = 120.0
@@ -108,8 +108,7 @@ class Report(tune.Callback):  # type: ignore[misc, unused-ignore]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        names = ("name", "state", "env_step", "score", "steps_per_second", "where")
-        Events.send(**{name: result.get(name) for name in names})
+        Events.send(**last_of(result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         state = "done" if (trial.last_result or {}).get("state") == "done" else "stopped early"
@@ -120,6 +119,11 @@ class Report(tune.Callback):  # type: ignore[misc, unused-ignore]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         Events.send(name=name_of(trial), state="failed", say=f"failed: {reason_of(trial)}")
+
+
+def last_of(result: dict[str, Any]) -> dict[str, Any]:
+    """The event of a trial's report."""
+    return {name: result[name] for name in ("name", "state", "env_step", "score", "steps_per_second", "where")}
 
 
 def name_of(trial: Any) -> str:
@@ -148,10 +152,12 @@ def main() -> None:
         connect(plan.on_ray.cluster, object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         check_nodes(nodes, root)
-        pending = [member for member in plan.members if member.name in request["kinds"]]
-        cpus = cpus_of(plan.on_ray, [member.config for member in pending], nodes)
-        Events.send(info=f"{len(nodes)} nodes; {cpus} cores and {plan.on_ray.gpus_per_run:g} GPUs for each run")
-        tune_members(plan, pending, root, request, cpus)
+        each = resources(plan.on_ray, plan.members, request, nodes)
+        shares = f"{each['cpu']} cores, {each['gpu']:g} GPUs and {each['memory'] / 1e9:.1f} GB"
+        Events.send(info=f"{len(nodes)} nodes; {shares} for each run")
+        if not each["gpu"] and any(node["Resources"].get("GPU") for node in nodes):
+            Events.send(info="none of the cluster's GPUs is used; to use them give --gpus-per-run, such as 0.5")
+        tune_members(plan, root, request, each)
         Events.send(end=True)
     except ConfigError as error:
         Events.send(error=str(error), code=BAD_INPUT)
@@ -193,29 +199,24 @@ def check_nodes(nodes: list[dict[str, Any]], root: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def probe(root: str, token: str, node: str) -> tuple[bool, str]:
-    """On a node: whether it sees the file of the driver, for which it leaves one, and its version of the package."""
-    import atari_dqn
-
-    file = Path(root) / HIDDEN / f"shared-{token}"
-    seen = file.exists() and file.read_text() == token
-    if seen:
-        file.with_name(f"{file.name}-{node}").touch()
-    return seen, atari_dqn.__version__
-
-
-def cpus_of(on_ray: OnRay, configs: list[TrainConfig], nodes: list[dict[str, Any]]) -> int:
-    """Cores to reserve for each run. Raises `ConfigError` where no node has the cores or GPUs that were asked for."""
-    most = {what: max(node["Resources"].get(what, 0) for node in nodes) for what in ("CPU", "GPU")}
-    if on_ray.gpus_per_run > most["GPU"]:
-        raise ConfigError(f"--gpus-per-run {on_ray.gpus_per_run:g}: the largest node has {most['GPU']:g} GPUs")
-    if (on_ray.cpus_per_run or 1) > most["CPU"]:
-        raise ConfigError(f"--cpus-per-run {on_ray.cpus_per_run or 1}: the largest node has {most['CPU']:g} cores")
-    wanted = max((cores_for(config, on_gpu=on_ray.gpus_per_run > 0) for config in configs), default=1)
-    return on_ray.cpus_per_run or min(wanted, int(most["CPU"]))
+def resources(on_ray: OnRay, members: Sequence[Member], request: dict[str, Any], nodes: list[Any]) -> dict[str, float]:
+    """What to reserve for each run. Raises `ConfigError` where no node has the cores, GPUs or memory."""
+    most = {what: max(node["Resources"].get(what, 0) for node in nodes) for what in ("CPU", "GPU", "memory")}
+    cpus, gpus, memory = on_ray.cpus_per_run, on_ray.gpus_per_run, max(request["memory"].values())
+    if gpus > most["GPU"]:
+        raise ConfigError(f"--gpus-per-run {gpus:g}: the largest node has {most['GPU']:g} GPUs")
+    if (cpus or 1) > most["CPU"]:
+        raise ConfigError(f"--cpus-per-run {cpus or 1}: the largest node has {most['CPU']:g} cores")
+    if memory > most["memory"]:
+        raise ConfigError(
+            f"a run needs {memory / 1e9:.1f} GB and the largest node has {most['memory'] / 1e9:.1f} GB;"
+            " try a smaller --replay-capacity"
+        )
+    wanted = max(cores_for(member.config, on_gpu=gpus > 0) for member in members)
+    return {"cpu": cpus or min(wanted, int(most["CPU"])), "gpu": gpus, "memory": memory}
 
 
-def tune_members(plan: Plan, pending: list[Member], root: Path, request: dict[str, Any], cpus: int) -> None:
+def tune_members(plan: Plan, root: Path, request: dict[str, Any], each: dict[str, float]) -> None:
     """Run members as trials until all have ended, or a stop is asked for."""
     from atari_dqn.agent.device import threads_asked
 
@@ -228,15 +229,14 @@ def tune_members(plan: Plan, pending: list[Member], root: Path, request: dict[st
         "cwd": request["cwd"],
         "flags": plan.flags,
         "search": plan.on_ray.search,
-        "members": {member.name: member.config.to_dict() for member in pending},
+        "members": {member.name: member.config.to_dict() for member in plan.members},
         "threads": {
-            member.name: threads_asked(member.config) or (cpus if request["kinds"][member.name] == "pixels" else 1)
-            for member in pending
+            member.name: threads_asked(member.config) or (each["cpu"] if member.name in request["pixels"] else 1)
+            for member in plan.members
         },
     }
-    trainable = tune.with_resources(
-        tune.with_parameters(Trial, request=given, stop=Report.actor), {"cpu": cpus, "gpu": plan.on_ray.gpus_per_run}
-    )
+    pending = [member for member in plan.members if member.name in request["pending"]]
+    trainable = tune.with_resources(tune.with_parameters(Trial, request=given, stop=Report.actor), each)
     place = root / HIDDEN / "tune"
     ray_decides = plan.on_ray.search or plan.on_ray.stop_early
     if ray_decides and tune.Tuner.can_restore(str(place)):
@@ -256,7 +256,15 @@ def tune_members(plan: Plan, pending: list[Member], root: Path, request: dict[st
                 failure_config=tune.FailureConfig(max_failures=plan.on_ray.retries),
             ),
         )
-    tuner.fit()
+    results = tuner.fit()
+    for index in range(len(results)):
+        result = results[index]
+        last = result.metrics or {}  # of a trial that ended in an earlier session there was no event
+        if last.get("name"):
+            state = (
+                last["state"] if last["state"] in ("done", "stopped") else "failed" if result.error else "stopped early"
+            )
+            Events.send(**{**last_of(last), "state": state, "final": True})
 
 
 def space(plan: Plan, pending: list[Member]) -> dict[str, Any]:
@@ -283,6 +291,8 @@ def tune_config(plan: Plan, pending: list[Member]) -> tune.TuneConfig:
     beyond = total + max(member.config.num_envs for member in pending)
     asha = ASHAScheduler("env_step", max_t=beyond, grace_period=max(1, total // RUNGS), reduction_factor=REDUCTION)
     search = plan.on_ray.search is not None
+    if search:
+        from ray.tune.search.optuna import OptunaSearch
     return tune.TuneConfig(
         metric="score",
         mode="max",

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from atari_dqn.cli.command import DONE
-from atari_dqn.config.derived import RUN_BYTES, Derived, derive
+from atari_dqn.config.derived import RUN_BYTES, derive
 from atari_dqn.envs.protocol import EnvSpec
-from atari_dqn.sweeps.members import STOPPED, Member, command, cores_for, progress, start
+from atari_dqn.sweeps.members import STOPPED, Member, command, cores_for, memory_for, progress, start
 from atari_dqn.sweeps.table import Board
 from atari_dqn.system.machine import available_memory, cores
 from atari_dqn.system.signals import StopRequest
@@ -26,27 +26,21 @@ def at_once(members: Sequence[tuple[Member, EnvSpec]]) -> int:
 
     Raises `ConfigError` if there is not enough memory for one of them. Imports torch.
     """
-    from atari_dqn.agent.device import check_memory
-
-    numbers = {len(members)}
-    for member, spec in members:
-        derived = derive(member.config, spec.frame_bytes)
-        check_memory(member.config, derived.replay_bytes)
-        numbers.add(_at_once(member, derived))
-    return max(1, min(numbers))
-
-
-def _at_once(member: Member, derived: Derived) -> int:
     import torch
 
-    from atari_dqn.agent.device import resolve_device
+    from atari_dqn.agent.device import check_memory, resolve_device
 
-    device, config = resolve_device(member.config.run.device), member.config
-    by_cores = cores() // cores_for(config, on_gpu=device.type == "cuda")
-    if device.type == "cpu":
-        return min(by_cores, int(available_memory() / (derived.replay_bytes + RUN_BYTES)))
-    of_gpu = torch.cuda.mem_get_info(device)[0] / (derived.replay_bytes + RUN_BYTES)
-    return min(by_cores, int(min(of_gpu, available_memory() / RUN_BYTES)))
+    fits = [len(members)]
+    for member, spec in members:
+        replay_bytes = derive(member.config, spec.frame_bytes).replay_bytes
+        check_memory(member.config, replay_bytes)
+        device = resolve_device(member.config.run.device)
+        on_gpu = device.type == "cuda"
+        fits.append(cores() // cores_for(member.config, on_gpu=on_gpu))
+        fits.append(available_memory() // memory_for(member, spec, on_gpu=on_gpu))
+        if on_gpu:
+            fits.append(int(torch.cuda.mem_get_info(device)[0] / (replay_bytes + RUN_BYTES)))
+    return max(1, min(fits))
 
 
 def threads_each(member: Member, kind: str, beside: int) -> int:

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from atari_dqn.cli.command import INTERRUPTED, CommandFailed
+from atari_dqn.config.derived import RUN_BYTES, derive
 from atari_dqn.config.file import from_dict
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, flag
 from atari_dqn.envs.ids import is_atari
+from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.runs.directory import check_run_dir, checkpoints_in, is_run_dir, read_config
 from atari_dqn.runs.lock import check_not_training
 from atari_dqn.system.processes import hang_up_after_parent
@@ -125,6 +127,11 @@ def cores_for(config: TrainConfig, *, on_gpu: bool) -> int:
     from atari_dqn.agent.device import threads_asked
 
     return config.env.num_workers + 1 if on_gpu else max(2, threads_asked(config))
+
+
+def memory_for(member: Member, spec: EnvSpec, *, on_gpu: bool) -> int:
+    """Bytes of main memory that one run needs with a full replay, which on a GPU lies there."""
+    return int(RUN_BYTES) + (0 if on_gpu else derive(member.config, spec.frame_bytes).replay_bytes)
 
 
 def command(member: Member, root: Path, flags: Mapping[str, str], threads: int = 0) -> list[str]:

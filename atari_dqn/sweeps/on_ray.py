@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from atari_dqn.cli.command import BAD_INPUT, CommandFailed
 from atari_dqn.cli.format import duration
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.protocol import EnvSpec
-from atari_dqn.sweeps.members import Progress, is_done
+from atari_dqn.sweeps.members import Progress, is_done, memory_for
 from atari_dqn.sweeps.plan import HIDDEN, Plan
 from atari_dqn.sweeps.table import Board, Line
 from atari_dqn.system.ray_cluster import check_address
@@ -48,6 +49,8 @@ def check_options(plan: Plan) -> None:
         raise ConfigError("--search draws settings for one game and seed; give one of each, and the number of --trials")
     if plan.on_ray.trials and not plan.on_ray.search:
         raise ConfigError("--trials is the number of runs of a search; add --search optuna")
+    if plan.on_ray.search and not importlib.util.find_spec("optuna"):
+        raise ConfigError('--search optuna needs Optuna; install it with: pip install "atari_dqn[cluster]"')
     check_address(plan.on_ray.cluster)
 
 
@@ -56,11 +59,18 @@ def run_on_ray(plan: Plan, specs: Mapping[str, EnvSpec], root: Path, stop: StopR
 
     Raises `ConfigError` where the cluster cannot be used, and `CommandFailed` if it is lost.
     """
-    kinds = {each.name: specs[each.name].kind for each in plan.members if not is_done(each, root)}
-    if not kinds:
-        return
+    assert plan.on_ray
+    on_gpu = plan.on_ray.gpus_per_run > 0
     log = root / HIDDEN / "ray.log"
-    request = {"root": os.path.abspath(root), "cwd": os.getcwd(), "kinds": kinds}
+    request = {
+        "root": os.path.abspath(root),
+        "cwd": os.getcwd(),
+        "pending": [each.name for each in plan.members if not is_done(each, root)],
+        "pixels": [name for name, spec in specs.items() if spec.kind == "pixels"],
+        "memory": {each.name: memory_for(each, specs[each.name], on_gpu=on_gpu) for each in plan.members},
+    }
+    if not request["pending"]:
+        return
     # Not `-m`: what Tune keeps in its files names classes by their module.
     words = [sys.executable, "-c", "from atari_dqn.sweeps.driver import main; main()"]
     with log.open("a") as chatter:
@@ -75,7 +85,7 @@ def run_on_ray(plan: Plan, specs: Mapping[str, EnvSpec], root: Path, stop: StopR
     assert driver.stdin
     driver.stdin.write((json.dumps(request) + "\n").encode())
     driver.stdin.flush()
-    board.say("starting Ray" if plan.on_ray and plan.on_ray.cluster == "local" else "connecting to the cluster")
+    board.say("starting Ray" if plan.on_ray.cluster == "local" else "connecting to the cluster")
     ended = asked = False
     heard, silence = time.monotonic(), SILENCE_SECONDS
     try:
@@ -132,6 +142,8 @@ def _show(event: dict[str, Any], plan: Plan, board: Board) -> None:
     if name not in board.lines:  # a run of a search
         board.lines[name] = Line(name.replace("/seed-", " seed "), plan.members[0].config.run.total_env_steps)
     line = board.lines[name]
+    if event.get("final") and line.state != "waiting":
+        return
     line.state = event["state"]
     if "env_step" in event:
         score = None if math.isnan(event["score"]) else event["score"]

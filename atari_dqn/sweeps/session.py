@@ -97,16 +97,18 @@ class Session:
                 board.lines[name].state = "done"
             with board:
                 run(board)
-        return end(board, self.root, lambda text: say(console, text), self.resume)
+        trials = self.plan.on_ray.trials if self.plan.on_ray else 0
+        unstarted = max(0, trials - len(board.lines)) if self.stop.asked() else 0
+        return end(board, self.root, lambda text: say(console, text), self.resume, unstarted)
 
 
-def end(board: Board, root: Path, tell: Callable[[str], None], resume: str) -> int:
-    """Tell the user how to continue. Returns the exit code.
+def end(board: Board, root: Path, tell: Callable[[str], None], resume: str, unstarted: int = 0) -> int:
+    """Tell the user how to continue. Returns the exit code. `unstarted` runs of a search are not on the board.
 
     Raises `CommandFailed` if a member failed and none was stopped.
     """
     lines = board.lines
-    if any(line.state in ("stopped", "waiting") for line in lines.values()):
+    if unstarted or any(line.state in ("stopped", "waiting") for line in lines.values()):
         # A resume takes its settings from a run that has started.
         started = any(is_run_dir(root / name) for name in lines)
         nothing = "stopped, nothing to save; run the same command again"

@@ -48,7 +48,7 @@ class Board:
     def __init__(self, console: Console, members: Iterable[Member]) -> None:
         self._console = console
         self.lines = {member.name: line_of(member) for member in members}
-        self._live = Live(self, console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._live = Live(self, console=console, auto_refresh=False) if console.is_terminal else None
         self._due = time.monotonic() + (0 if self._live else FIRST_LINE_SECONDS)
 
     def say(self, text: str) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import ray
 from ray import tune
 
+import atari_dqn
 from atari_dqn.cli.command import DONE
 from atari_dqn.config.file import from_dict
 from atari_dqn.runs.lock import is_training
 from atari_dqn.sweeps.members import STOPPED, Member, command, last_line, progress, start
+from atari_dqn.sweeps.plan import HIDDEN
 
 LOOK_SECONDS = 2.0
 """Seconds from one report to the next: Tune can stop a trial only between two."""
@@ -117,3 +119,12 @@ def trial_name(run: str, trial_id: str) -> str:
     """Name of a run of a search: `Breakout/seed-1` -> `Breakout-trial-1a2b3c/seed-1`."""
     group, _, seed = run.rpartition("/")
     return f"{group}-trial-{trial_id}/{seed}"
+
+
+def probe(root: str, token: str, node: str) -> tuple[bool, str]:
+    """On a node: whether it sees the file of the driver, for which it leaves one, and its version of the package."""
+    file = Path(root) / HIDDEN / f"shared-{token}"
+    seen = file.exists() and file.read_text() == token
+    if seen:
+        file.with_name(f"{file.name}-{node}").touch()
+    return seen, atari_dqn.__version__

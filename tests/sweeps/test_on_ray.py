@@ -16,8 +16,10 @@ import psutil
 import pytest
 
 from atari_dqn.cli.command import BAD_INPUT, DONE, FAILED, INTERRUPTED
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.runs.checkpoints import load_weights
-from atari_dqn.runs.lock import is_training
+from atari_dqn.runs.lock import is_training, locked
+from atari_dqn.sweeps.members import Member, last_line
 from tests.faults.trainings import training
 from tests.test_train import rows, run
 
@@ -86,7 +88,7 @@ def test_runs_on_a_cluster_are_ordinary_runs_with_the_weights_of_runs_made_alone
     result = run([*SWEEP, *COMMON, *flags, *grid], tmp_path, LIMIT)
     assert result.returncode == DONE, result.stdout + result.stderr
     assert "CartPole-v1-n_step-3 seed 1 done" in result.stdout.splitlines()
-    assert "2 nodes; 2 cores and 0 GPUs for each run" in result.stdout.splitlines()
+    assert "2 nodes; 2 cores, 0 GPUs and 1.2 GB for each run" in result.stdout.splitlines()
     assert "Traceback" not in result.stdout + result.stderr
     swept = tmp_path / "swept"
     assert sorted(path.name for path in swept.iterdir()) == [
@@ -98,6 +100,43 @@ def test_runs_on_a_cluster_are_ordinary_runs_with_the_weights_of_runs_made_alone
     assert again.returncode == DONE
     assert "2 of 2 runs are done already" in again.stdout
     assert "connecting" not in again.stdout
+
+
+def shell(place: Path, program: str) -> Any:
+    """A member whose process runs `program` in place of a training."""
+    from atari_dqn.sweeps.trial import Subprocess
+
+    return Subprocess(Member("a/seed-1", TrainConfig()), place, [sys.executable, "-c", program], None)
+
+
+def test_a_trial_waits_until_the_former_process_of_its_run_has_saved(tmp_path: Path) -> None:
+    """After its node or its actor was lost that one may take a while, and two must never train in one directory."""
+    process = shell(tmp_path, "")
+    with locked(tmp_path / "a/seed-1"):
+        assert process.look(stopping=False, seconds=0.1) == ("waiting", False)
+        assert process.look(stopping=False, seconds=0.1) == ("waiting", False)
+    assert process.look(stopping=False, seconds=60) == ("done", True)
+
+
+def test_a_trial_that_fails_says_why_and_one_that_is_asked_to_stop_is_waited_for(tmp_path: Path) -> None:
+    failing = shell(tmp_path, "import sys; print('error: no room'); sys.exit(1)")
+    with pytest.raises(RuntimeError, match=r"^exit code 1: error: no room \(see .*output-1.txt\)$"):
+        failing.look(stopping=False, seconds=60)
+    # It saves until a file appears.
+    saving = shell(
+        tmp_path,
+        "import pathlib, signal, sys, time; asked = []; signal.signal(signal.SIGTERM, lambda *_:"
+        " asked.append(1)); print('ready', flush=True)\n"
+        f"while not (asked and pathlib.Path({str(tmp_path / 'saved')!r}).exists()): time.sleep(0.01)\nsys.exit(3)",
+    )
+    while "ready" not in last_line(tmp_path / "a/output-1.txt"):
+        assert saving.look(stopping=False, seconds=0.05) == ("running", False)
+    assert saving.look(stopping=True, seconds=0.05) == ("saving", False)
+    (tmp_path / "saved").touch()
+    assert saving.look(stopping=True, seconds=60) == ("stopped", False)
+    never = shell(tmp_path, "")
+    assert never.look(stopping=True, seconds=0.01) == ("stopped", False)
+    assert never._process is None
 
 
 def test_too_many_cores_for_every_node_are_one_line(machines: Machines, tmp_path: Path) -> None:
