@@ -32,7 +32,7 @@ from atari_dqn.sweeps.plan import HIDDEN, OnRay, Plan, load
 from atari_dqn.sweeps.trial import Trial, probe, trial_name
 from atari_dqn.system.ray_cluster import connect
 
-PROBE_SECONDS = 120.0
+PROBE_SECONDS = 300.0
 """Seconds that a node has to start a process and answer."""
 OBJECT_STORE_BYTES = 150_000_000
 """Shared memory of a cluster that is started here: no run puts anything into it."""
@@ -151,6 +151,7 @@ def main() -> None:
     try:
         connect(plan.on_ray.cluster, object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False)
         nodes = [node for node in ray.nodes() if node["Alive"]]
+        Events.send(info=f"checking {len(nodes)} nodes")
         check_nodes(nodes, root)
         each = resources(plan.on_ray, plan.members, request, nodes)
         shares = f"{each['cpu']} cores, {each['gpu']:g} GPUs and {each['memory'] / 1e9:.1f} GB"
@@ -185,7 +186,9 @@ def check_nodes(nodes: list[dict[str, Any]], root: Path) -> None:
                 seen, version = ray.get(answer, timeout=PROBE_SECONDS)
             except Exception as error:  # the node has no such package, cannot write, or does not answer
                 lines = str(error).strip().splitlines() or [type(error).__name__]
-                raise ConfigError(f"--cluster: {where} cannot take a run: {lines[-1]}") from None
+                late = isinstance(error, ray.exceptions.GetTimeoutError)
+                why = f"it did not answer within {PROBE_SECONDS:g} s" if late else lines[-1]
+                raise ConfigError(f"--cluster: {where} cannot take a run: {why}") from None
             if not seen or not mine.with_name(f"{mine.name}-{node['NodeID']}").exists():
                 raise ConfigError(
                     f"--sweep-dir {root} is not shared: {where} sees another folder; choose one that all nodes share"

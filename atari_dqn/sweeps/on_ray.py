@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -83,8 +84,9 @@ def run_on_ray(plan: Plan, specs: Mapping[str, EnvSpec], root: Path, stop: StopR
             start_new_session=True,
         )
     assert driver.stdin
-    driver.stdin.write((json.dumps(request) + "\n").encode())
-    driver.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):  # it ended already: said below
+        driver.stdin.write((json.dumps(request) + "\n").encode())
+        driver.stdin.flush()
     board.say("starting Ray" if plan.on_ray.cluster == "local" else "connecting to the cluster")
     ended = asked = False
     heard, silence = time.monotonic(), SILENCE_SECONDS
@@ -92,6 +94,10 @@ def run_on_ray(plan: Plan, specs: Mapping[str, EnvSpec], root: Path, stop: StopR
         for event in _events(driver):
             if stop.asked() and not asked:
                 asked = True
+                if all(line.state in ("waiting", "done") for line in board.lines.values()):
+                    ended = True  # nothing to save, and Ray may take a minute to connect
+                    driver.terminate()
+                    break
                 board.say("stopping as soon as every run has saved its state")
                 driver.stdin.close()
             if event:

@@ -147,6 +147,15 @@ def test_too_many_cores_for_every_node_are_one_line(machines: Machines, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_a_stop_before_any_run_started_is_obeyed_at_once(machines: Machines, tmp_path: Path) -> None:
+    command = [*SWEEP, *COMMON, "--env-id", "CartPole-v1", "--sweep-dir", "run", "--cluster", machines.address]
+    with training(tmp_path, command) as sweep:
+        sweep.until(lambda: "connecting to the cluster" in sweep.said)
+        sweep.signal(signal.SIGINT, group=True)
+        assert sweep.end(60, 60) == INTERRUPTED, sweep.said
+    assert sweep.said.splitlines()[-1] == "stopped, nothing to save; run the same command again"
+
+
 def test_a_folder_that_a_node_does_not_share_is_refused(machines: Machines, tmp_path: Path) -> None:
     """Every process has a folder of its own at this path: its working directory."""
     (tmp_path / "here").mkdir()
@@ -178,7 +187,7 @@ def test_a_search_draws_settings_and_stops_hopeless_ones(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_sweep_survives_a_killed_node_a_killed_head_and_ctrl_c(tmp_path: Path) -> None:
     """Two games, two seeds and two settings; in the end all have the weights of runs made alone."""
-    flags = ["--env-id", "CartPole-v1", "breakout", "--seeds", "2", "--n-step", "1", "3", "--total-env-steps", "1500"]
+    flags = ["--env-id", "CartPole-v1", "breakout", "--seeds", "2", "--n-step", "1", "3", "--total-env-steps", "800"]
     where = ["--sweep-dir", "run", "--cpus-per-run", "1", "--retries", "5"]
     names = [
         f"{game}-n_step-{n_step}/seed-{seed}"
@@ -237,7 +246,7 @@ def test_a_sweep_survives_a_killed_node_a_killed_head_and_ctrl_c(tmp_path: Path)
         game, n_step = name.split("/")[0].rsplit("-n_step-")
         weights = alone(
             tmp_path / str(index),
-            *("--env-id", game, "--n-step", n_step, "--seed", name[-1], "--total-env-steps", "1500"),
+            *("--env-id", game, "--n-step", n_step, "--seed", name[-1], "--total-env-steps", "800"),
         )
         assert same(load_weights(tmp_path / "run" / name), weights), name
     assert not [each for each in psutil.process_iter() if str(tmp_path) in " ".join(_words(each))]
