@@ -34,8 +34,10 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_worker_niceness": "0",
 }
-"""Settings of Tune: no result files of its own, no signal handlers, trials stay in their working directory"""
+"""No result files and no signal handlers of Tune's own, trials stay in their working directory, and on a cluster that is
+started here runs are as nice as other programs"""
 
 
 def check_options(plan: Plan) -> None:

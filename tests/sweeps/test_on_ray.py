@@ -1,14 +1,13 @@
-"""`sweep --cluster`: members as trials of Ray Tune, on a cluster of two nodes on this machine."""
+"""`sweep --cluster`: members as trials of Ray Tune, on a cluster of several nodes on this machine."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from atari_dqn.runs.checkpoints import load_weights
 from atari_dqn.runs.lock import is_training, locked
 from atari_dqn.sweeps.members import Member, last_line
 from tests.faults.trainings import training
+from tests.ray_nodes import Nodes
 from tests.test_train import rows, run
 
 pytestmark = pytest.mark.ray
@@ -35,40 +35,6 @@ LIMIT = 600.0
 """Seconds after which what should have happened hangs."""
 
 
-class Machines:
-    """A cluster whose nodes are killed."""
-
-    def __init__(self, nodes: int = 2) -> None:
-        from ray.cluster_utils import Cluster
-
-        small: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 100_000_000}
-        self.cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
-        self.others = [self.cluster.add_node(**small) for _ in range(nodes - 1)]
-        self.small = small
-
-    @property
-    def address(self) -> str:
-        return str(self.cluster.address)
-
-    @staticmethod
-    def kill(node: Any) -> None:
-        """As a power cut: the node's processes of Ray are killed; those of its workers notice."""
-        for processes in node.all_processes.values():
-            for each in processes:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(each.process.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        self.cluster.shutdown()
-
-
-@pytest.fixture(scope="module")
-def machines() -> Iterator[Machines]:
-    made = Machines()
-    yield made
-    made.close()
-
-
 def alone(place: Path, *flags: str) -> dict[str, Any]:
     """Weights of a run made by `train`."""
     result = run([sys.executable, "-m", "atari_dqn.train", *COMMON, *flags, "--run-dir", "alone"], place, LIMIT)
@@ -80,15 +46,13 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
 
 
-def test_runs_on_a_cluster_are_ordinary_runs_with_the_weights_of_runs_made_alone(
-    machines: Machines, tmp_path: Path
-) -> None:
+def test_runs_on_a_cluster_are_ordinary_runs_with_the_weights_of_runs_made_alone(nodes: Nodes, tmp_path: Path) -> None:
     flags = ["--env-id", "CartPole-v1", "--total-env-steps", "600"]
-    grid = ["--n-step", "1", "3", "--cluster", machines.address, "--sweep-dir", "swept"]
+    grid = ["--n-step", "1", "3", "--cluster", nodes.address, "--sweep-dir", "swept"]
     result = run([*SWEEP, *COMMON, *flags, *grid], tmp_path, LIMIT)
     assert result.returncode == DONE, result.stdout + result.stderr
     assert "CartPole-v1-n_step-3 seed 1 done" in result.stdout.splitlines()
-    assert "2 nodes; 2 cores, 0 GPUs and 1.2 GB for each run" in result.stdout.splitlines()
+    assert " nodes; 2 cores, 0 GPUs and 1.2 GB for each run\n" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
     swept = tmp_path / "swept"
     assert sorted(path.name for path in swept.iterdir()) == [
@@ -139,16 +103,16 @@ def test_a_trial_that_fails_says_why_and_one_that_is_asked_to_stop_is_waited_for
     assert never._process is None
 
 
-def test_too_many_cores_for_every_node_are_one_line(machines: Machines, tmp_path: Path) -> None:
-    command = [*SWEEP, *COMMON, "--sweep-dir", "swept", "--cluster", machines.address, "--cpus-per-run", "99"]
+def test_too_many_cores_for_every_node_are_one_line(nodes: Nodes, tmp_path: Path) -> None:
+    command = [*SWEEP, *COMMON, "--sweep-dir", "swept", "--cluster", nodes.address, "--cpus-per-run", "99"]
     result = run(command, tmp_path, LIMIT)
     assert result.returncode == BAD_INPUT, result.stdout + result.stderr
-    assert result.stderr == "error: --cpus-per-run 99: the largest node has 2 cores\n"
+    assert result.stderr == "error: --cpus-per-run 99: the largest node has 4 cores\n"
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stop_before_any_run_started_is_obeyed_at_once(machines: Machines, tmp_path: Path) -> None:
-    command = [*SWEEP, *COMMON, "--env-id", "CartPole-v1", "--sweep-dir", "run", "--cluster", machines.address]
+def test_a_stop_before_any_run_started_is_obeyed_at_once(nodes: Nodes, tmp_path: Path) -> None:
+    command = [*SWEEP, *COMMON, "--env-id", "CartPole-v1", "--sweep-dir", "run", "--cluster", nodes.address]
     with training(tmp_path, command) as sweep:
         sweep.until(lambda: "connecting to the cluster" in sweep.said)
         sweep.signal(signal.SIGINT, group=True)
@@ -156,10 +120,10 @@ def test_a_stop_before_any_run_started_is_obeyed_at_once(machines: Machines, tmp
     assert sweep.said.splitlines()[-1] == "stopped, nothing to save; run the same command again"
 
 
-def test_a_folder_that_a_node_does_not_share_is_refused(machines: Machines, tmp_path: Path) -> None:
+def test_a_folder_that_a_node_does_not_share_is_refused(nodes: Nodes, tmp_path: Path) -> None:
     """Every process has a folder of its own at this path: its working directory."""
     (tmp_path / "here").mkdir()
-    command = [*SWEEP, "--env-id", "CartPole-v1", "--cluster", machines.address, "--sweep-dir", "/proc/self/cwd/swept"]
+    command = [*SWEEP, "--env-id", "CartPole-v1", "--cluster", nodes.address, "--sweep-dir", "/proc/self/cwd/swept"]
     result = run(command, tmp_path / "here", LIMIT)
     assert result.returncode == BAD_INPUT, result.stdout + result.stderr
     assert "--sweep-dir /proc/self/cwd/swept is not shared: node " in result.stderr
@@ -207,29 +171,29 @@ def test_a_sweep_survives_a_killed_node_a_killed_head_and_ctrl_c(tmp_path: Path)
     def nobody_trains() -> bool:
         return not any(is_training(tmp_path / "run" / name) for name in names)
 
-    machines = Machines()
+    nodes = Nodes(2, 2)
     try:
-        with training(tmp_path, [*SWEEP, *COMMON, *flags, *where, "--cluster", machines.address]) as sweep:
+        with training(tmp_path, [*SWEEP, *COMMON, *flags, *where, "--cluster", nodes.address]) as sweep:
             sweep.until(more_than(500), LIMIT)
-            machines.kill(machines.others[0])
-            machines.cluster.add_node(**machines.small)
+            nodes.kill(str(nodes.cluster.list_all_nodes()[1].node_id))
+            nodes.add(2)
             sweep.until(lambda: "failed, and is tried again" in sweep.said, LIMIT)
             sweep.until(more_than(steps() + 300), LIMIT)
-            machines.kill(machines.cluster.head_node)
+            nodes.kill(nodes.head)
             assert sweep.end(LIMIT, 60) == FAILED, sweep.said
         assert "the cluster's head was lost" in sweep.said
         assert "Traceback" not in sweep.said
     finally:
-        machines.close()
+        nodes.close()
     deadline = time.monotonic() + LIMIT
     while not nobody_trains():
         assert time.monotonic() < deadline, "an orphan"
         time.sleep(0.5)
 
-    machines = Machines()
+    nodes = Nodes(2, 2)
     try:
         before = steps()
-        with training(tmp_path, [*SWEEP, "--sweep-dir", "run", "--cluster", machines.address]) as sweep:
+        with training(tmp_path, [*SWEEP, "--sweep-dir", "run", "--cluster", nodes.address]) as sweep:
             sweep.until(more_than(before + 300), LIMIT)
             sweep.signal(signal.SIGINT, group=True)
             assert sweep.end(LIMIT, 60) == INTERRUPTED, sweep.said
@@ -237,10 +201,10 @@ def test_a_sweep_survives_a_killed_node_a_killed_head_and_ctrl_c(tmp_path: Path)
         assert nobody_trains()
         saved = [(tmp_path / "run" / name).parent / f"output-{name[-1]}.txt" for name in names]
         assert any("state saved" in file.read_text() for file in saved if file.exists())
-        result = run([*SWEEP, "--sweep-dir", "run", "--cluster", machines.address], tmp_path, LIMIT)
+        result = run([*SWEEP, "--sweep-dir", "run", "--cluster", nodes.address], tmp_path, LIMIT)
         assert result.returncode == DONE, result.stdout + result.stderr
     finally:
-        machines.close()
+        nodes.close()
     for index, name in enumerate(names):
         (tmp_path / str(index)).mkdir()
         game, n_step = name.split("/")[0].rsplit("-n_step-")
