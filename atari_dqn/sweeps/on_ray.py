@@ -36,8 +36,8 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_worker_niceness": "0",
 }
-"""No result files and no signal handlers of Tune's own, trials stay in their working directory, and on a cluster that is
-started here runs are as nice as other programs"""
+"""No result files and no signal handlers of Tune's own; trials stay in their working directory; on a cluster that is
+started here runs are no nicer than other programs"""
 
 
 def check_options(plan: Plan) -> None:
