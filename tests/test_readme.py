@@ -111,7 +111,7 @@ def module_of(command: str) -> str:
 
 def check(flags: str) -> None:
     """Check that they are flags of `train` and together a valid configuration."""
-    command = train._parse(shlex.split(flags), TrainConfig(), "train")
+    command = train._parse(shlex.split(flags), None if "--preset" in flags else TrainConfig(), "train")
     TrainConfig(**{section: getattr(command, section) for section in vars(TrainConfig())}).validate()
 
 

@@ -18,10 +18,10 @@ from atari_dqn.cli.command import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.runs.checkpoints import load_weights
 from atari_dqn.runs.lock import is_training, locked
-from atari_dqn.sweeps.members import Member, last_line
+from atari_dqn.sweeps.members import Member, last_line, progress
 from tests.faults.trainings import training
 from tests.ray_nodes import Nodes
-from tests.test_train import rows, run
+from tests.test_train import run
 
 pytestmark = pytest.mark.ray
 
@@ -162,8 +162,7 @@ def test_a_sweep_survives_a_killed_node_a_killed_head_and_ctrl_c(tmp_path: Path)
 
     def steps() -> int:
         """Env steps of all runs."""
-        places = [tmp_path / "run" / name for name in names]
-        return sum(int(rows(each)[-1]["env_step"]) for each in places if (each / "metrics.jsonl").exists())
+        return sum(progress(tmp_path / "run" / name).env_step for name in names)
 
     def more_than(before: int) -> Callable[[], bool]:
         return lambda: steps() > before
