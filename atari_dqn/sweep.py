@@ -129,7 +129,7 @@ def _main(command: Any, stop: StopRequest) -> int:
 def _plan(command: Any, root: Path) -> tuple[Plan, dict[str, EnvSpec], str]:
     """The plan of the flags, or the one that is kept in `root`, the environments of its runs, and what was added."""
     names = ("cluster", "cpus_per_run", "gpus_per_run", "retries", "stop_early", "search", "trials")
-    ray = {name: getattr(command, name) for name in names if getattr(command, name) not in (None, False)}
+    ray = {name: value for name in names if (value := getattr(command, name)) is not None and value is not False}
     before, given = plan.load(root), flags.given(command)
     asked = (command.file, command.suite, command.config, command.init_from, command.labml_url)
     if not given and not any(asked) and command.seeds == 1:

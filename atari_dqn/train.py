@@ -119,7 +119,9 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
             from atari_dqn.training.summary import exploration_warning, image_warning, summary
 
             console.print(summary(config, spec, derived, run_dir), highlight=False)
-            if command.preset != "auto":
+            if command.preset != "auto" and is_run_dir(run_dir):
+                say(console, "--preset ignored: this run already has settings")
+            elif command.preset != "auto":
                 say(console, f"preset {command.preset}: {ABOUT[command.preset]}; --preset begins with others")
             for line in (*changed, *image_warning(spec), *exploration_warning(config, derived)):
                 say(console, line)
@@ -260,10 +262,14 @@ def _preset(given: argparse.Namespace) -> tuple[Preset, TrainConfig]:
     name: Preset = given.preset or "auto"
     if name == "auto":
         name = "gpu" if given.device != "cpu" and shutil.which("nvidia-smi") else "cpu"
+    atari = True
     with contextlib.suppress(ConfigError, ValueError, OverflowError):
         total = whole(given.total_env_steps or str(default.run.total_env_steps))
-        if name in PRESETS and total > 0 and is_atari(resolve_env_id(given.env_id or default.env.env_id)):
+        atari = is_atari(resolve_env_id(given.env_id or default.env.env_id))
+        if name in PRESETS and total > 0 and atari:
             return name, PRESETS[name](usable_cores(), total)
+    if given.preset in ("cpu", "gpu") and not atari:
+        raise ConfigError(f"--preset {name} is for Atari games; leave it out for {given.env_id}")
     return "auto", default
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from atari_dqn import train
+from atari_dqn.cli.command import DONE
 from atari_dqn.config.presets import PRESETS
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
@@ -204,3 +205,14 @@ def test_settings_from_elsewhere_have_no_preset(tmp_path: Path) -> None:
         begun_with("--config", str(run_dir), "--preset", "gpu")
     with pytest.raises(ConfigError, match="--preset gpu: train has settings of its own"):
         begun_with("--preset", "gpu", default=TrainConfig())
+    with pytest.raises(ConfigError, match="--preset cpu is for Atari games; leave it out for CartPole-v1"):
+        begun_with("--env-id", "CartPole-v1", "--preset", "cpu")
+
+
+def test_a_preset_is_not_claimed_for_a_run_that_has_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*SHORT[len(TRAIN) :], "--run-dir", str(tmp_path / "run"), "--total-env-steps", "300"]
+    assert train.main(flags) == DONE
+    assert train.main(["--run-dir", str(tmp_path / "run"), "--preset", "gpu"]) == DONE
+    assert "--preset ignored: this run already has settings" in capsys.readouterr().out

@@ -90,17 +90,27 @@ def _variants(tables: Any) -> Iterator[dict[str, Any]]:
 
 def _range(name: str, wanted: Any) -> Any:
     """A list of choices, or `{"low": ..., "high": ..., "log": ...}` within the bounds of the setting `name`."""
+    if name in ("env_id", "seed"):
+        raise ConfigError(f"{name} cannot be in [search], for scores would not compare; give it in [base]")
     if isinstance(wanted, list) and wanted:
+        for value in wanted:
+            _check_value(name, value)
         return wanted
     numbers = isinstance(TrainConfig().to_dict()[name], (int, float)) and isinstance(wanted, dict)
     if not numbers or not {"low", "high"} <= wanted.keys() <= {"low", "high", "log"}:
         raise ConfigError(f"{name} in [search] must be a list of choices, or {{low = ..., high = ..., log = true}}")
     for end in ("low", "high"):
-        if fault := settings(TrainConfig)[name].fault(wanted[end]):
-            raise ConfigError(f"{name} in [search]: {end} {fault}")
+        _check_value(name, wanted[end])
+    if not isinstance(wanted.get("log", False), bool):
+        raise ConfigError(f"{name} in [search]: log must be true or false")
     if not wanted["low"] < wanted["high"] or (wanted.get("log") and not wanted["low"] > 0):
         raise ConfigError(f"{name} in [search]: low must be below high, and above 0 with log = true")
     return wanted
+
+
+def _check_value(name: str, value: Any) -> None:
+    typed = from_dict({name: value}).to_dict()[name]
+    settings(TrainConfig)[name].check(name, tuple(typed) if isinstance(typed, list) else typed)
 
 
 def members_of(grid: Grid) -> tuple[list[Member], dict[str, EnvSpec]]:

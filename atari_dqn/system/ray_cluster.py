@@ -12,6 +12,10 @@ from atari_dqn.config.setting import ConfigError
 
 ANSWER_SECONDS = 5.0
 """Seconds to wait for a host to accept a connection; Ray itself would wait for 80."""
+SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+"""The frame with which HTTP/2, and so every server of Ray's, begins; its fourth byte is the kind"""
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS
+"""What a client of HTTP/2 begins with. Ray itself would wait for ever for anything else that listens."""
 
 
 def connect(address: str, *, object_store_memory: int | None = None, **given: Any) -> None:
@@ -52,10 +56,15 @@ def check_address(address: str) -> None:
     if found is None or int(found["port"]) > 65535:
         raise ConfigError(f"--cluster {address} is not an address; give HOST:PORT of the head, auto or local")
     try:
-        with contextlib.closing(socket.create_connection((found["host"], int(found["port"])), ANSWER_SECONDS)):
-            pass
+        with contextlib.closing(
+            socket.create_connection((found["host"], int(found["port"])), ANSWER_SECONDS)
+        ) as connection:
+            connection.sendall(GREETING)
+            speaks = os.environ.get("RAY_USE_TLS", "0") != "0" or connection.recv(len(SETTINGS))[3:4] == SETTINGS[3:4]
     except OSError as error:
         raise _no_cluster(address, error.strerror or str(error)) from None
+    if not speaks:
+        raise _no_cluster(address, "what listens there is not Ray")
 
 
 def _no_cluster(address: str, reason: str) -> ConfigError:

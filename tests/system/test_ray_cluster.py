@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 
 import pytest
 
@@ -27,6 +28,24 @@ def test_an_address_without_a_cluster_gets_one_line_at_once(address: str, words:
         with pytest.raises(ConfigError, match=words) as caught:
             connect(address.format(closed=bound.getsockname()[1]))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("said", "words"), [(b"HTTP/1.1 400 Bad Request", "not Ray"), (b"", "timed out")])
+def test_what_listens_but_is_not_ray_gets_one_line(said: bytes, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atari_dqn.system.ray_cluster.ANSWER_SECONDS", 1.0)
+
+    def serve(server: socket.socket) -> None:
+        with server.accept()[0] as accepted:
+            accepted.sendall(said)
+            while accepted.recv(4096):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=[server])
+        thread.start()
+        with pytest.raises(ConfigError, match=rf"no Ray cluster at .*{words}"):
+            connect(f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
 
 
 def test_without_ray_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
