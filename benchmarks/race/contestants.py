@@ -118,6 +118,33 @@ CONTESTANTS = {
         learning_rate=2.5e-4,
         target_update_interval=94,
     ),
+    "64-later": _with(
+        "batches of 64, rate 2.5e-4 that falls to 1e-4 between 900,000 and 1,100,000 env steps (target every 2,000);"
+        " the preset cpu",
+        batch_size=64,
+        learning_rate=2.5e-4,
+        target_update_interval=94,
+        learning_rate_factors=(1.0, 0.4),
+        learning_rate_at=(0.225, 0.275),
+    ),
+    "64-decay": _with(
+        "batches of 64, rate 2.5e-4 that falls to 1e-4 between 400,000 and 600,000 env steps (target every 2,000)",
+        batch_size=64,
+        learning_rate=2.5e-4,
+        target_update_interval=94,
+        learning_rate_factors=(1.0, 0.4, 0.2),
+        learning_rate_at=(0.1, 0.15, 0.5),
+    ),
+    "32-ratio-8": Contestant(
+        "small network, batches of 32, ratio 8, rate 1e-4 (target every 4,000 env steps)",
+        {
+            **SMALL,
+            "target_update_interval": 1_000,
+            "beta_values": (0.4,),
+            "beta_at": (0.0,),
+            **epsilon(4_000_000, (0, 1.0), (70_000, 0.1), (140_000, 0.01)),
+        },
+    ),
     "nature-256": _with("the network of Mnih et al. 2015", network="nature"),
     "256-fast": _with("64 envs, ratio 1.5", envs_per_worker=64, replay_ratio=1.5),
     "256-ratio-6": _with("ratio 6 (target every 4,000 env steps)", replay_ratio=6.0),
@@ -131,6 +158,7 @@ CONTESTANTS = {
     "256-target": _with("a target every 32,000 env steps", target_update_interval=376),
     "256-replay": _with("2^17 transitions", replay_capacity=2**17),
     "256-n-5": _with("n-step 5", n_step=5),
+    "256-n-10": _with("n-step 10", n_step=10),
     "256-uniform": _with("uniform replay", replay="uniform"),
     "256-ladder": _with("the epsilon ladder", epsilon_ladder=True),
     "256-explore": _with(
