@@ -15,7 +15,7 @@ from atari_dqn.distributed.cluster import NICENESS, Cluster
 
 LIMIT = 180.0
 """Seconds after which what should have happened hangs."""
-ATTEMPTS = 5
+ATTEMPTS = 10
 PORTS = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port", "metrics_export_port")
 
 
@@ -96,9 +96,12 @@ def all_free(cluster: Cluster) -> bool:
 
 
 def processes_of(node: Any) -> list[psutil.Process]:
-    """A node's raylet and everything that it started."""
-    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    return [raylet, *raylet.children(recursive=True)]
+    """A node's raylet and everything that it started; empty once the raylet is gone."""
+    try:
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        return [raylet, *raylet.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def actor_pids(pool: Any) -> dict[str, int]:

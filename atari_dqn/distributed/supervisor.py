@@ -203,10 +203,13 @@ def _reason(error: Exception) -> str:
     """Why an actor does not answer, in one line of Ray's many."""
     if isinstance(error, ray.exceptions.RayTaskError):
         return f"failed:\n{error}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["it died"]
+    if isinstance(error, ray.exceptions.ActorUnavailableError):
+        return "the connection to it broke"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["its actor died"]
     if "creation task" in lines[0]:
         return lines[-1]
-    return next((line for line in lines if line.startswith("The actor is dead because")), lines[0])
+    dead = "The actor is dead because "  # its node has died; its worker process has died. Worker exit type: ...
+    return next((line.removeprefix(dead).partition(".")[0] for line in lines if line.startswith(dead)), lines[0])
 
 
 def _kill(share: Share) -> None:

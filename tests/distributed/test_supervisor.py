@@ -131,8 +131,8 @@ def victim(pool: Any, nodes: Nodes) -> Any:
 
 
 @contextlib.contextmanager
-def no_cpu_free(cluster: Cluster) -> Iterator[None]:
-    """Somebody else takes all CPUs that are left."""
+def no_cpu_free(cluster: Cluster, *only: str) -> Iterator[None]:
+    """Somebody else takes all CPUs that are left, or only those of some nodes."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -143,7 +143,7 @@ def no_cpu_free(cluster: Cluster) -> Iterator[None]:
     taken = [
         ray.remote(Other).options(num_cpus=cpus, scheduling_strategy=NodeAffinitySchedulingStrategy(id, soft=False))
         for id, cpus in cluster.free(cluster.usable()).items()
-        if cpus
+        if cpus and (not only or id in only)
     ]
     others: list[Any] = [each.remote() for each in taken]
     ray.get([other.ready.remote() for other in others])
@@ -157,8 +157,10 @@ def test_no_transition_joins_two_lives_where_a_node_is_killed_in_mid_step(
     kills: int, cluster: Cluster, nodes: Nodes
 ) -> None:
     until(lambda: all_free(cluster))
-    trainer = trainer_of("tests.stubs:Lives-v0", partial(ClusterSupervisor, cluster), worker_restarts=kills)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(no_cpu_free(cluster, nodes.head))
+        trainer = trainer_of("tests.stubs:Lives-v0", partial(ClusterSupervisor, cluster), worker_restarts=kills)
+        stack.callback(trainer.close)
         trainer.start()
         for _ in range(30):
             iterate(trainer)
@@ -171,17 +173,16 @@ def test_no_transition_joins_two_lives_where_a_node_is_killed_in_mid_step(
             pool.send(actions)
             nodes.kill(share.node.id)
             trainer.observe(actions, pool.recv())
-            (failure,) = pool.failures
-            assert f"worker {first} " in failure or f"workers {first} to" in failure
-            assert f"went down with node {share.node.name}: " in failure
-            pool.failures.clear()
-            assert share.node.id not in {each.node.id for each in pool._supervisor.shares}
+            assert f"worker {first} " in pool.failures[0] or f"workers {first} to" in pool.failures[0]
             for _ in range(20):
                 iterate(trainer)
+            for failure in pool.failures:  # another share of the node may have done its step before
+                assert f" of tests.stubs:Lives-v0) went down with node {share.node.name}: " in failure
+            pool.failures.clear()
+            assert share.node.id not in {each.node.id for each in pool._supervisor.shares}
+            lives = check_that_lives_are_apart(trainer)
             nodes.add(4)
-        assert check_that_lives_are_apart(trainer) > kills // 2
-    finally:
-        trainer.close()
+        assert lives > kills // 2
 
 
 def test_a_node_that_hangs_is_named_and_its_processes_are_ended(cluster: Cluster) -> None:
@@ -250,12 +251,16 @@ def test_a_frozen_node_is_replaced_and_ends_when_it_thaws(cluster: Cluster, node
         pool.reset()
         share = victim(pool, nodes)
         frozen = processes_of(nodes.of(share.node.id))
+        ours = [actor_pids(pool)[share.node.id], *(pids(pool)[index] for index in share.workers)]
         for process in frozen:
             process.suspend()
         assert step(pool).is_reset.tolist() == [index in share.workers for index in range(3)]
         until(lambda: share.node.id not in cluster.nodes())
         for process in frozen:
             process.resume()
-        until(lambda: not any(process.is_running() and process.status() != "zombie" for process in frozen))
+        until(lambda: not any(map(psutil.pid_exists, ours)))
+    for process in frozen:  # idle ones of Ray's own live on
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     nodes.kill(share.node.id)
     nodes.add(4)
