@@ -121,7 +121,7 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
             console.print(summary(config, spec, derived, run_dir), highlight=False)
             if command.preset != "auto" and is_run_dir(run_dir):
                 say(console, "--preset ignored: this run already has settings")
-            elif command.preset != "auto":
+            elif command.preset not in ("auto", "paper"):
                 say(console, f"preset {command.preset}: {ABOUT[command.preset]}; --preset begins with others")
             for line in (*changed, *image_warning(spec), *exploration_warning(config, derived)):
                 say(console, line)

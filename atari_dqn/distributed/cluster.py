@@ -7,7 +7,6 @@ import dataclasses
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 import warnings
@@ -18,12 +17,10 @@ from atari_dqn.config.schema import EnvConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.distributed.versions import difference, rom_of, versions
 from atari_dqn.system.machine import cores
-from atari_dqn.system.ray_cluster import connect
+from atari_dqn.system.ray_cluster import connect, no_answer
 from atari_dqn.workers.process import QUIET
 from atari_dqn.workers.supervisor import WorkerError
 
-CONNECT_SECONDS = 5.0
-"""Seconds within which a machine must accept a connection."""
 CHECK_SECONDS = 120.0
 """Seconds within which every node must tell its versions when a run starts."""
 LOOK_SECONDS = 0.25
@@ -77,9 +74,9 @@ class Cluster:
     def check_connection(self) -> None:
         """Raise `WorkerError` if the cluster's head or this machine's Ray is gone: without them Ray calls may hang."""
         for what, (host, port) in self._vital.items():
-            if not _listens(host, port):
+            if fault := no_answer(host, port):
                 self.lost = True
-                raise WorkerError(f"lost the Ray cluster at {self.address}: its {what} ({host}:{port}) does not answer")
+                raise WorkerError(f"lost the Ray cluster at {self.address}: its {what} ({host}:{port}): {fault}")
 
     def nodes(self) -> dict[str, Node]:
         """Living nodes by id, those included that may have no workers."""
@@ -215,11 +212,3 @@ def check_room(free: dict[str, int], nodes: dict[str, Node], num_workers: int, n
 def _place(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), CONNECT_SECONDS).close()
-    except OSError:
-        return False
-    return True

@@ -44,6 +44,10 @@ def connect(address: str, *, object_store_memory: int | None = None, **given: An
         if "mismatch" not in str(error):
             raise
         raise ConfigError(f"--cluster {address}: {' '.join(str(error).split())}") from None
+    except Exception as error:
+        if type(error) is not Exception:  # Ray says so when "The current node timed out during startup"
+            raise
+        raise ConfigError(f"--cluster {address}: {' '.join(str(error).split())}; is the machine busy?") from None
 
 
 def check_address(address: str) -> None:
@@ -55,16 +59,23 @@ def check_address(address: str) -> None:
     found = re.fullmatch(r"(?P<host>[^\s/]+):(?P<port>\d{1,5})", address)
     if found is None or int(found["port"]) > 65535:
         raise ConfigError(f"--cluster {address} is not an address; give HOST:PORT of the head, auto or local")
+    if fault := no_answer(found["host"], int(found["port"])):
+        raise _no_cluster(address, fault)
+
+
+def no_answer(host: str, port: int) -> str:
+    """Why no server of Ray's answers at an address; empty if one does. Waits `ANSWER_SECONDS` at most for each step.
+
+    The kernel accepts connections for a server that hangs, too, so it must answer.
+    """
     try:
-        with contextlib.closing(
-            socket.create_connection((found["host"], int(found["port"])), ANSWER_SECONDS)
-        ) as connection:
+        with contextlib.closing(socket.create_connection((host, port), ANSWER_SECONDS)) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return ""
             connection.sendall(GREETING)
-            speaks = os.environ.get("RAY_USE_TLS", "0") != "0" or connection.recv(len(SETTINGS))[3:4] == SETTINGS[3:4]
+            return "" if connection.recv(len(SETTINGS))[3:4] == SETTINGS[3:4] else "what listens there is not Ray"
     except OSError as error:
-        raise _no_cluster(address, error.strerror or str(error)) from None
-    if not speaks:
-        raise _no_cluster(address, "what listens there is not Ray")
+        return error.strerror or str(error)
 
 
 def _no_cluster(address: str, reason: str) -> ConfigError:

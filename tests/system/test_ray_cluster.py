@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.system.ray_cluster import connect
+from atari_dqn.system.ray_cluster import connect, no_answer
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,10 @@ def test_without_ray_the_message_says_how_to_install_it(monkeypatch: pytest.Monk
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'pip install "atari_dqn\[cluster\]"'):
         connect("local")
+
+
+def test_a_server_that_hangs_is_not_taken_for_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel accepts a connection for a stopped `gcs_server`, and Ray's calls would then wait for ever."""
+    monkeypatch.setattr("atari_dqn.system.ray_cluster.ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as stopped:
+        assert no_answer(*stopped.getsockname()) == "timed out"
