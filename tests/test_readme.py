@@ -38,7 +38,6 @@ LEFT_OUT = {
     "tensorboard": "it serves until it is stopped; test_trainer.py reads what it would show",
     "import gymnasium as gym\n\nfrom atari_dqn import Policy": "test_export.py runs it",
     "python -m experiments.claims": "it takes an hour; test_claims.py runs it, shortened",
-    "python -m experiments.breakout_cpu": "it takes an hour; test_experiments.py runs it, shortened",
     "python -m atari_dqn.sweep --sweep-dir /shared": "it needs a cluster; tests/sweeps/test_on_ray.py",
     "python -m atari_dqn.train --env-id breakout --cluster": "it needs a cluster; tests/distributed/test_train.py",
     "python -m atari_dqn.sweep --file search.toml": "it starts Ray; tests/sweeps/test_on_ray.py",
