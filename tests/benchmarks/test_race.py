@@ -174,7 +174,7 @@ def test_a_race_that_is_killed_resumes_and_counts_what_was_spent(tmp_path: Path)
         return Ledger(place / "ledger.jsonl")
 
     with subprocess.Popen(race, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as first:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (ledger().cpu and any(row["env_step"] for row in read_lines(place / "run" / "metrics.jsonl"))):
             assert first.poll() is None
             assert time.monotonic() < deadline
@@ -182,7 +182,7 @@ def test_a_race_that_is_killed_resumes_and_counts_what_was_spent(tmp_path: Path)
         first.kill()
     pid = int((place / "pid").read_text().split()[0])
     assert 0 < ledger().cpu < 0.01 * HOUR
-    result = subprocess.run(race, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(race, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     with pytest.raises(ProcessLookupError):  # the trainer of the killed race is gone
         os.kill(pid, signal.SIGCONT)

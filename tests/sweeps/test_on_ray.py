@@ -37,7 +37,11 @@ LIMIT = 600.0
 
 def alone(place: Path, *flags: str) -> dict[str, Any]:
     """Weights of a run made by `train`."""
-    result = run([sys.executable, "-m", "atari_dqn.train", *COMMON, *flags, "--run-dir", "alone"], place, LIMIT)
+    result = run(
+        [sys.executable, "-m", "atari_dqn.train", "--preset", "paper", *COMMON, *flags, "--run-dir", "alone"],
+        place,
+        LIMIT,
+    )
     assert result.returncode == DONE, result.stdout + result.stderr
     return load_weights(place / "alone")
 

@@ -57,7 +57,8 @@ def test_a_stop_reaches_all_and_the_same_command_goes_on_with_all(tmp_path: Path
     assert "state saved" in (harmed.run_dir / "output-1.txt").read_text()
     stopped_at = int(rows(harmed.run_dir / "seed-1")[-1]["env_step"])
 
-    result = run([*TRAIN, "--run-dir", "run", "--seeds", "2", "--total-env-steps", f"{stopped_at + 300}"], tmp_path)
+    again = [*TRAIN, "--run-dir", "run", "--seeds", "2", "--total-env-steps", f"{stopped_at + 300}"]
+    result = run(again, tmp_path, timeout=600)
     assert result.returncode == DONE, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1] == "to compare: python -m atari_dqn.compare run/seed-*"
     assert sorted((tmp_path / "run").glob("seed-*")) == [tmp_path / "run/seed-1", tmp_path / "run/seed-2"]

@@ -248,7 +248,7 @@ def test_a_stopped_sweep_resumes_by_its_directory_and_ends_with_the_weights_of_r
     flags = [
         *("--num-workers", "1", "--envs-per-worker", "2", "--replay-capacity", "1024", "--learning-starts", "100"),
         *("--batch-size", "8", "--log-interval", "100", "--checkpoint-interval", "200", "--deterministic"),
-        *("--torch-threads", "1", "--total-env-steps", "1500"),
+        *("--torch-threads", "1", "--total-env-steps", "800"),
     ]
     grid = ["--env-id", "CartPole-v1", "breakout", "--seeds", "2"]
     with training(tmp_path, [*SWEEP, *flags, *grid, "--sweep-dir", "run"]) as harmed:
@@ -263,7 +263,7 @@ def test_a_stopped_sweep_resumes_by_its_directory_and_ends_with_the_weights_of_r
     assert result.returncode == DONE, result.stdout + result.stderr
     assert "Breakout seed 2 done" in result.stdout.splitlines()
     assert run([*SWEEP, "--sweep-dir", "run"], tmp_path, 600).stdout.count("4 of 4 runs are done already") == 1
-    alone = [*TRAIN, *flags, "--env-id", "breakout", "--seed", "2", "--run-dir", "alone"]
+    alone = [*TRAIN, "--preset", "paper", *flags, "--env-id", "breakout", "--seed", "2", "--run-dir", "alone"]
     assert run(alone, tmp_path, 300).returncode == DONE
     one, other = load_weights(tmp_path / "alone"), load_weights(tmp_path / "run/Breakout/seed-2")
     assert all((one[name] == other[name]).all() for name in one)
