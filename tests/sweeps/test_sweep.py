@@ -267,4 +267,4 @@ def test_a_stopped_sweep_resumes_by_its_directory_and_ends_with_the_weights_of_r
     assert run(alone, tmp_path, 300).returncode == DONE
     one, other = load_weights(tmp_path / "alone"), load_weights(tmp_path / "run/Breakout/seed-2")
     assert all((one[name] == other[name]).all() for name in one)
-    assert compare.main([*map(str, (tmp_path / "run").glob("*")), "--out", "picture.png"]) == DONE
+    assert compare.main([*map(str, (tmp_path / "run").glob("[!.]*")), "--out", "picture.png"]) == DONE
