@@ -62,13 +62,16 @@ class Namespaces:
     def __init__(self, count: int, cpus: int) -> None:
         import ray
 
+        os.environ["RAY_AUTH_MODE"] = "disabled"  # else `ray start` asks for a token where this user has one
         self.lines = [Line(number) for number in range(1, count + 1)]
         host = ray.util.get_node_ip_address()
         with socket.socket() as free:
             free.bind((host, 0))
             self.address = f"{host}:{free.getsockname()[1]}"
         port = self.address.rpartition(":")[2]
-        self._started = [_ray("--head", f"--node-ip-address={host}", f"--port={port}", "--num-cpus=0")]
+        self._started = [
+            _ray("--head", f"--node-ip-address={host}", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+        ]
         _wait_for(host, int(port))
         self._started += [
             _ray(
@@ -86,6 +89,8 @@ class Namespaces:
 
         ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR)
         while sum(node["Alive"] for node in ray.nodes()) <= len(self.lines):
+            if any(started.poll() is not None for started in self._started):
+                raise RuntimeError("a node could not be started; see /tmp/ray")
             time.sleep(0.5)
         ray.shutdown()
 
@@ -136,7 +141,7 @@ def _ray(*arguments: str, namespace: str = "") -> subprocess.Popen[bytes]:
     """`ray start` that lives as long as its node."""
     inside = ["ip", "netns", "exec", namespace] if namespace else []
     program = str(Path(sys.executable).with_name("ray"))
-    given = ["--block", f"--object-store-memory={OBJECT_STORE}", "--include-dashboard=false", "--disable-usage-stats"]
+    given = ["--block", f"--object-store-memory={OBJECT_STORE}", "--disable-usage-stats"]
     return subprocess.Popen([*inside, program, "start", *given, *arguments], stdout=subprocess.DEVNULL)
 
 
