@@ -169,7 +169,7 @@ def connected(address: str, env: EnvConfig, say: Callable[[str], None]) -> Itera
     for the workers that the settings ask for, or if versions differ.
     """
     # Read when Ray is imported: by default it ends this process a minute after the head is gone, saved or not.
-    os.environ[RECONNECT] = str(10**9)
+    os.environ[RECONNECT] = str(10**6)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # this and the next are for a Ray that is started here
     os.environ.setdefault(NICENESS, "0")
     here = {"num_cpus": max(env.num_workers, cores())} if address == "local" else {}

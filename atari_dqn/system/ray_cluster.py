@@ -39,6 +39,11 @@ def connect(address: str, *, object_store_memory: int | None = None, **given: An
     try:
         ray.init(address=address, logging_level=logging.ERROR, **given)
     except (ConnectionError, ValueError) as error:
+        if "InvalidAuthToken" in str(error.__cause__):  # `ray start` asks for one wherever its user has one
+            raise ConfigError(
+                f"--cluster {address}: the cluster asks for a token; set RAY_AUTH_MODE=token, with the cluster's"
+                " ~/.ray/auth_token on this machine"
+            ) from None
         raise _no_cluster(address, str(error).partition(". ")[0]) from None
     except RuntimeError as error:  # "Version mismatch: The cluster was started with: Ray: 2.50.0, Python: 3.12.1 ..."
         if "mismatch" not in str(error):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-import psutil
 import pytest
 
 from atari_dqn.runs.checkpoints import CheckpointStore
 from tests.faults.trainings import training
-from tests.ray_nodes import LIMIT, Nodes, until
+from tests.ray_nodes import LIMIT, Nodes, processes_of, until
 from tests.test_train import SHORT, run
 
 pytestmark = pytest.mark.ray
@@ -22,11 +21,6 @@ def weights(run_dir: Path) -> bytes:
     newest, _ = CheckpointStore(run_dir).newest_valid()
     assert newest is not None
     return (newest / "learner.safetensors").read_bytes()
-
-
-def actors() -> list[psutil.Process]:
-    """Every share of every pool on this machine."""
-    return [process for process in psutil.process_iter(["name"]) if "ray::NodeWork" in str(process.info["name"])]
 
 
 def test_a_run_on_a_cluster_of_this_machine_ends_as_one_without(tmp_path: Path) -> None:
@@ -56,8 +50,10 @@ def test_too_few_cpus_are_refused_in_one_line(nodes: Nodes, tmp_path: Path) -> N
 
 def test_no_process_outlives_a_killed_trainer(nodes: Nodes, tmp_path: Path) -> None:
     with training(tmp_path, [*ENDLESS, nodes.address]) as harmed:
-        harmed.until(harmed.rows)
-        family = [each for actor in actors() for each in (actor, *actor.children(recursive=True))]
+        harmed.until(harmed.rows, LIMIT)
+        running = [process for node in nodes.cluster.list_all_nodes() for process in processes_of(node)]
+        actors = [process for process in running if "ray::NodeWork" in process.name()]
+        family = [each for actor in actors for each in (actor, *actor.children(recursive=True))]
         assert len(family) >= 4
         harmed.signal(signal.SIGKILL)
         harmed.process.wait()
@@ -66,7 +62,7 @@ def test_no_process_outlives_a_killed_trainer(nodes: Nodes, tmp_path: Path) -> N
 
 def test_nothing_outlives_a_killed_trainer_that_started_ray_itself(tmp_path: Path) -> None:
     with training(tmp_path, [*ENDLESS, "local"]) as harmed:
-        harmed.until(harmed.rows)
+        harmed.until(harmed.rows, LIMIT)
         family = harmed.helpers("")
         assert any("gcs_server" in process.name() for process in family)
         harmed.signal(signal.SIGKILL)
@@ -78,7 +74,7 @@ def test_a_lost_head_ends_the_run_with_its_state_saved(tmp_path: Path) -> None:
     nodes = Nodes(2, 2)
     try:
         with training(tmp_path, [*ENDLESS, nodes.address, "--worker-deadline", "5"]) as harmed:
-            harmed.until(harmed.rows)
+            harmed.until(harmed.rows, LIMIT)
             nodes.kill(nodes.head)
             assert harmed.process.wait(LIMIT) == 1
             assert "error: lost the Ray cluster at" in harmed.said
