@@ -22,6 +22,7 @@ from atari_dqn.labml.http import check_url
 from atari_dqn.runs.directory import named
 from atari_dqn.sweeps import flags, plan
 from atari_dqn.sweeps.grid import Grid, combined, members_of, read_grid, specs_of
+from atari_dqn.sweeps.on_ray import check_options
 from atari_dqn.sweeps.plan import Plan
 from atari_dqn.sweeps.session import Session
 from atari_dqn.sweeps.suites import SUITES
@@ -116,6 +117,8 @@ def _main(command: Any, stop: StopRequest) -> int:
     root = command.sweep_dir or Path("runs") / time.strftime("sweep-%Y%m%d-%H%M%S")
     plan.check_directory(root)
     made, specs, added = _plan(command, root)
+    if made.on_ray:
+        check_options(made)
     if command.dry_run:
         print(*(member.name for member in made.members), sep="\n")
         return DONE

@@ -61,9 +61,8 @@ class Session:
 
     def on_ray(self) -> int:
         """Train on the cluster of the plan through Ray Tune. Returns the exit code; raises as `here`."""
-        from atari_dqn.sweeps.on_ray import check_options, run_on_ray
+        from atari_dqn.sweeps.on_ray import run_on_ray
 
-        check_options(self.plan)
         self._check()
         assert self.plan.on_ray
         run = lambda board: run_on_ray(self.plan, self.specs, self.root, self.stop, board)  # noqa: E731

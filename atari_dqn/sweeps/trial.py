@@ -49,9 +49,8 @@ class Subprocess:
         if self._process is None:
             time.sleep(seconds)
             return "stopped", False
-        if stopping and not self._stopping:
-            self._stopping = True
-            self._process.terminate()
+        if stopping:
+            self._ask_to_stop()
         try:
             code = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -77,8 +76,13 @@ class Subprocess:
     def stop(self) -> None:
         """Ask the process to stop, and wait until its state is saved."""
         if self._process is not None:
-            self._process.terminate()
+            self._ask_to_stop()
             self._process.wait()
+
+    def _ask_to_stop(self) -> None:
+        if self._process is not None and not self._stopping:  # a second signal would end it at once
+            self._stopping = True
+            self._process.terminate()
 
 
 class Trial(tune.Trainable):  # type: ignore[misc, unused-ignore]

@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,15 +94,18 @@ def test_a_trial_that_fails_says_why_and_one_that_is_asked_to_stop_is_waited_for
     # It saves until a file appears.
     saving = shell(
         tmp_path,
-        "import pathlib, signal, sys, time; asked = []; signal.signal(signal.SIGTERM, lambda *_:"
-        " asked.append(1)); print('ready', flush=True)\n"
+        "import os, pathlib, signal, sys, time; asked = []\nsignal.signal(signal.SIGTERM, lambda *_:"
+        " os._exit(143) if asked else asked.append(1)); print('ready', flush=True)\n"
         f"while not (asked and pathlib.Path({str(tmp_path / 'saved')!r}).exists()): time.sleep(0.01)\nsys.exit(3)",
     )
     while "ready" not in last_line(tmp_path / "a/output-1.txt"):
         assert saving.look(stopping=False, seconds=0.05) == ("running", False)
     assert saving.look(stopping=True, seconds=0.05) == ("saving", False)
+    waiting = threading.Thread(target=saving.stop)  # as when Tune stops the trial meanwhile
+    waiting.start()
     (tmp_path / "saved").touch()
     assert saving.look(stopping=True, seconds=60) == ("stopped", False)
+    waiting.join()
     never = shell(tmp_path, "")
     assert never.look(stopping=True, seconds=0.01) == ("stopped", False)
     assert never._process is None
