@@ -132,10 +132,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     from atari_dqn.distributed.cluster import connected
 
-    spaces = Namespaces(max(options.nodes), cpus=WORKERS * (len(options.nodes) + 1))
+    spaces = Namespaces(max(options.nodes))
     rows: list[dict[str, Any]] = []
     try:
-        spaces.wait_for_nodes()
+        spaces.start_nodes(cpus=WORKERS * (len(options.nodes) + 1))
         with connected(spaces.address, CONFIG.env, print) as cluster:
             for num_envs in options.envs:
                 rows += take(cluster, options.nodes, num_envs, spaces.set_delay, options)

@@ -57,9 +57,9 @@ class Line:
 
 
 class Namespaces:
-    """A head on this machine that gives no CPUs away, and `count` nodes with `cpus` CPUs each behind lines."""
+    """A head on this machine that gives no CPUs away, and `count` nodes behind lines."""
 
-    def __init__(self, count: int, cpus: int) -> None:
+    def __init__(self, count: int) -> None:
         import ray
 
         os.environ["RAY_AUTH_MODE"] = "disabled"  # else `ray start` asks for a token where this user has one
@@ -73,25 +73,19 @@ class Namespaces:
             _ray("--head", f"--node-ip-address={host}", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
         ]
         _wait_for(host, int(port))
-        self._started += [
-            _ray(
-                f"--address={self.address}",
-                f"--node-ip-address={line.address}",
-                f"--num-cpus={cpus}",
-                namespace=line.name,
-            )
-            for line in self.lines
-        ]
 
-    def wait_for_nodes(self) -> None:
-        """Return when every node has joined."""
+    def start_nodes(self, cpus: int) -> None:
+        """Start the nodes one by one: at once they would choose the same names in the file system, which they share."""
         import ray
 
         ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR)
-        while sum(node["Alive"] for node in ray.nodes()) <= len(self.lines):
-            if any(started.poll() is not None for started in self._started):
-                raise RuntimeError("a node could not be started; see /tmp/ray")
-            time.sleep(0.5)
+        for count, line in enumerate(self.lines, 2):
+            given = (f"--address={self.address}", f"--node-ip-address={line.address}", f"--num-cpus={cpus}")
+            self._started.append(_ray(*given, namespace=line.name))
+            while sum(node["Alive"] for node in ray.nodes()) < count:
+                if self._started[-1].poll() is not None:
+                    raise RuntimeError("a node could not be started; see /tmp/ray")
+                time.sleep(0.5)
         ray.shutdown()
 
     def set_delay(self, seconds: float) -> None:
