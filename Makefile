@@ -1,4 +1,4 @@
-# Two commands on a machine with nothing but Python 3.11 or 3.12: `make train` and `make test`.
+# Two commands on a machine with nothing but Python 3.11 to 3.14: `make train` and `make test`.
 # ARGS goes to the command: make train ARGS="--env-id pong --num-workers 4"
 
 PYTHON ?= python3
@@ -35,6 +35,7 @@ regression: $(VENV)/installed
 	$(RUN) -m benchmarks.regression $(ARGS)
 
 $(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 14) or sys.exit("error: needs Python 3.11 to 3.14, this is %d.%d; try make train PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,dashboard]"
 	touch $@

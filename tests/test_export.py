@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 
+import atari_dqn
 from atari_dqn import Policy, evaluate, export, play
 from atari_dqn.cli.command import CommandFailed
 from atari_dqn.config.setting import ConfigError
@@ -105,7 +106,7 @@ def test_the_card_has_the_scores_of_this_network_only(trained: Path, exported: P
     assert "`gamma` |" not in card, "only what differs from the defaults is in the table"
     system = json.loads((trained / "system.json").read_text())
     assert f"| torch | {system['packages']['torch']} |" in card
-    assert f"| atari_dqn, training | {system['git_revision']} |" in card
+    assert f"| atari_dqn, training | {atari_dqn.__version__}, revision {system['git_revision']} |" in card
     assert "Protocol" not in card, "CartPole has none"
 
 

@@ -1,14 +1,13 @@
 """Device, precision, threads and memory of the agent's arithmetic."""
 
-import ctypes
 import os
-import sys
 
 import torch
 
 from atari_dqn.agent.weights import Precision
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
+from atari_dqn.system.linux import libc
 from atari_dqn.system.machine import available_memory, usable_cores
 
 
@@ -44,7 +43,7 @@ def keep_freed_memory() -> None:
     pages. This affects the whole process, may be repeated, and does nothing without glibc.
     """
     m_trim_threshold, m_mmap_threshold = -1, -3
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+    if mallopt := libc("mallopt"):
         mallopt(m_mmap_threshold, 1 << 25)  # the largest value allowed
         mallopt(m_trim_threshold, 1 << 30)
 

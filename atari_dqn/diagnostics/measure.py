@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ import torch
 
 from atari_dqn.agent.schedules import Piecewise
 from atari_dqn.diagnostics.profiler import account_of
+from atari_dqn.system.linux import allowed_cores
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerPool
 
@@ -107,20 +107,21 @@ def family_cpu() -> float:
 
 def machine_cpu() -> float:
     """CPU seconds for which the cores this process may use have been busy so far."""
-    mine = os.sched_getaffinity(0)
+    mine = allowed_cores()
     # `user` and `nice` already include the time of guests.
     return sum(
         float(spent)
         for core, times in enumerate(psutil.cpu_times(percpu=True))
         for kind, spent in times._asdict().items()
-        if core in mine and kind not in ("idle", "iowait", "guest", "guest_nice")
+        if (not mine or core in mine) and kind not in ("idle", "iowait", "guest", "guest_nice")
     )
 
 
 def family_memory() -> int:
-    """Bytes of memory held by this process and its living descendants, shared pages counted once (PSS)."""
+    """Bytes of memory held by this process and its living descendants; on Linux, shared pages count once (PSS)."""
     me = psutil.Process()
-    return sum(process.memory_full_info().pss for process in (me, *me.children(recursive=True)))
+    family = (me, *me.children(recursive=True))
+    return sum(each.memory_full_info().pss if psutil.LINUX else each.memory_info().rss for each in family)
 
 
 class RandomPlay:

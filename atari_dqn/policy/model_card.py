@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import atari_dqn
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import as_written
 from atari_dqn.envs.ids import is_atari
@@ -36,8 +37,8 @@ def model_card(header: Header, evaluations: Sequence[Row], trained_on: Row, comp
     traits = {"prioritized": prioritized, "dueling": config.network.dueling, "double": config.learner.double_q}
     known = {**trained_on, **(trained_on.get("packages") or {})}
     versions = {
-        "atari_dqn, training": known.get("git_revision") or "unknown",
-        "atari_dqn, export": header.git_revision or "unknown",
+        "atari_dqn, training": _version(known.get("atari_dqn"), known.get("git_revision")),
+        "atari_dqn, export": _version(atari_dqn.__version__, header.git_revision),
         **{name: known[name] for name in RECORDED if known.get(name)},
     }
     changed = {f"`{name}`": as_written(value) for name, value in settings.items() if value != default[name]}
@@ -59,6 +60,10 @@ def model_card(header: Header, evaluations: Sequence[Row], trained_on: Row, comp
         settings=json.dumps(settings, indent=2),
         versions=_table(["of the training", "version"], versions.items()),
     )
+
+
+def _version(number: str | None, revision: str | None) -> str:
+    return ", ".join([number or "unknown", *([f"revision {revision}"] if revision else [])])
 
 
 def _model_index(header: Header, evaluations: Sequence[Row]) -> list[dict[str, Any]]:

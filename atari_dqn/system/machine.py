@@ -11,12 +11,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import atari_dqn
+from atari_dqn.system.linux import allowed_cores
+
 PACKAGES = ("torch", "gymnasium", "ale-py", "numpy", "opencv-python")
 
 
 def cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(allowed_cores()) or os.cpu_count() or 1
 
 
 def usable_cores() -> int:
@@ -32,6 +35,7 @@ def describe_system() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": processor(),
         "cores": cores(),
+        "atari_dqn": atari_dqn.__version__,
         "git_revision": git_revision(),
         "packages": {name: installed_version(name) for name in PACKAGES},
     }
@@ -55,8 +59,10 @@ def processor() -> str:
 
 
 def git_revision() -> str | None:
-    """`git describe` of this code, with `-dirty` after changes; None outside a repository."""
+    """`git describe` of this code, with `-dirty` after changes; None where it is installed as a package."""
     root = Path(__file__).resolve().parents[2]
+    if not (root / "pyproject.toml").exists():  # a virtual environment may lie in a repository of something else
+        return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()

@@ -4,7 +4,6 @@ This module imports the standard library alone, because every helper process imp
 """
 
 import contextlib
-import ctypes
 import fcntl
 import multiprocessing
 import os
@@ -14,12 +13,12 @@ import termios
 import threading
 import types
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from multiprocessing import parent_process, resource_tracker, util
 from multiprocessing.connection import wait
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
+from atari_dqn.system.linux import PR_SET_PDEATHSIG, libc
 
 
 @contextlib.contextmanager
@@ -52,8 +51,8 @@ def end_with_parent(*, hang_up_children: bool) -> None:
     _allow_children()
     if hang_up_children:
         _hang_up_children()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if prctl := libc("prctl"):
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _allow_children() -> None:
@@ -83,18 +82,35 @@ def _kill_children() -> None:
 
 
 def hang_up_after_parent() -> Callable[[], None]:
-    """A `preexec_fn` that makes Linux send SIGHUP to the new process when the thread that started it ends.
+    """A `preexec_fn` that has SIGHUP sent to the new process when this one ends; on Linux, when its thread does.
 
     It is made before the fork, after which little is safe. The signal is SIGHUP because a killed parent sends one for
     each of its threads, and a second SIGINT or SIGTERM would end a training at once.
     """
-    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda option, number: None
+    prctl = libc("prctl")
+    lifeline = -1 if prctl else _lifeline()
 
     def before_exec() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored if the parent runs under nohup
-        prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
+        if prctl:
+            prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
+            return
+        started = os.getpid()
+        if os.fork() == 0:  # a process that waits for our end, and notices if the new one has ended before
+            os.dup2(lifeline, 0)
+            os.closerange(1, 1 << 16)  # among them pipes by which others wait for each other's end
+            os.read(0, 1)
+            if os.getppid() == started:
+                os.kill(started, signal.SIGHUP)
+            os._exit(0)
 
     return before_exec
+
+
+@cache
+def _lifeline() -> int:
+    """Read end of a pipe whose write end this process alone holds, until it ends."""
+    return os.pipe()[0]
 
 
 def _exit_after_parent() -> None:

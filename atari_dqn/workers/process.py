@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from atari_dqn.system.linux import allowed_cores
 from atari_dqn.workers import worker
 
 CONTEXT = multiprocessing.get_context("spawn")
@@ -149,7 +150,7 @@ def cores_of(num_workers: int) -> list[int | None]:
     Left to the system, workers woken together gather on one core while the other idles; with cores to spare it finds a
     free one itself.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = allowed_cores()
     if not cores or num_workers % len(cores):
         return [None] * num_workers
     return [cores[index % len(cores)] for index in range(num_workers)]

@@ -5,7 +5,6 @@ Actions come, and frames, rewards and flags go, by shared memory. A worker never
 neither torch nor labml.
 """
 
-import contextlib
 import faulthandler
 import os
 import signal
@@ -17,6 +16,7 @@ from atari_dqn.envs.atari import AtariGames
 from atari_dqn.envs.make import make_vector_env, register
 from atari_dqn.envs.plain import PlainEnvs
 from atari_dqn.envs.protocol import EnvSpec, Protocol
+from atari_dqn.system.linux import pin
 from atari_dqn.system.processes import end_with_parent
 from atari_dqn.workers.shared_memory import map_block
 
@@ -46,8 +46,7 @@ def serve(
     """
     faulthandler.register(signal.SIGUSR1, file=tracebacks, all_threads=True)
     if core is not None:
-        with contextlib.suppress(OSError):  # a sandbox may forbid it, and the core may be gone: then run anywhere
-            os.sched_setaffinity(0, {core})
+        pin(core)
     end_with_parent(hang_up_children=not spec.is_atari)
     # Bare reads and writes below: with few environments a tick is short, and a process wakes with cold caches.
     envs: AtariGames | PlainEnvs | None = None

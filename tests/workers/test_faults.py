@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import pytest
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS, EnvSpec
+from atari_dqn.system.linux import libc
 from atari_dqn.workers.pool import WorkerError, WorkerPool
 from tests.stubs import Fragile, Numbered, pids
 
@@ -211,23 +211,12 @@ def printed_pids(process: subprocess.Popen[str]) -> list[int]:
 
 
 def all_end(pids: list[int], seconds: float) -> bool:
-    """Whether each process ends in time; a pidfd becomes readable when its process does."""
-    poller = select.poll()
-    left = set()
+    """Whether each process ends in time."""
+    left = []
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            descriptor = os.pidfd_open(pid)
-            left.add(descriptor)
-            poller.register(descriptor, select.POLLIN)
-    while left:
-        ended = poller.poll(seconds * 1000)
-        if not ended:
-            return False
-        for descriptor, _ in ended:
-            poller.unregister(descriptor)
-            left.remove(descriptor)
-            os.close(descriptor)
-    return True
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.append(psutil.Process(pid))
+    return not psutil.wait_procs(left, seconds)[1]
 
 
 @pytest.mark.parametrize(
@@ -267,6 +256,7 @@ def test_processes_of_an_env_end_with_a_killed_parent(tmp_path: Path) -> None:
         assert all_end(pids, seconds=5)
 
 
+@pytest.mark.skipif(not libc("prctl"), reason="only Linux ends a stopped process with its parent")
 def test_stopped_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     """They cannot exit by themselves."""
     body = f"""
@@ -386,6 +376,7 @@ def test_workers_run_no_line_of_the_parents_script(tmp_path: Path) -> None:
         assert output == "once\n[0. 0. 1.]\nTrue\n", "neither torch nor labml, but the env's own module"
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system shows no memory maps")
 def test_shared_memory_has_no_name_that_could_remain(tmp_path: Path) -> None:
     """A SIGKILL of every process leaves named blocks in /dev/shm; ours is unlinked when it is created."""
     body = """
