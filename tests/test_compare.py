@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 from pathlib import Path
@@ -61,6 +62,11 @@ def legend(axes: Axes) -> list[str]:
     return [text.get_text() for text in shown.get_texts()]
 
 
+def lines(axes: Axes, style: str) -> list[Any]:
+    """Points of the lines of this style."""
+    return [line.get_xydata() for line in axes.lines if line.get_linestyle() == style]
+
+
 # ---------------------------------------------------------------------- one run
 
 
@@ -71,7 +77,7 @@ def test_one_run_is_drawn_as_it_was_logged(tmp_path: Path) -> None:
         file.write('{"env_step": 99')  # a run that is still writing
     figure = draw(read([run_dir]))
     (axes,) = figure.axes
-    np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[1000, 1], [2000, 12.5], [3000, 33]])
+    np.testing.assert_array_equal(lines(axes, "-")[0], [[1000, 1], [2000, 12.5], [3000, 33]])
     assert not axes.collections[1:], "no band: a single seed has no interval"
     (point,) = axes.containers
     data, _, (bars,) = point
@@ -88,19 +94,70 @@ def test_one_run_is_drawn_as_it_was_logged(tmp_path: Path) -> None:
     assert "not smoothed" in figure.get_supxlabel()
 
 
-def test_accepted_edits_are_marked(tmp_path: Path) -> None:
-    run_dir = make_run(tmp_path / "run", "CartPole-v1")
-    log(run_dir, {500: 20.0, 900: 200.0})
-    edit = {"time": 0, "update": 9, "name": "learning_rate", "old": 1e-4, "source": "tune"}
-    lines = [
-        {**edit, "env_step": 600, "new": 5e-5, "taken": True},
-        {**edit, "env_step": 700, "new": -1, "taken": False},
+def edited(run_dir: Path, edits: list[tuple[int, str, Any, Any, bool]]) -> Path:
+    """Live edits of a run: env step, name, old and new value, and whether it was taken."""
+    rows = [
+        {
+            "time": 0,
+            "update": 9,
+            "source": "tune",
+            "env_step": step,
+            "name": name,
+            "old": old,
+            "new": new,
+            "taken": taken,
+        }
+        for step, name, old, new, taken in edits
     ]
-    (run_dir / "hparam_edits.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run_dir / "hparam_edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run_dir
+
+
+def test_accepted_edits_are_numbered_and_explained_below(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "CartPole-v1")
+    log(run_dir, {500: 20.0, 4000: 200.0})
+    edited(run_dir, [(600, "learning_rate", 1e-4, 5e-5, True), (700, "learning_rate", 5e-5, -1, False)])
     (axes,) = draw(read([run_dir])).axes
-    (mark,) = [line for line in axes.lines if line.get_linestyle() == "--"]
-    assert list(np.asarray(mark.get_xdata())) == [600, 600]
-    assert [text.get_text() for text in axes.texts] == ["learning_rate 0.0001 → 5e-05"]
+    assert [points[0][0] for points in lines(axes, "--")] == [600]
+    assert [text.get_text().replace("\u00a0", " ") for text in axes.texts] == [
+        "1", "live edits  1: learning_rate 0.0001 → 5e-05",
+    ]  # fmt: skip
+
+
+def test_labels_of_edits_never_overlap(tmp_path: Path) -> None:
+    """Of any number of edits, some at one env step, of two configurations."""
+    runs = []
+    for name, many in (("few", [(600, "epsilon", "schedule", 0.05, True)]), ("many", [])):
+        many += [(1000 + 20 * i * i, "target_update_interval", 2000 + i, 2001 + i, True) for i in range(12)]
+        runs.append(edited(make_run(tmp_path / name, "CartPole-v1"), many + many[-1:]))
+        log(runs[-1], {500: 20.0, 4000: 200.0})
+    figure = draw(read(runs))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    *labels, explained = axes.texts
+    assert [label.get_color() for label in labels].count(COLOURS[1]) > 4
+    boxes = [label.get_window_extent() for label in labels]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert labels[0].get_text() == "1"
+    assert labels[-1].get_text().endswith("27")
+    assert explained.get_text().count("\n") == 5
+    box, legend_below = explained.get_window_extent(), figure.texts[-1].get_window_extent()
+    assert box.y0 > legend_below.y1
+    assert box.x0 > 0
+    assert box.x1 < figure.bbox.x1
+
+
+def test_a_curve_is_dotted_until_a_hundred_games_have_ended(tmp_path: Path) -> None:
+    """The first games to end are the shortest, so it begins low."""
+    (first, second) = (make_run(tmp_path / name, "CartPole-v1", seed=seed) for seed, name in enumerate("ab"))
+    log(first, {100: 1.0, 400: 2.0, 500: 30.0, 600: 40.0})  # a game for each 5 env steps
+    log(second, {100: 2.0, 550: 20.0, 600: 30.0})
+    (axes,) = draw(read([first])).axes
+    assert lines(axes, ":")[0].tolist() == [[100, 1], [400, 2], [500, 30]]
+    assert lines(axes, "-")[0].tolist() == [[500, 30], [600, 40]]
+    drawn = curve([read_run(first), read_run(second)])
+    assert drawn is not None
+    assert drawn.steps.tolist() == [550, 600]
 
 
 def test_evaluations_at_one_env_step_lie_side_by_side_each_with_its_epsilon(tmp_path: Path) -> None:
@@ -128,8 +185,33 @@ def test_a_run_that_was_only_evaluated_is_drawn_too(tmp_path: Path, capsys: pyte
     assert compare.main([str(run_dir), "--threshold", "3"]) == 0
     assert imread(run_dir / "plots" / "compare.png").shape == (720, 1200, 4)
     shown = capsys.readouterr().out
-    assert "31.00 [28.00, 37.00]" in shown
+    assert "evaluation: 31.00 [28.00, 37.00] (human-normalised 1.02) at 3,000 env steps, nature, epsilon 0.01" in (
+        " ".join(shown.split())
+    )
+    assert "training" not in shown
     assert shown.splitlines()[-2:] == [str(run_dir / "plots" / name) for name in ("compare.png", "compare.md")]
+
+
+def test_one_run_has_a_line_for_each_score_instead_of_tables(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", "ALE/Breakout-v5", seed=7)
+    log(run_dir, {1000: 1.7, 2000: 30.5}, {1500: (1.0, 2.0, 3.0), 2000: (28.0, 31.0, 37.0)})
+    (only,) = tables(read([run_dir]), threshold=20.0)
+    assert only.title == "run: ALE/Breakout-v5, seed 7, mean scores [95% interval over games]"
+    assert (only.header, only.rows) == ([], [])
+    assert only.notes == [
+        "training: 30.50 (human-normalised 1.00) at 2,000 env steps, last 100 games",
+        "to a mean of 20: 2,000 env steps, 20 s, 400 games",
+        "evaluation: 31.00 [28.00, 37.00] (human-normalised 1.02) at 2,000 env steps, nature, epsilon 0.01",
+    ]
+    assert "to a mean of 99: never" in tables(read([run_dir]), threshold=99.0)[0].notes
+    assert markdown([only], "p.png").splitlines()[4:7] == [f"## {only.title}", "", f"- {only.notes[0]}"]
+    console = Console(width=200, file=io.StringIO())
+    console.print(terminal(only))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().split("\n") == [only.title, *only.notes, "", ""]
+    plain = make_run(tmp_path / "plain", "CartPole-v1")
+    log(plain, {}, {3000: (28.0, 31.0, 37.0)})
+    assert tables(read([plain]))[0].notes == ["evaluation: 31.00 [28.00, 37.00] at 3,000 env steps, epsilon 0.01"]
 
 
 # ---------------------------------------------------------------------- configurations

@@ -1,7 +1,9 @@
 """Figure of learning curves, with a panel for each game."""
 
 import math
+import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,8 +23,10 @@ FEW = 3
 """Up to this number, panels are drawn large, in one column."""
 APART = 8
 """Distance in points between evaluations at the same env step."""
+EDIT_LINES, NO_BREAK = 6, "\u00a0"
+"""Most lines that explain edits, and the space inside of an explanation."""
 MEANING = (
-    "lines: mean of the last 100 games of training, not smoothed further;\n"
+    "lines: mean of the last 100 games of training, not smoothed further (dotted: fewer yet, the short ones first);\n"
     "several runs are thin, under their interquartile mean with 95% bootstrap interval\n"
     "points: evaluations, with 95% bootstrap interval; squares: machado; number: epsilon"
 )
@@ -36,29 +40,41 @@ def draw(found: Sequence[Configuration], threshold: float | None = None) -> Figu
     width, height = (8.0, 4.8) if columns == 1 else (4.6, 3.2)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     for index, env_id in enumerate(env_ids):
-        _draw_game(figure.add_subplot(rows, columns, index + 1), env_id, found, threshold)
+        _draw_game(figure.add_subplot(rows, columns, index + 1), env_id, found, threshold, letters=round(14 * width))
     figure.supxlabel(MEANING, fontsize="small", color="0.35")
     return figure
 
 
-def _draw_game(axes: Axes, env_id: str, found: Sequence[Configuration], threshold: float | None) -> None:
+def _draw_game(axes: Axes, env_id: str, found: Sequence[Configuration], threshold: float | None, letters: int) -> None:
+    """Draw one panel. `letters` is how many fit into a line of small text below it."""
+    edits: list[str] = []
     for index, each in enumerate(found):
         colour = COLOURS[index % len(COLOURS)]
         runs = each.trained(env_id)
         together = curve(runs)
         for run in runs:
             width, alpha = (0.7, 0.45) if together else (1.6, 1.0)
-            axes.plot(run.steps, run.scores, color=colour, linewidth=width, alpha=alpha)
+            look: dict[str, Any] = {"color": colour, "linewidth": width, "alpha": alpha}
+            if run.settled:
+                axes.plot(run.steps[: run.settled + 1], run.scores[: run.settled + 1], ":", **look)
+            if run.settled < len(run.steps):
+                axes.plot(run.steps[run.settled :], run.scores[run.settled :], **look)
         if together:
             axes.fill_between(together.steps, together.low, together.high, color=colour, alpha=0.18, linewidth=0)
             axes.plot(together.steps, together.centre, color=colour, linewidth=2)
         if each.on(env_id):
             # An empty line, so that the legend also names configurations with evaluations only.
             axes.plot([], [], color=colour, linewidth=2, label=each.label)
-            _draw_edits(axes, each, env_id, colour)
+            _draw_edits(axes, each, env_id, colour, edits, index * 12)
             _draw_evaluations(axes, each, env_id, colour, index * APART / 2)
     axes.set_title(env_id, loc="left", fontweight="bold")
     axes.set_xlabel("env steps")
+    if edits:
+        text = textwrap.fill(f"live edits  {';  '.join(edits)}", letters, max_lines=EDIT_LINES, placeholder=" …")
+        axes.annotate(
+            text, (0.5, 0), xycoords=axes.xaxis.label, xytext=(0, -3), textcoords="offset points",
+            ha="center", va="top", fontsize="x-small",
+        )  # fmt: skip
     axes.set_ylabel("episode return (raw score)")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3, linewidth=0.6)
@@ -122,18 +138,25 @@ def _draw_evaluations(axes: Axes, each: Configuration, env_id: str, colour: str,
     axes.autoscale_view()
 
 
-def _draw_edits(axes: Axes, each: Configuration, env_id: str, colour: str) -> None:
-    """Draw a dashed line at each edit, with a label where there is room for one."""
+def _draw_edits(axes: Axes, each: Configuration, env_id: str, colour: str, texts: list[str], below: float) -> None:
+    """Draw a dashed line at each edit, with its number `below` points under the top: close ones share a label.
+
+    Adds an explanation of each to `texts`.
+    """
     first, *_ = runs = each.on(env_id)
     room = max((row["env_step"] for run in runs for row in (*run.metrics, *run.evaluations)), default=0) / 40
-    labelled = -math.inf
-    for edit in first.edits:
+    labels: list[tuple[int, int, int]] = []
+    for number, edit in enumerate(first.edits, start=len(texts) + 1):
         axes.axvline(edit.env_step, color=colour, linestyle="--", linewidth=0.8, alpha=0.7)
-        if edit.env_step - labelled < room:
-            continue
-        labelled = edit.env_step
+        texts.append(f"{number}: {edit.name} {edit.old} → {edit.new}".replace(" ", NO_BREAK))
+        if labels and edit.env_step - labels[-1][0] < room:
+            labels[-1] = (*labels[-1][:2], number)
+        else:
+            labels.append((edit.env_step, number, number))
+    for env_step, lowest, highest in labels:
         axes.annotate(
-            f"{edit.name} {edit.old} → {edit.new}", (edit.env_step, 0), xycoords=("data", "axes fraction"),
-            xytext=(-2, 4), rotation=90, textcoords="offset points", ha="right", va="bottom", fontsize="x-small",
-            color=colour,
+            f"{lowest}" if lowest == highest else f"{lowest}–{highest}", (env_step, 1),
+            xycoords=("data", "axes fraction"), xytext=(0, -below), textcoords="offset points",
+            ha="center", va="center", fontsize="x-small", color=colour,
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "linewidth": 0.6},
         )  # fmt: skip

@@ -69,6 +69,11 @@ class Run:
         return np.array([row[SCORE] for row in self.metrics], dtype=np.float64)
 
     @property
+    def settled(self) -> int:
+        """Index of the first score over `WINDOW` games; before it the shortest games of each env weigh most."""
+        return next((i for i, row in enumerate(self.metrics) if row.get(GAMES, 0) >= WINDOW), len(self.metrics))
+
+    @property
     def evaluation(self) -> EvaluationRow | None:
         """The latest evaluation with the run's own protocol and epsilon."""
         own = (self.config.env.protocol, self.config.run.eval_epsilon)

@@ -45,10 +45,14 @@ class Curve:
 
 
 def curve(runs: Sequence[Run]) -> Curve | None:
-    """The curve of `runs` where all have a score; None for a single run, or where they have no env step in common."""
+    """The curve of `runs` where all have a score, of `WINDOW` games if all have come so far.
+
+    None for a single run, or where they have no env step in common.
+    """
     if len(runs) < 2:
         return None
-    first, last = max(run.steps[0] for run in runs), min(run.steps[-1] for run in runs)
+    full = all(run.settled < len(run.steps) for run in runs)
+    first, last = max(run.steps[run.settled if full else 0] for run in runs), min(run.steps[-1] for run in runs)
     steps = np.unique(np.concatenate([run.steps for run in runs]))
     steps = steps[(steps >= first) & (steps <= last)]
     if not len(steps):

@@ -35,9 +35,38 @@ class Table:
 
 
 def tables(found: Sequence[Configuration], threshold: float | None = None) -> list[Table]:
-    """All tables that are not empty: settings, training, time to `threshold`, and evaluations."""
+    """All tables that are not empty: settings, training, time to `threshold`, and evaluations.
+
+    A single run has a line for each, and a table only for evaluations under several conditions.
+    """
+    if len(found) == 1 == len(found[0].runs):
+        return _alone(found[0], threshold)
     made = [_training(found), *([] if threshold is None else [_time_to(found, threshold)]), _evaluations(found)]
     return [_settings(found), *(_lean(table, found) for table in made if table.rows)]
+
+
+def _alone(only: Configuration, threshold: float | None) -> list[Table]:
+    (run,) = only.runs
+    lines = []
+    for _, _, runs in _trained([only]):
+        line = f"training: {_with_human(run, estimated(iqm, final_scores(runs)))} at {end_of(runs):,} env steps"
+        lines.append(f"{line}, last {WINDOW} games")
+    if lines and threshold is not None:
+        _, (steps, seconds, games) = times_to(threshold, only.runs)
+        taken = f"{count(steps.value)} env steps, {count(seconds.value)} s, {count(games.value)} games"
+        lines.append(f"to a mean of {threshold:g}: {'never' if math.isinf(steps.value) else taken}")
+    points = {point.conditions: point for point in evaluation_points(only.runs)}
+    if len(points) == 1:
+        ((protocol, epsilon), point), *_ = points.items()
+        line = f"evaluation: {_with_human(run, point.score)} at {count(point.env_step)} env steps"
+        lines.append(f"{line}, {protocol and protocol + ', '}epsilon {epsilon:g}")
+    title = f"{run.name}: {run.env_id}, seed {run.config.run.seed}, mean scores [95% interval over games]"
+    return [Table(title, [], [], lines), *([_lean(_evaluations([only]), [only])] if len(points) > 1 else [])]
+
+
+def _with_human(run: Run, score: Estimate) -> str:
+    human = _human(run.env_id, score)
+    return shown(score) + ("" if human == "–" else f" (human-normalised {human})")
 
 
 def _lean(table: Table, found: Sequence[Configuration]) -> Table:
@@ -50,6 +79,8 @@ def _lean(table: Table, found: Sequence[Configuration]) -> Table:
 
 
 def terminal(table: Table) -> Group:
+    if not table.rows:
+        return Group(Text(table.title, style="bold"), *table.notes, "")
     shown = RichTable(box=box.SIMPLE_HEAD)
     for index, name in enumerate(table.header):
         left = index == 0 or name in ("config", "protocol")
@@ -65,9 +96,9 @@ def markdown(made: Sequence[Table], picture: str) -> str:
     lines = ["# Comparison", "", f"![learning curves]({picture})", ""]
     for table in made:
         lines += [f"## {table.title}", ""]
-        for cells in (table.header, ["---"] + ["---:"] * (len(table.header) - 1), *table.rows):
+        for cells in (table.header, ["---"] + ["---:"] * (len(table.header) - 1), *table.rows) if table.rows else ():
             lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-        lines += ["", *(f"- {note}" for note in table.notes), *([""] if table.notes else [])]
+        lines += [*([""] if table.rows else []), *(f"- {note}" for note in table.notes), *([""] if table.notes else [])]
     return "\n".join(lines)
 
 
