@@ -97,11 +97,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.pla
     if len(games) < episodes:
         say(console, f"interrupted after {len(games)} games, before filming")
         return INTERRUPTED
-    for wanted, name, pick in ((command.best, "best", max), (command.worst, "worst", min)):
-        if wanted:
-            game = pick(games, key=lambda game: game.score)
-            if not filming.film(game.seed, f"-{name}-of-{episodes}"):
-                return INTERRUPTED
+    picks = {"best": max(games, key=lambda game: game.score)} if command.best else {}
+    if command.worst:
+        picks["worst"] = min(games, key=lambda game: game.score)
+    if len(picks) == 2 and picks["worst"] == picks["best"]:
+        say(console, f"all {episodes} games have the same score, so one is filmed")
+        del picks["worst"]
+    for name, game in picks.items():
+        if not filming.film(game.seed, f"-{name}-of-{episodes}"):
+            return INTERRUPTED
     return DONE
 
 

@@ -46,6 +46,16 @@ ACROSS, DOWN = 5, 4
 CANDIDATES, BATCH = 4096, 256
 """Number of transitions whose TD errors are computed, and how many at a time."""
 
+NUMBERS = {
+    "CartPole-v1": ["position", "velocity", "angle", "angular velocity"],
+    "MountainCar-v0": ["position", "velocity"],
+    "Acrobot-v1": ["cos angle 1", "sin angle 1", "cos angle 2", "sin angle 2", "velocity 1", "velocity 2"],
+    "LunarLander-v3": ["x", "y", "velocity x", "velocity y", "angle", "angular velocity", "left leg", "right leg"],
+}
+"""What the numbers of an observation mean, by their pages in gymnasium's documentation."""
+MOST_NAMED = 16
+"""Most bars that have room for a name each."""
+
 Slots = npt.NDArray[np.int64]
 Frame = npt.NDArray[Any]
 
@@ -91,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "left: the newest frame; right: the one at the end of the return, some steps later; TD error = target − Q"
     )
     png = io.BytesIO()
-    draw(found, action_names(policy.spec, PROTOCOLS[policy.config.env.protocol]), title).savefig(png, format="png")
+    names = action_names(policy.spec, PROTOCOLS[policy.config.env.protocol])
+    draw(found, names, title, NUMBERS.get(policy.spec.env_id, ())).savefig(png, format="png")
     file = run_dir / "plots" / f"{policy.env_step}-surprise.png"
     try:
         file.parent.mkdir(exist_ok=True)
@@ -177,8 +188,15 @@ def _apart(ring: FrameRing, rows_back: Slots, envs: Slots, most: int) -> list[in
     return kept
 
 
-def draw(found: Sequence[Surprise], names: Sequence[str], title: str) -> Figure:
-    """Draw the sheet, `ACROSS` cells in a row. Vectors are bars, each number scaled by its largest on the sheet."""
+def draw(found: Sequence[Surprise], names: Sequence[str], title: str, numbers: Sequence[str] = ()) -> Figure:
+    """Draw the sheet, `ACROSS` cells in a row. Vectors are bars, each number scaled by its largest on the sheet.
+
+    Args:
+        found: the transitions, in order.
+        names: the names of the actions.
+        title: a heading of any number of lines.
+        numbers: what the numbers of a vector mean; they are numbered if that is not known.
+    """
     down = -(-len(found) // ACROSS)
     figure = Figure(figsize=(3.2 * ACROSS, 0.8 + 2.4 * down), layout="constrained")
     figure.suptitle(title, fontsize="medium")
@@ -190,8 +208,17 @@ def draw(found: Sequence[Surprise], names: Sequence[str], title: str) -> Figure:
             f"{one.age:,} ticks ago, and {one.steps} later",
             fontsize="small",
         )
-        for axes, frame in zip(cell.subplots(1, 2), (one.obs, one.next_obs), strict=True):
-            _show(axes, frame, largest)
+        left, right = cell.subplots(1, 2)
+        _show(left, one.obs, largest)
+        _show(right, one.next_obs, largest)
+        if one.obs.ndim == 1 and len(one.obs) <= MOST_NAMED:
+            left.set_axis_on()
+            left.set_frame_on(False)
+            left.set_xticks([])
+            known = len(numbers) == len(one.obs)  # a wrapper may have added some
+            named = numbers if known else [f"observation[{index}]" for index in range(len(one.obs))]
+            left.set_yticks(range(len(one.obs)), named, fontsize="xx-small")
+            left.tick_params(length=0)
     return figure
 
 
@@ -202,7 +229,8 @@ def _show(axes: Axes, frame: Frame, largest: Frame) -> None:
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     else:
         numbers = np.divide(frame, largest, out=np.zeros(len(frame)), where=largest > 0)
-        axes.hlines(range(len(frame)), 0, numbers, linewidth=2)
+        axes.axvline(0, color="0.8", linewidth=0.8)
+        axes.hlines(range(len(frame)), 0, numbers, linewidth=6 if len(frame) <= MOST_NAMED else 2)
         axes.set(xlim=(-1, 1))
         axes.invert_yaxis()
     axes.set_axis_off()

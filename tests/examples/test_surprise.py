@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,7 @@ from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.training.snapshot import save
 from atari_dqn.training.trainer import Trainer
 from examples import surprise
-from examples.surprise import Surprise, draw, load_replay, surprises
+from examples.surprise import NUMBERS, Surprise, draw, load_replay, surprises
 from tests.run_dirs import make_run
 from tests.training.test_trainer import started
 
@@ -212,6 +213,23 @@ def test_each_cell_has_the_frames_before_and_after() -> None:
 def test_frames_in_colour_large_ones_and_vectors_of_any_length_are_drawn(shape: Any, dtype: Any) -> None:
     zeros, ones = np.zeros(shape, dtype), np.ones(shape, dtype)
     draw([one(zeros, ones), one(ones, zeros)], ["a", "b"], "").canvas.draw()
+
+
+def names_of_bars(numbers: list[str], length: int = 4) -> list[str]:
+    sheet = draw([one(np.zeros(length), np.ones(length))], ["a", "b"], "", numbers)
+    sheet.canvas.draw()
+    return [label.get_text() for axes in sheet.subfigs[0].axes if axes.axison for label in axes.get_yticklabels()]
+
+
+def test_bars_of_a_vector_are_named_once_while_there_is_room() -> None:
+    assert names_of_bars(NUMBERS["CartPole-v1"]) == ["position", "velocity", "angle", "angular velocity"]
+    assert names_of_bars([], 3) == ["observation[0]", "observation[1]", "observation[2]"]
+    assert names_of_bars([], 128) == []
+
+
+@pytest.mark.parametrize("env_id", NUMBERS)
+def test_each_number_of_a_known_env_has_a_name(env_id: str) -> None:
+    assert gym.make(env_id).observation_space.shape == (len(NUMBERS[env_id]),)
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

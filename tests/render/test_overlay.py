@@ -328,6 +328,19 @@ def test_the_best_and_the_worst_of_several_games_are_filmed(tmp_path: Path, caps
     }
 
 
+def test_games_that_all_tie_are_filmed_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a CartPole network that has learned."""
+    monkeypatch.setattr("atari_dqn.envs.film.GAME_LIMIT", 4)
+    run_dir = make_run(tmp_path / "run", "tests.stubs:OnlyOne-v0")
+    assert play.main([str(run_dir), "--best", "--worst", "--episodes", "3"]) == 0
+    assert [file.name for file in (run_dir / "videos").iterdir()] == ["5000-nature-seed0-best-of-3.mp4"]
+    assert "all 3 games have the same score, so one is filmed" in capsys.readouterr().out
+    assert play.main([str(run_dir), "--worst", "--episodes", "3"]) == 0
+    assert len(list((run_dir / "videos").iterdir())) == 2
+
+
 def test_a_game_of_breakout_is_the_same_when_it_is_filmed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Here with sticky actions and after another game in the same env."""
     run_dir = make_run(tmp_path / "run", "ALE/Breakout-v5", protocol="machado")
