@@ -127,7 +127,9 @@ def test_accepted_edits_are_numbered_and_explained_below(tmp_path: Path) -> None
 def test_labels_of_edits_never_overlap(tmp_path: Path) -> None:
     """Of any number of edits, some at one env step, of two configurations."""
     runs = []
-    for name, many in (("few", [(600, "epsilon", "schedule", 0.05, True)]), ("many", [])):
+    for name in ("few", "many"):
+        many: list[tuple[int, str, Any, Any, bool]] = []
+        many += [(600, "epsilon", "schedule", 0.05, True)] if name == "few" else []
         many += [(1000 + 20 * i * i, "target_update_interval", 2000 + i, 2001 + i, True) for i in range(12)]
         runs.append(edited(make_run(tmp_path / name, "CartPole-v1"), many + many[-1:]))
         log(runs[-1], {500: 20.0, 4000: 200.0})
