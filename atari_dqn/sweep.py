@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from atari_dqn.cli.command import DONE, parse_flags, run_command
+from atari_dqn.config.presets import Preset
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.envs.protocol import EnvSpec
@@ -56,6 +57,9 @@ class SweepCommand:
     ] = None
     seeds: Annotated[int, Setting("number of seeds, from --seed on", "", 1, 1000)] = 1
     config: Annotated[Path | None, Setting("another run, or a config.json, to take the settings from")] = None
+    preset: Annotated[
+        Preset | None, Setting("settings to begin with for Atari games, as train --preset; by default paper")
+    ] = None
     init_from: Annotated[
         Path | None,
         Setting("start every run from the weights of this run, checkpoint or learner.safetensors"),
@@ -116,7 +120,7 @@ def _parse(argv: Sequence[str], prog: str) -> Any:
 def _main(command: Any, stop: StopRequest) -> int:
     root = command.sweep_dir or Path("runs") / time.strftime("sweep-%Y%m%d-%H%M%S")
     plan.check_directory(root)
-    made, specs, added = _plan(command, root)
+    made, specs, notes = _plan(command, root)
     if made.on_ray:
         check_options(made)
     if command.dry_run:
@@ -124,29 +128,42 @@ def _main(command: Any, stop: StopRequest) -> int:
         return DONE
     games = {member.config.env.env_id for member in made.members}
     seeds = {member.config.run.seed for member in made.members}
-    what = f"{len(made.members)} runs{added} ({len(games)} games, {len(seeds)} seeds) in {root}, output in output-K.txt"
+    number = made.on_ray.trials if made.on_ray and made.ranges else len(made.members)
+    about = ", ".join([f"{len(games)} games", f"{len(seeds)} seeds", *notes])
+    what = f"{number} runs ({about}) in {root}, output in output-K.txt"
     session = Session(made, specs, root, stop, what, f"--sweep-dir {shlex.quote(str(root))}")
-    return session.on_ray() if made.on_ray else session.here()
+    try:
+        return session.on_ray() if made.on_ray else session.here()
+    except ConfigError as error:  # of a run
+        raise ConfigError(str(error).replace("--run-dir", "--sweep-dir")) from None
 
 
-def _plan(command: Any, root: Path) -> tuple[Plan, dict[str, EnvSpec], str]:
-    """The plan of the flags, or the one that is kept in `root`, the environments of its runs, and what was added."""
+def _plan(command: Any, root: Path) -> tuple[Plan, dict[str, EnvSpec], list[str]]:
+    """The plan of the flags, or the one that is kept in `root`, the environments of its runs, and notes on it."""
     names = ("cluster", "cpus_per_run", "gpus_per_run", "retries", "stop_early", "search", "trials")
     ray = {name: value for name in names if (value := getattr(command, name)) is not None and value is not False}
     before, given = plan.load(root), flags.given(command)
-    asked = (command.file, command.suite, command.config, command.init_from, command.labml_url)
+    asked = (command.file, command.suite, command.config, command.preset, command.init_from, command.labml_url)
     if not given and not any(asked) and command.seeds == 1:
         if before is None:
             raise ConfigError("nothing to run: give settings, such as --env-id pong --seeds 5, or --file, or --suite")
-        return plan.overridden(before, command.parallel, ray), specs_of(before.members), ""
+        return plan.overridden(before, command.parallel, ray), specs_of(before.members), []
     members, specs = members_of(grid := _grid(command, given))
     made = plan.overridden(Plan(members, _flags(command), dict(grid.search)), command.parallel, ray)
-    return made, specs, plan.check_extends(made, before, root) if before else ""
+    begins = f"settings of {command.config}" if command.config else f"preset {grid.preset}"
+    added = plan.check_extends(made, before, root) if before else ""
+    return made, specs, [begins, *([added] if added else [])]
 
 
 def _grid(command: Any, given: dict[str, list[Any]]) -> Grid:
     grid = read_grid(command.file) if command.file else Grid()
     base: dict[str, Any] = {}
+    if command.preset:
+        grid = dataclasses.replace(grid, preset=command.preset)
+        if command.config:
+            raise ConfigError(f"--preset {command.preset}: --config has settings of its own")
+        if command.preset == "auto" and command.cluster:
+            grid = dataclasses.replace(grid, preset="gpu" if command.gpus_per_run else "cpu")
     if command.config:
         base = (
             named(command.config, takes="run seeds file", prefix="--config ").settings().replace(run_dir=None).to_dict()

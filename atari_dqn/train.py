@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,7 +20,7 @@ import tyro
 from atari_dqn.cli.command import CommandFailed, parse_flags, run_command, whole
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.derived import Derived, derive
-from atari_dqn.config.presets import ABOUT, PRESETS, Preset
+from atari_dqn.config.presets import ABOUT, PRESETS, Preset, auto
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
 from atari_dqn.envs.ids import is_atari
@@ -137,7 +136,7 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
                 if cluster is not None:
                     from atari_dqn.distributed.assembly import cluster_parts
 
-                    run = dataclasses.replace(run, parts=partial(cluster_parts, cluster))
+                    run = dataclasses.replace(run, parts=partial(cluster_parts, cluster), cluster=command.cluster)
                 return train(config, spec, run, console, stop.asked)
 
 
@@ -261,7 +260,7 @@ def _preset(given: argparse.Namespace) -> tuple[Preset, TrainConfig]:
     default = TrainConfig()
     name: Preset = given.preset or "auto"
     if name == "auto":
-        name = "gpu" if given.device != "cpu" and shutil.which("nvidia-smi") else "cpu"
+        name = auto(given.device)
     atari = True
     with contextlib.suppress(ConfigError, ValueError, OverflowError):
         total = whole(given.total_env_steps or str(default.run.total_env_steps))

@@ -43,7 +43,7 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     if typing.get_origin(hint) is Literal:
         if value in choices:
             return value
-        raise ConfigError(f"{flag(name)} is {value!r} in the config file; it must be one of {', '.join(choices)}")
+        raise ConfigError(f"{flag(name)} is {value!r}; it must be one of {', '.join(choices)}")
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_typed(name, choices[0], element) for element in value)
     if hint == Path | None and (value is None or isinstance(value, str)):
@@ -57,4 +57,4 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     if isinstance(hint, type) and type(value) is hint:
         return value
     words = f"a list of {choices[0].__name__}" if choices else hint.__name__
-    raise ConfigError(f"{flag(name)} is {value!r:.60} in the config file; it must be {words}")
+    raise ConfigError(f"{flag(name)} is {value!r:.60}; it must be {words}")

@@ -1,5 +1,6 @@
 """Settings with which `train` begins on an Atari game where neither a run nor a file gives any: `--preset`."""
 
+import shutil
 from collections.abc import Callable
 from typing import Literal
 
@@ -71,6 +72,11 @@ def paper(cores: int, total: int) -> TrainConfig:
 
 PRESETS: dict[str, Callable[[int, int], TrainConfig]] = {"cpu": cpu, "gpu": gpu, "paper": paper}
 """Settings by name, for a number of cores and a run of so many env steps."""
+
+
+def auto(device: str) -> Preset:
+    """The preset for this machine and a setting of `--device`."""
+    return "gpu" if device != "cpu" and shutil.which("nvidia-smi") else "cpu"
 
 
 def _knots(values: str, at: str, total: int, *knots: tuple[int, float]) -> dict[str, tuple[float, ...]]:

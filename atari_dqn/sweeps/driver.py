@@ -185,9 +185,9 @@ def check_nodes(nodes: list[dict[str, Any]], root: Path) -> None:
             try:
                 seen, version = ray.get(answer, timeout=PROBE_SECONDS)
             except Exception as error:  # the node has no such package, cannot write, or does not answer
-                lines = str(error).strip().splitlines() or [type(error).__name__]
                 late = isinstance(error, ray.exceptions.GetTimeoutError)
-                why = f"it did not answer within {PROBE_SECONDS:g} s" if late else lines[-1]
+                said = f"it did not answer within {PROBE_SECONDS:g} s" if late else str(error).strip()
+                why = (said or type(error).__name__).splitlines()[-1]
                 raise ConfigError(f"--cluster: {where} cannot take a run: {why}") from None
             if not seen or not mine.with_name(f"{mine.name}-{node['NodeID']}").exists():
                 raise ConfigError(
@@ -198,7 +198,7 @@ def check_nodes(nodes: list[dict[str, Any]], root: Path) -> None:
                     f"--cluster: {where} has atari_dqn {version}, and this machine {atari_dqn.__version__}; install one"
                 )
     finally:
-        for file in mine.parent.glob(f"{mine.name}*"):
+        for file in mine.parent.glob("shared-*"):  # a driver that was killed leaves its own
             file.unlink(missing_ok=True)
 
 
@@ -264,9 +264,8 @@ def tune_members(plan: Plan, root: Path, request: dict[str, Any], each: dict[str
         result = results[index]
         last = result.metrics or {}  # of a trial that ended in an earlier session there was no event
         if last.get("name"):
-            state = (
-                last["state"] if last["state"] in ("done", "stopped") else "failed" if result.error else "stopped early"
-            )
+            ended = "failed" if result.error else "stopped early"
+            state = last["state"] if last["state"] in ("done", "stopped") else ended
             Events.send(**{**last_of(last), "state": state, "final": True})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from atari_dqn.config.file import from_dict
+from atari_dqn.config.presets import PRESETS, Preset, auto
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, flag, settings
-from atari_dqn.envs.ids import short_name
-from atari_dqn.envs.make import resolve_env
+from atari_dqn.envs.ids import is_atari, short_name
+from atari_dqn.envs.make import resolve_env, resolve_env_id
 from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.sweeps.members import Member
+from atari_dqn.system.machine import usable_cores
 
 LONGEST = 150
-"""Most characters of a name; a directory's may have 255 bytes"""
+"""Most bytes of a name; a directory's may have 255"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +30,15 @@ class Grid:
     """What to vary."""
 
     base: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Settings of every run; all others have their defaults"""
+    """Settings of every run; all others are the preset's"""
     axes: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     """Values of the settings that vary, each combined with each"""
     variants: Sequence[Mapping[str, Any]] = ({},)
     """Settings that vary together, with a `name`"""
     search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Ranges and choices of the settings that a search draws"""
+    preset: Preset = "paper"
+    """What the settings of Atari games begin with"""
 
 
 def read_grid(file: Path) -> Grid:
@@ -61,8 +66,10 @@ def _table(tables: dict[str, Any], name: str, *, rest: bool = False) -> dict[str
         raise ConfigError(f"unknown table {next(iter(tables))!r}; it takes [base], [grid], [[variant]] and [search]")
     if not isinstance(table, dict):
         raise ConfigError(f"{name} is not a table; write [{name}] above its settings")
-    for setting in table:
+    for setting, value in table.items():
         _check_name(setting)
+        if name == "base":
+            _check_value(setting, value)
     return table
 
 
@@ -76,15 +83,20 @@ def _values(name: str, values: Any) -> list[Any]:
     if not isinstance(values, list) or not values or (a_list and not isinstance(values[0], list)):
         what = "a list of lists, one for each run" if a_list else "a list with a value for each run"
         raise ConfigError(f"{name} in [grid] must be {what}")
+    for value in values:
+        _check_value(name, value)
     return values
 
 
 def _variants(tables: Any) -> Iterator[dict[str, Any]]:
+    if tables == []:
+        raise ConfigError("variant is empty, so there is nothing to run; leave it out, or write a [[variant]] for each")
     for table in tables if isinstance(tables, list) else [tables]:
         if not isinstance(table, dict) or (table and not isinstance(table.get("name"), str)):
             raise ConfigError('each [[variant]] needs a name and its settings, such as name = "three-step"')
         for setting in table.keys() - {"name"}:
             _check_name(setting)
+            _check_value(setting, table[setting])
         yield table
 
 
@@ -127,18 +139,31 @@ def members_of(grid: Grid) -> tuple[list[Member], dict[str, EnvSpec]]:
         drawn = dict(zip(axes, values, strict=False))
         variant = dict(values[-1])
         label = variant.pop("name", "")
-        config = from_dict({**grid.base, **drawn, **variant}).validate()
+        asked = {**grid.base, **drawn, **variant}
+        config = from_dict({**_beginning(grid.preset, from_dict(asked)), **asked}).validate()
         config, spec = _resolved(config, known)
         vary = {name: value for name, value in drawn.items() if len(axes[name]) > 1 and name not in ("seed", "env_id")}
         parts = [short_name(config.env.env_id.rpartition(":")[2]), *([label] if label else [])]
         name = f"{'-'.join([*map(_plain, parts), *itertools.starmap(_part, vary.items())])}/seed-{config.run.seed}"
         if name in specs:
             raise ConfigError(f"two runs have the name {name}; remove values given twice, or name them as [[variant]]s")
-        if len(name) > LONGEST:
+        if len(os.fsencode(name)) > LONGEST:
             raise ConfigError(f"the name {name[:40]}... is too long; give such settings a short name in a [[variant]]")
         members.append(Member(name, config.replace(run_dir=None)))
         specs[name] = spec
     return members, specs
+
+
+def _beginning(preset: Preset, asked: TrainConfig) -> dict[str, Any]:
+    """Settings with which a run begins that is `asked` for. Raises `ConfigError` for one that the preset is not for."""
+    if preset == "paper":
+        return {}
+    if is_atari(resolve_env_id(asked.env.env_id)):
+        name = auto(asked.run.device) if preset == "auto" else preset
+        return PRESETS[name](usable_cores(), max(1, asked.run.total_env_steps)).to_dict()
+    if preset != "auto":
+        raise ConfigError(f"--preset {preset} is for Atari games; leave it out for {asked.env.env_id}")
+    return {}
 
 
 def specs_of(members: Sequence[Member]) -> dict[str, EnvSpec]:

@@ -19,7 +19,6 @@ from typing import Any
 
 from atari_dqn.cli.command import INTERRUPTED, CommandFailed
 from atari_dqn.config.derived import RUN_BYTES, derive
-from atari_dqn.config.file import from_dict
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, flag
 from atari_dqn.envs.ids import is_atari
@@ -181,13 +180,3 @@ def last_line(log: Path) -> str:
         lines = log.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
     return ""
-
-
-def to_dict(member: Member) -> dict[str, Any]:
-    """`member`, JSON-ready."""
-    return {"name": member.name, "settings": member.config.to_dict()}
-
-
-def of_dict(stored: Mapping[str, Any]) -> Member:
-    """The inverse of `to_dict`."""
-    return Member(stored["name"], from_dict(stored["settings"]))

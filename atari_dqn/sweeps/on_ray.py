@@ -98,7 +98,7 @@ def run_on_ray(plan: Plan, specs: Mapping[str, EnvSpec], root: Path, stop: StopR
                 asked = True
                 if all(line.state in ("waiting", "done") for line in board.lines.values()):
                     ended = True  # nothing to save, and Ray may take a minute to connect
-                    driver.terminate()
+                    driver.kill()
                     break
                 board.say("stopping as soon as every run has saved its state")
                 driver.stdin.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -101,7 +102,9 @@ def load(root: Path) -> Plan | None:
 
 
 def check_directory(root: Path) -> None:
-    """Raise `ConfigError` if `root` has something else than a sweep."""
+    """Raise `ConfigError` if `root` has something else than a sweep, or is a URL, which `Path` writes as `s3:/...`."""
+    if re.match(r"[\w+.-]+:/", str(root)):
+        raise ConfigError(f"--sweep-dir {root} is not a folder; give one that all nodes share, at the same path")
     if is_run_dir(root):
         raise ConfigError(f"--sweep-dir {root} is a single run; name an empty or a new directory")
     try:

@@ -17,7 +17,7 @@ from atari_dqn.runs.directory import is_run_dir
 from atari_dqn.runs.lock import locked
 from atari_dqn.sweeps import local
 from atari_dqn.sweeps.members import Member, check, check_known_elsewhere, is_done
-from atari_dqn.sweeps.plan import Plan, kept
+from atari_dqn.sweeps.plan import Plan, kept, plan_file
 from atari_dqn.sweeps.table import Board
 from atari_dqn.system.machine import available_memory, cores
 from atari_dqn.system.signals import StopRequest
@@ -97,21 +97,21 @@ class Session:
             with board:
                 run(board)
         trials = self.plan.on_ray.trials if self.plan.on_ray else 0
-        unstarted = max(0, trials - len(board.lines)) if self.stop.asked() else 0
+        unstarted = self.stop.asked() and len(board.lines) < trials
         return end(board, self.root, lambda text: say(console, text), self.resume, unstarted)
 
 
-def end(board: Board, root: Path, tell: Callable[[str], None], resume: str, unstarted: int = 0) -> int:
+def end(board: Board, root: Path, tell: Callable[[str], None], resume: str, unstarted: bool = False) -> int:
     """Tell the user how to continue. Returns the exit code. `unstarted` runs of a search are not on the board.
 
     Raises `CommandFailed` if a member failed and none was stopped.
     """
     lines = board.lines
     if unstarted or any(line.state in ("stopped", "waiting") for line in lines.values()):
-        # A resume takes its settings from a run that has started.
         started = any(is_run_dir(root / name) for name in lines)
-        nothing = "stopped, nothing to save; run the same command again"
-        tell(f"stopped, state saved; resume with {resume}" if started else nothing)
+        # A resume takes its settings from the plan, or from a run that has started.
+        how = f"resume with {resume}" if started or plan_file(root).exists() else "run the same command again"
+        tell(f"stopped, {'state saved' if started else 'nothing to save'}; {how}")
         return INTERRUPTED
     seeds = all(name.startswith("seed-") for name in lines)
     tell(f"to compare: python -m atari_dqn.compare {shlex.quote(str(root))}/{'seed-*' if seeds else '*'}")

@@ -38,12 +38,11 @@ def connect(address: str, *, object_store_memory: int | None = None, **given: An
         given = {"object_store_memory": object_store_memory, "include_dashboard": False} | given
     try:
         ray.init(address=address, logging_level=logging.ERROR, **given)
+    except ray.exceptions.AuthenticationError as error:
+        raise _wrong_token(address, str(error).partition(". ")[0]) from None
     except (ConnectionError, ValueError) as error:
         if "InvalidAuthToken" in str(error.__cause__):  # `ray start` asks for one wherever its user has one
-            raise ConfigError(
-                f"--cluster {address}: the cluster asks for a token; set RAY_AUTH_MODE=token, with the cluster's"
-                " ~/.ray/auth_token on this machine"
-            ) from None
+            raise _wrong_token(address, "the cluster asks for its token, which is missing here or another") from None
         raise _no_cluster(address, str(error).partition(". ")[0]) from None
     except RuntimeError as error:  # "Version mismatch: The cluster was started with: Ray: 2.50.0, Python: 3.12.1 ..."
         if "mismatch" not in str(error):
@@ -81,6 +80,11 @@ def no_answer(host: str, port: int) -> str:
             return "" if connection.recv(len(SETTINGS))[3:4] == SETTINGS[3:4] else "what listens there is not Ray"
     except OSError as error:
         return error.strerror or str(error)
+
+
+def _wrong_token(address: str, reason: str) -> ConfigError:
+    how = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that its head was started with"
+    return ConfigError(f"--cluster {address}: {reason}; {how} (by default ~/.ray/auth_token)")
 
 
 def _no_cluster(address: str, reason: str) -> ConfigError:

@@ -152,6 +152,7 @@ class Session:
 
     def _wait(self, note: str) -> None:
         """Show `note` during anything that takes long, and make it possible to stop."""
+        self._name_replaced()
         self.monitor.tick(self.trainer.env_steps, note)
         if self.should_stop():
             raise Stopped
@@ -160,14 +161,7 @@ class Session:
         """Keep the terminal alive, name workers that were replaced, and record the games that ended."""
         trainer, monitor = self.trainer, self.monitor
         monitor.tick(trainer.env_steps)
-        assert trainer.workers is not None
-        for failure in trainer.workers.failures:
-            self._workers_replaced += 1
-            monitor.say(
-                f"env step {trainer.env_steps:,}: {failure.rstrip()}\n"
-                "The worker was replaced; its unfinished episodes are cut, and training continues."
-            )
-        trainer.workers.failures.clear()
+        self._name_replaced()
         steps_each = trainer.env_steps // trainer.config.num_envs
         if not (self._told_of_endless_game or trainer.episodes.finished) and steps_each >= NOTE_AFTER:
             self._told_of_endless_game = True
@@ -175,6 +169,17 @@ class Session:
         if trainer.ended:
             monitor.keep_episodes(trainer.env_steps, trainer.clock.elapsed(), trainer.ended)
             trainer.ended.clear()
+
+    def _name_replaced(self) -> None:
+        """Name workers that are being replaced, while their successors start or wait for a place, too."""
+        for failure in self.trainer.workers.failures if self.trainer.workers else ():
+            self._workers_replaced += 1
+            self.monitor.say(
+                f"env step {self.trainer.env_steps:,}: {failure.rstrip()}\n"
+                "The worker is replaced; its unfinished episodes are cut, and training continues."
+            )
+        if self.trainer.workers:
+            self.trainer.workers.failures.clear()
 
     def _edit(self, requests: Sequence[Request]) -> None:
         trainer, monitor = self.trainer, self.monitor

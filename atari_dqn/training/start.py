@@ -40,6 +40,8 @@ class Run:
     labml_url: str | None = None
     parts: Callable[[TrainConfig, EnvSpec], Parts] = local_parts
     """Makes what the trainer is made of"""
+    cluster: str | None = None
+    """Address of the Ray cluster whose nodes have the workers"""
 
 
 def train(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should_stop: Callable[[], bool]) -> int:
@@ -76,7 +78,8 @@ def train(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should
         say(console, f"done: {why}{trainer.env_steps:,} env steps in {run.run_dir}")
         return DONE
     saved = "state saved" if trainer.env_steps > began_at else "nothing to save"
-    say(console, f"stopped at env step {trainer.env_steps:,}, {saved}; resume with --run-dir {run.run_dir}")
+    how = f"--run-dir {run.run_dir}" + (f" --cluster {run.cluster}" if run.cluster else "")
+    say(console, f"stopped at env step {trainer.env_steps:,}, {saved}; resume with {how}")
     return INTERRUPTED
 
 

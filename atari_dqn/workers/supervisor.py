@@ -100,10 +100,8 @@ class Supervisor(ABC):
             if len(streak) > self._restarts:
                 count = f"failed {len(streak)} times in a row; the first time it " if len(streak) > 1 else ""
                 self._raise_first({index: count + streak[0][1]})
-        try:
-            return self.restart(list(failed))
-        finally:
-            self._tell(failed)
+        self._tell(failed)
+        return self.restart(list(failed))
 
     @property
     def closed(self) -> bool:

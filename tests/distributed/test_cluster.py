@@ -46,6 +46,16 @@ def test_without_a_cluster_a_run_ends_with_one_line_and_leaves_nothing(tmp_path:
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.ray
+def test_a_token_that_is_missing_here_is_asked_for_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "nowhere"))
+    ended = run([*SHORT, "--cluster", "local"], tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(r"error: --cluster local: RAY_AUTH_TOKEN_PATH .*nowhere; set RAY_AUTH_MODE=.*\n", ended.stderr)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_several_seeds_are_for_sweep(tmp_path: Path) -> None:
     ended = run([*SHORT, "--seeds", "2", "--cluster", "local"], tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")

@@ -202,10 +202,12 @@ def test_a_node_that_hangs_is_named_and_its_processes_are_ended(cluster: Cluster
 
 def test_a_lost_share_waits_for_a_node_that_joins_late(cluster: Cluster, nodes: Nodes) -> None:
     joined: list[Any] = []
+    named: list[str] = []
 
     def on_wait(line: str) -> None:
         if "1 workers wait for as many free CPUs, at most 300 s: 0 on 2 nodes" in line and not joined:
             joined.append(nodes.add(4))
+            named.extend(pool.failures)
 
     with pool_of(cluster, deadline=300, on_wait=on_wait) as pool, no_cpu_free(cluster):
         pool.reset()
@@ -214,6 +216,7 @@ def test_a_lost_share_waits_for_a_node_that_joins_late(cluster: Cluster, nodes: 
         assert step(pool).is_reset.tolist() == [index in share.workers for index in range(3)]
         moved = next(each for each in pool._supervisor.shares if each.workers == share.workers)  # type: ignore[attr-defined]
         assert moved.node.id == joined[0].node_id
+        assert f"went down with node {share.node.name}: " in named[0], "before its workers have another"
 
 
 def test_without_a_free_cpu_a_lost_share_goes_to_the_least_busy_node(cluster: Cluster, nodes: Nodes) -> None:

@@ -120,12 +120,14 @@ def test_too_many_cores_for_every_node_are_one_line(nodes: Nodes, tmp_path: Path
 
 
 def test_a_stop_before_any_run_started_is_obeyed_at_once(nodes: Nodes, tmp_path: Path) -> None:
-    command = [*SWEEP, *COMMON, "--env-id", "CartPole-v1", "--sweep-dir", "run", "--cluster", nodes.address]
+    (tmp_path / "search.toml").write_text("[search]\nn_step = [1, 3]\n")
+    search = ["--file", "search.toml", "--search", "optuna", "--trials", "2", "--cluster", nodes.address]
+    command = [*SWEEP, *COMMON, "--env-id", "CartPole-v1", "--sweep-dir", "run", *search]
     with training(tmp_path, command) as sweep:
         sweep.until(lambda: "connecting to the cluster" in sweep.said)
         sweep.signal(signal.SIGINT, group=True)
         assert sweep.end(60, 60) == INTERRUPTED, sweep.said
-    assert sweep.said.splitlines()[-1] == "stopped, nothing to save; run the same command again"
+    assert sweep.said.splitlines()[-1] == "stopped, nothing to save; resume with --sweep-dir run"
 
 
 def test_a_folder_that_a_node_does_not_share_is_refused(nodes: Nodes, tmp_path: Path) -> None:

@@ -14,13 +14,16 @@ from rich.console import Console
 from atari_dqn import compare, sweep
 from atari_dqn.cli.command import DONE, INTERRUPTED
 from atari_dqn.config.file import load_config
+from atari_dqn.config.presets import PRESETS
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.runs.checkpoints import load_weights
+from atari_dqn.runs.lock import locked
 from atari_dqn.sweeps import flags, plan
 from atari_dqn.sweeps.members import Member, Progress, is_done, progress
 from atari_dqn.sweeps.suites import SUITES
 from atari_dqn.sweeps.table import Board
+from atari_dqn.system.machine import usable_cores
 from tests.faults.trainings import LIMIT, training
 from tests.run_dirs import make_run
 from tests.test_train import TRAIN, rows, run
@@ -111,6 +114,24 @@ def test_settings_reach_the_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert {spec.kind for spec in specs.values()} == {"vector"}
 
 
+@pytest.mark.parametrize(
+    ("flags", "said", "preset"),
+    [
+        ("", "paper", "paper"),
+        ("--preset cpu", "cpu", "cpu"),
+        ("--preset auto --device cpu", "auto", "cpu"),
+        ("--preset auto --cluster auto", "cpu", "cpu"),
+        ("--preset auto --cluster auto --gpus-per-run 0.5", "gpu", "gpu"),
+    ],
+)
+def test_runs_begin_with_the_preset_that_is_asked_for(flags: str, said: str, preset: str) -> None:
+    words = ["--env-id", "pong", "--total-env-steps", "1000000", "--n-step", "7", *flags.split()]
+    made, _, notes = sweep._plan(sweep._parse(words, "sweep"), Path("swept"))
+    config, begun = made.members[0].config, PRESETS[preset](usable_cores(), 1_000_000)
+    assert notes == [f"preset {said}"]
+    assert config == begun.replace(env_id="ALE/Pong-v5", n_step=7, device=config.run.device)
+
+
 def test_a_suite_is_its_games_with_its_settings() -> None:
     command = sweep._parse(["--suite", "atari-5", "--total-env-steps", "1000"], "sweep")
     grid = sweep._grid(command, flags.given(command))
@@ -135,6 +156,10 @@ def test_a_suite_is_its_games_with_its_settings() -> None:
         ("--file wrong.toml", "--file wrong.toml is not TOML"),
         ("--file plan.toml --n-step 2", "--n-step varies in --file, too"),
         ("--init-from nowhere --env-id pong", "--init-from nowhere does not exist"),
+        ("--env-id pong --sweep-dir s3://bucket/swept", "--sweep-dir s3:/bucket/swept is not a folder"),
+        ("--env-id pong --preset cpu --config full/run", "--preset cpu: --config has settings of its own"),
+        ("--env-id pong CartPole-v1 --preset cpu", "--preset cpu is for Atari games; leave it out for CartPole-v1"),
+        ("--env-id CartPole-v1 --sweep-dir swept", "is training in swept; choose another --sweep-dir"),
         ("--env-id pong --retries 0", "--retries is for Ray; add --cluster local"),
         ("--env-id pong breakout --cluster local --stop-early", "--stop-early compares scores of one game"),
         ("--env-id pong --cluster local --search optuna", "--search optuna and the ranges of [search]"),
@@ -146,9 +171,11 @@ def test_a_mistake_is_one_line_before_anything_begins(words: str, said: str) -> 
     make_run(Path("full/run"), "CartPole-v1", env_step=100)
     Path("wrong.toml").write_text("[base")
     Path("plan.toml").write_text(PLAN + VARIANTS)
-    before = sorted(Path().rglob("*"))
-    with pytest.raises(ConfigError) as caught:
-        sweep.main(words.split())
+    plan.save(plan.Plan([]), Path("swept"))
+    with locked(Path("swept")):
+        before = sorted(Path().rglob("*"))
+        with pytest.raises(ConfigError) as caught:
+            sweep.main(words.split())
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert sorted(Path().rglob("*")) == before
@@ -161,14 +188,19 @@ def test_a_mistake_is_one_line_before_anything_begins(words: str, said: str) -> 
         ("[grid]\nlearning_rate = 1e-4", "learning_rate in [grid] must be a list"),
         ("[grid]\nepsilon_at = [0, 1]", "epsilon_at in [grid] must be a list of lists"),
         ("[grid]\nlerning_rate = [1]", "unknown setting 'lerning_rate'"),
-        ("[base]\nlearning_rate = 'x'", "--learning-rate is 'x' in the config file; it must be float"),
+        ("[base]\nlearning_rate = 'x'", "--file plan.toml: --learning-rate is 'x'; it must be float"),
+        ("[base]\ngamma = 7", "--file plan.toml: --gamma is 7; it must be"),
+        ("[grid]\ngamma = [0.9, 7]", "--file plan.toml: --gamma is 7; it must be"),
+        ("[[variant]]\nname = 'a'\ngamma = 7", "--file plan.toml: --gamma is 7; it must be"),
+        ("variant = []", "--file plan.toml: variant is empty, so there is nothing to run"),
+        (f"[[variant]]\nname = '{'名' * 50}'", "is too long; give such settings a short name"),
         ("[bass]\nlearning_rate = 1", "unknown table 'bass'"),
         ("learning_rate = 1", "unknown table 'learning_rate'"),
         ("[[variant]]\nn_step = 3", "each [[variant]] needs a name"),
         ("[search]\nlearning_rate = {low = 0.1}", "learning_rate in [search] must be a list of choices, or {low"),
         ("[search]\nlearning_rate = {low = 0.1, high = 2}", "--learning-rate is 2; it must be above 0"),
-        ("[search]\nlearning_rate = {low = 'a', high = 'b'}", "--learning-rate is 'a' in the config file"),
-        ("[search]\nn_step = {low = 1.5, high = 3}", "--n-step is 1.5 in the config file; it must be int"),
+        ("[search]\nlearning_rate = {low = 'a', high = 'b'}", "--learning-rate is 'a'; it must be float"),
+        ("[search]\nn_step = {low = 1.5, high = 3}", "--n-step is 1.5; it must be int"),
         ("[search]\nlearning_rate = [1e-4, -1]", "--learning-rate is -1; it must be above 0"),
         ("[search]\nepsilon_values = [[1, 7]]", "--epsilon-values is 7; it must be"),
         ("[search]\nseed = [1, 2]", "seed cannot be in [search]"),

@@ -295,6 +295,20 @@ def test_a_worker_that_was_replaced_is_told_and_counted_once(tmp_path: Path, mon
     assert {row["charts/workers_replaced"] for row in did.rows} == {1.0}
 
 
+def test_a_worker_is_named_while_its_successor_is_waited_for(tmp_path: Path) -> None:
+    trainer, table = made()
+    said = io.StringIO()
+    monitor = Monitor(tmp_path, Console(file=said, width=300), "test", 100, 0)
+    running = Session(trainer, tmp_path, monitor, lambda: False)
+    running._wait("starting")  # before there are workers
+    trainer.workers = table
+    table.failures.append("worker 3 went down with node b")
+    running._wait("worker 3 waits for a free CPU")
+    running._wait("worker 3 waits for a free CPU")
+    assert said.getvalue().count("worker 3 went down with node b") == 1
+    monitor.close()
+
+
 def test_the_end_of_a_run_is_saved_and_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     did = Did(tmp_path, monkeypatch, log_interval=32, checkpoint_interval=32)
     assert did.trainer.env_steps in (64, 65)

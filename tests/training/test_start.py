@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from atari_dqn import train
+from atari_dqn.cli.command import INTERRUPTED
 from atari_dqn.config.derived import derive
 from atari_dqn.config.live import Edit, Request
 from atari_dqn.config.schema import TrainConfig
@@ -45,6 +46,14 @@ def trained(run: Run, **settings: Any) -> str:
     assert start.train(config, spec_of(config.env), run, console, lambda: False) == 0
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def test_a_stopped_run_says_what_resumes_it(tmp_path: Path) -> None:
+    config, console = configured(), Console(file=io.StringIO(), width=300)
+    run = Run(tmp_path, cluster="10.0.0.1:6379")
+    assert start.train(config, spec_of(config.env), run, console, lambda: True) == INTERRUPTED
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().endswith(f"resume with --run-dir {tmp_path} --cluster 10.0.0.1:6379\n")
 
 
 def test_the_page_gets_the_settings_of_the_start_and_present_live_values(
