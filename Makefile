@@ -6,7 +6,7 @@ VENV   ?= .venv
 RUN     = $(VENV)/bin/python
 PARALLEL = -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: train test test-long test-ray test-slow lint bench regression clean
+.PHONY: train test test-long test-ray test-slow lint docs bench regression clean
 
 train: $(VENV)/installed
 	$(RUN) -m atari_dqn.train $(ARGS)
@@ -24,6 +24,9 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
 
 test-slow: $(VENV)/installed
 	$(RUN) -m pytest -m slow $(ARGS)

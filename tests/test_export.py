@@ -32,7 +32,7 @@ from tests.policy.test_files import make
 from tests.run_dirs import make_run, python, refusals
 from tests.test_train import SHORT, run
 
-README = Path(__file__).parents[1] / "README.md"
+RECIPES = Path(__file__).parents[1] / "docs" / "recipes.md"
 
 
 @pytest.fixture(scope="module")
@@ -275,12 +275,12 @@ def test_a_file_that_misstates_its_env_is_not_played(field: str, value: Any, tmp
         assert "\n" not in str(refused.value)
 
 
-# ---------------------------------------------------------------------- the README
+# ---------------------------------------------------------------------- the recipe
 
 
-def test_the_readmes_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipes_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the directory of a run; its game is cut short, as an untrained network may never end one."""
-    (example,) = [block for block in blocks(README.read_text(), "python") if "Policy" in block]
+    (example,) = [block for block in blocks(RECIPES.read_text(), "python") if "Policy" in block]
     torch.manual_seed(2)
     make_run(tmp_path / "runs" / "breakout", "ALE/Breakout-v5")
     monkeypatch.chdir(tmp_path)

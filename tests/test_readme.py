@@ -1,9 +1,11 @@
-"""Runs the commands of README.md and docs/recipes.md, and checks that what the pages name exists."""
+"""Runs the commands of the README, the tutorials and the recipes, and checks that what the pages name exists."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
+import json
 import re
 import runpy
 import shlex
@@ -15,21 +17,27 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from atari_dqn import train
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.evaluation.result import Evaluation
+from atari_dqn.evaluation.scorecard import scorecard
 from atari_dqn.runs.lock import is_training
 from tests.faults.trainings import LIMIT
 from tests.test_bench import TINY
 
 ROOT = Path(__file__).parents[1]
-README, RECIPES = ROOT / "README.md", ROOT / "docs" / "recipes.md"
+DOCS = ROOT / "docs"
+README, FIRST_RUN, RECIPES = ROOT / "README.md", DOCS / "first-run.md", DOCS / "recipes.md"
+TUNE, OWN, SCORECARD = DOCS / "tune-live.md", DOCS / "own-environment.md", DOCS / "scorecard.md"
+RUN = [README, FIRST_RUN, TUNE, OWN, SCORECARD, RECIPES]
+"""Pages whose commands are run."""
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-
-NO_COMMANDS = ("actions = actor.act", "atari_dqn/\n")
-"""How blocks without commands begin."""
 
 LEFT_OUT = {
     "make": "it makes an environment, and .ci/run calls it",
@@ -43,7 +51,7 @@ LEFT_OUT = {
     "python -m atari_dqn.sweep --file search.toml": "it starts Ray; tests/sweeps/test_on_ray.py",
     "python -m atari_dqn.sweep --suite": "it is 130 runs; test_cluster_pages.py lists them",
     "python -m atari_dqn.doctor": "test_doctor.py runs it as it is",
-    "python -m atari_dqn.train --run-dir runs/breakout --dashboard": "it fetches from npm; test_dashboard_training.py",
+    "python -m atari_dqn.train --run-dir runs/live --dashboard": "it fetches from npm; test_dashboard_training.py",
 }
 """Commands and programs that are not run here, by their beginning, and why."""
 
@@ -69,14 +77,18 @@ OVERRIDES = {
 """Flags that make a command short, by its module."""
 
 PROMISED = {
-    README: [
+    README: ["*/videos/*.mp4"],
+    FIRST_RUN: [
         *("cartpole/plots/compare.png", "cartpole/videos/*.mp4", "cartpole/evaluations.jsonl"),
-        *("cartpole/export/*/policy.onnx", "breakout/metrics.jsonl"),
+        *("cartpole/plots/*-surprise.png", "cartpole/export/*/policy.onnx", "breakout/metrics.jsonl"),
     ],
+    TUNE: ["live/hparam_edits.jsonl", "again/metrics.jsonl"],
+    OWN: ["corridor/metrics.jsonl"],
+    SCORECARD: ["carts/evaluations.jsonl"],
     RECIPES: [
-        *("three-step/seed-2/config.json", "live/hparam_edits.jsonl", "again/metrics.jsonl", "corridor/metrics.jsonl"),
-        *("rates/*-learning_rate-0.0001/seed-2/metrics.jsonl", "ablation/*-plain-*/seed-2/config.json"),
-        *("filmed/videos/*.mp4", "filmed/plots/*.png", "filmed/export/*/policy.safetensors"),
+        *("three-step/seed-2/config.json", "rates/*-learning_rate-0.0001/seed-2/metrics.jsonl"),
+        *("ablation/*-plain-*/seed-2/config.json", "filmed/videos/*.mp4", "filmed/plots/*.png"),
+        "filmed/export/*/policy.safetensors",
     ],
 }
 """Files in runs/ after all of a page's commands."""
@@ -93,7 +105,7 @@ def commands(page: Path) -> list[str]:
     for language, text in blocks(page):
         if language in ("python", "toml"):
             found.append(text)
-        elif language not in ("text", "math") and not text.startswith(NO_COMMANDS):
+        elif language not in ("text", "math"):
             found += [line.partition("  #")[0].strip() for line in text.splitlines() if line.strip()]
     return found
 
@@ -114,7 +126,7 @@ def check(flags: str) -> None:
     TrainConfig(**{section: getattr(command, section) for section in vars(TrainConfig())}).validate()
 
 
-@pytest.mark.parametrize("page", [README, RECIPES], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_every_command_is_run_or_left_out_for_a_reason(page: Path) -> None:
     for command in commands(page):
         if not is_left_out(command) and "\n" not in command:
@@ -125,7 +137,7 @@ def test_every_command_is_run_or_left_out_for_a_reason(page: Path) -> None:
 
 @pytest.mark.parametrize("start", LEFT_OUT)
 def test_every_command_left_out_is_in_a_page(start: str) -> None:
-    assert any(command.startswith(start) for command in [*commands(README), *commands(RECIPES)])
+    assert any(command.startswith(start) for page in RUN for command in commands(page))
 
 
 def run_as_main(module: str, arguments: list[str]) -> int:
@@ -205,23 +217,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     torch.use_deterministic_algorithms(False)
 
 
-def test_the_readmes_first_ten_minutes(place: Path) -> None:
-    run_all([command for command in commands(README) if "cartpole" in command and "breakout" not in command], "")
-    check_promises(README, "cartpole")
+def test_the_first_run_of_the_tutorial(place: Path) -> None:
+    run_all([command for command in commands(FIRST_RUN) if "cartpole" in command], "")
+    check_promises(FIRST_RUN, "cartpole")
 
 
 @pytest.mark.slow
-def test_all_commands_of_the_readme(place: Path) -> None:
-    """In a game that an untrained network loses soon."""
-    run_all(commands(README), "pong")
-    check_promises(README)
-
-
-@pytest.mark.slow
-def test_all_commands_of_the_recipes(place: Path) -> None:
-    """In a game whose episodes are short."""
-    run_all(commands(RECIPES), "CartPole-v1")
-    check_promises(RECIPES)
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_all_commands_of_a_page(page: Path, place: Path) -> None:
+    """In games that an untrained network loses soon."""
+    run_all(commands(page), "pong" if page in (README, FIRST_RUN) else "CartPole-v1")
+    check_promises(page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -235,6 +241,61 @@ def test_what_a_page_names_exists(page: Path) -> None:
     for folder, anchor in re.findall(r"\]\(([^)#]*)#([^)]*)\)", text):
         headings = re.findall(r"^#+ (.*)$", ((page.parent / folder) if folder else page).read_text(), re.MULTILINE)
         assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
+
+
+def table_below(heading: str) -> list[list[str]]:
+    """Cells of the rows of the README's first table below a heading, the header first."""
+    text = README.read_text().partition(f"# {heading}\n")[2]
+    lines = [line for line in text.partition("\n#")[0].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:])]
+
+
+def test_the_readmes_scores_are_those_of_the_race() -> None:
+    (_, *hours), *rows = table_below("Score against core-hours")
+    assert rows
+    for name, *cells in rows:
+        (contestant,) = re.findall(r"^`([\w-]+)`:", name)
+        file = ROOT / "experiments/results/race" / f"{contestant}-breakout-1" / "points.jsonl"
+        points = [json.loads(line) for line in file.read_text().splitlines()]
+        scores = {f"{point['mark']:g}": f"{point['mean']:.1f}" for point in points}
+        assert cells == [scores.get(hour, "") for hour in hours]
+
+
+def test_the_readmes_speeds_are_those_of_the_benchmark() -> None:
+    standings = json.loads((ROOT / "benchmarks/results/peers.json").read_text())["standings"]
+    measured = {
+        (f"{one['env_steps_per_second']:.0f}", f"{one['peak_memory_bytes'] / 1e9:.2f}") for one in standings.values()
+    }
+    _, *rows = table_below("Speed on the same work")
+    assert len(rows) > 5
+    assert {(rate, memory) for *_, rate, memory in rows} <= measured
+
+
+def test_the_scorecard_of_the_tutorial_is_that_of_its_run() -> None:
+    row = json.loads((ROOT / "experiments/results/pong/evaluations.jsonl").read_text().splitlines()[-1])
+    result = Evaluation(
+        row["env_id"], PROTOCOLS[row["protocol"]], row["epsilon"], row["seed"], np.array(row["returns"]),
+        np.array(row["lengths"]), row["truncated"], tuple(row["ci95"]), tuple(row["iqm_ci95"]), row["time"],
+    )  # fmt: skip
+    console = Console(width=80, file=io.StringIO())
+    what = f"{row['env_id']}, the network of env step {row['env_step']:,}"
+    console.print(scorecard(what, [result], PROTOCOLS["nature"], 6))
+    assert isinstance(console.file, io.StringIO)
+    (_, shown), *_ = blocks(SCORECARD)
+    assert shown.split() == console.file.getvalue().split()
+
+
+def test_the_tree_names_every_folder_and_command() -> None:
+    tree = (DOCS / "design.md").read_text()
+    for path in (ROOT / "atari_dqn").iterdir():
+        if (path / "__init__.py").exists():
+            assert f"\n  {path.name}/ " in tree, path.name
+        elif path.name != "__main__.py" and path.suffix == ".py" and "run_command(" in path.read_text():
+            assert path.name in tree, path.name
+
+
+def test_the_readme_is_a_landing_page() -> None:
+    assert len(README.read_text().splitlines()) <= 150
 
 
 def test_flags_in_the_deviations_are_valid() -> None:

@@ -1,0 +1,55 @@
+"""Hooks of the site's build: pages keep their places in the repository, so that a link works there and on the site."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from latex2mathml import converter
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """The pages of the navigation, and whatever they link to in the repository, in place of the files of docs/."""
+    from mkdocs.structure.files import File
+
+    for file in list(files):
+        if file.src_dir == config.docs_dir:
+            files.remove(file)
+    waiting, known = [*_paths(config.nav), *config.extra_css], set()
+    while waiting:
+        path = waiting.pop()
+        if path in known or not (ROOT / path).is_file():  # mkdocs warns of a link to what is not there
+            continue
+        known.add(path)
+        files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
+        if path.endswith(".md"):
+            for link in LINK.findall((ROOT / path).read_text()):
+                target = (ROOT / path).parent / link
+                if "://" not in link and target.resolve().is_relative_to(ROOT):
+                    waiting.append(str(PurePosixPath(target.resolve().relative_to(ROOT))))
+    return files
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Formulas as MathML, which browsers draw without a script."""
+    return re.sub(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', _mathml, content, flags=re.DOTALL)
+
+
+def _mathml(found: re.Match[str]) -> str:
+    formula = html.unescape(found[2]).replace(r"\arg", r"\mathrm{arg}\,")  # which the converter does not know
+    return str(converter.convert(formula, display="block" if found[1] == "div" else "inline"))
+
+
+def _paths(nav: Any) -> Iterator[str]:
+    for entry in nav:
+        value = next(iter(entry.values())) if isinstance(entry, dict) else entry
+        if isinstance(value, str):
+            yield value
+        else:
+            yield from _paths(value)
