@@ -26,7 +26,7 @@ lint: $(VENV)/installed
 	$(VENV)/bin/mypy
 
 docs: $(VENV)/installed
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 
 test-slow: $(VENV)/installed
 	$(RUN) -m pytest -m slow $(ARGS)
