@@ -6,8 +6,8 @@ a core-hour; the small network of Mnih et al. 2013 costs a third of the usual on
 it falls at a million env steps. See experiments/LOG.md for what was tried.
 
 Expected: a mean score above 80 after a core-hour, some 3 million env steps.
-Measured: by the race, one seed, 30 games: 22.6 after 0.125 core-hours, 48.3 after 0.25, 72.3 after 0.5 and 86.9 (95%
-interval 74.6 to 103.1) after 0.75.
+Measured: by the race, one seed, 30 games: 22.6 after 0.125 core-hours, 48.3 after 0.25, 72.3 after 0.5 and 101.0
+(95% interval 78.2 to 127.6) after 1.
 
     python -m experiments.breakout_cpu
 """
