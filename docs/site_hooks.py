@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,12 @@ from typing import Any
 from latex2mathml import converter
 
 ROOT = Path(__file__).parents[1]
+LOG = logging.getLogger("mkdocs.site_hooks")
+KNOWN = {
+    **{rf"\{size}{side[0]}": rf"\{side}" for size in ("big", "Big") for side in ("left", "right")},
+    r"\arg": r"\mathrm{arg}\,",
+}
+"""What the converter does not know in formulas, and what it knows instead."""
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
@@ -42,8 +49,13 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def _mathml(found: re.Match[str]) -> str:
-    formula = html.unescape(found[2]).replace(r"\arg", r"\mathrm{arg}\,")  # which the converter does not know
-    return str(converter.convert(formula, display="block" if found[1] == "div" else "inline"))
+    formula = html.unescape(found[2])
+    for unknown, known in KNOWN.items():
+        formula = formula.replace(unknown, known)
+    made = str(converter.convert(formula, display="block" if found[1] == "div" else "inline"))
+    if "\\" in made:
+        LOG.warning("a formula has a command that becomes no MathML: %s", formula)
+    return made
 
 
 def _paths(nav: Any) -> Iterator[str]:
