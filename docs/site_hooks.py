@@ -22,13 +22,14 @@ LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """The pages of the navigation, and whatever they link to in the repository, in place of the files of docs/."""
+    """The pages of docs/ and of the navigation, and whatever they link to in the repository."""
     from mkdocs.structure.files import File
 
+    waiting, known = [*_paths(config.nav), *config.extra_css], set()
     for file in list(files):
         if file.src_dir == config.docs_dir:
             files.remove(file)
-    waiting, known = [*_paths(config.nav), *config.extra_css], set()
+            waiting += [f"docs/{file.src_uri}"] if file.is_documentation_page() else []
     while waiting:
         path = waiting.pop()
         if path in known or not (ROOT / path).is_file():  # mkdocs warns of a link to what is not there
