@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from atari_dqn.cli.format import duration
 from atari_dqn.config.derived import RUN_BYTES, derive
-from atari_dqn.config.presets import ABOUT, PRESETS
+from atari_dqn.config.presets import ABOUT, ABOVE_RANDOM, PRESETS
 from atari_dqn.config.schema import TrainConfig
 
 GAME = "breakout"
@@ -17,8 +17,6 @@ ROUNDS, TURN_SECONDS = 2, 0.5
 SMALLEST_CAPACITY = 2**13
 PRESET = {"cpu": "cpu", "cuda": "gpu"}
 """Preset that suits a device"""
-FIRST_IMPROVEMENT = 3.0
-"""Core-minutes to a training score of 5.9, at 152,029 env steps, of `small-256` in the race"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +71,8 @@ def suggestion(machine: Machine) -> list[str]:
         advice["--torch-threads"] = (machine.threads, reason)
     above = []
     if machine.device == "cpu":
-        minutes = FIRST_IMPROVEMENT * max(1.0, (machine.load + 1) / machine.cores)
-        above = [f"  its score rises above that of random play after about {minutes:.0f} minutes at this load"]
+        seconds = ABOVE_RANDOM["ALE/Breakout-v5"] / rate
+        above = [f"  its score rises above that of random play after about {duration(seconds)} at this speed"]
     total = config.run.total_env_steps
     words = [word for flag, (value, _) in advice.items() for word in (flag, str(value))]
     return [

@@ -5,6 +5,7 @@ They never change the training; the page may also request edits, which `asked` p
 """
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from atari_dqn.config.live import Edit, Request, Value, for_page, from_page
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.evaluation.episodes import Episode
 from atari_dqn.monitoring.tensorboard import TensorBoard
-from atari_dqn.monitoring.terminal import EVALUATION, Terminal
+from atari_dqn.monitoring.terminal import Terminal
 from atari_dqn.monitoring.views import Film, Page, Row, View
 from atari_dqn.runs.records import Journal, discard_after, line, read_rows
 
@@ -33,6 +34,7 @@ class Monitor:
         env_steps: int,
         link: Page | None = None,
         learning_starts: int = 0,
+        expected: tuple[int, int] | None = None,
     ) -> None:
         """Cuts the run's records back to `env_steps`, where it resumes. Raises `OSError` if they cannot be written."""
         files = [run_dir / f"{name}.jsonl" for name in ("metrics", "evaluations", "episodes")]
@@ -41,11 +43,10 @@ class Monitor:
         self._console, self._link = console, link
         self._tensorboard = TensorBoard(run_dir, env_steps, self.say)
         self._metrics, self._evaluations, self._episodes = (Journal(file, self.say) for file in files)
-        self._terminal = Terminal(console, title, total_env_steps, env_steps, learning_starts)
+        self._terminal = Terminal(console, title, total_env_steps, env_steps, learning_starts, expected)
         with contextlib.suppress(ConfigError):  # a record edited by hand
-            for row in read_rows(files[0], EVALUATION):
-                shown = {name: value for name, value in row.items() if name.startswith("eval/")}
-                self._terminal.write({"env_step": row["env_step"], **shown})
+            for row in read_rows(files[0]):
+                self._terminal.write(row)
         self._views: list[View] = [self._tensorboard, self._terminal, *([] if link is None else [link])]
 
     def write(self, row: Row) -> None:
@@ -95,7 +96,11 @@ class Monitor:
         self._terminal.tick(env_steps, note)
 
     def say(self, message: str) -> None:
-        say(self._console, message)
+        """Print a line: above the panel broken between words, in a log with the time of day."""
+        if self._console.is_terminal:
+            self._console.print(message, highlight=False, overflow="ignore")
+        else:
+            say(self._console, f"{time.strftime('%H:%M:%S')}  {message}")
 
     def close(self) -> None:
         for view in self._views:

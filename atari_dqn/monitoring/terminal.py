@@ -3,12 +3,14 @@
 import collections
 import math
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from atari_dqn.cli.format import duration
 from atari_dqn.cli.output import FIRST_LINE_SECONDS, LINE_SECONDS, say
@@ -18,20 +20,35 @@ PANEL_SECONDS = 0.5
 """Seconds between redraws of the panel"""
 PACE_SECONDS = 60.0
 """Seconds over which steps/s is averaged"""
-EVALUATION = "eval/episodic_return"
+SCORE, EVALUATION = "charts/episodic_return", "eval/episodic_return"
+POINTS = 4_000
+"""Scores kept for the curve; beyond, every second one goes"""
+BARS = " ▁▂▃▄▅▆▇█"
 
 
 class Terminal:
-    """A live panel on a terminal, a line every `LINE_SECONDS` elsewhere."""
+    """A live panel on a terminal, a line every `LINE_SECONDS` elsewhere.
+
+    `expected` are the first and the last env step at which the score may rise above that of random play.
+    """
 
     def __init__(
-        self, console: Console, title: str, total_env_steps: int, env_steps: int, learning_starts: int = 0
+        self,
+        console: Console,
+        title: str,
+        total_env_steps: int,
+        env_steps: int,
+        learning_starts: int = 0,
+        expected: tuple[int, int] | None = None,
     ) -> None:
         self._console, self._title, self._total = console, title, total_env_steps
-        self._learning_starts = learning_starts
+        self._learning_starts, self._expected = learning_starts, expected
         self._row: Row = {}
         """The last value of every quantity; not every row has all of them."""
-        self._evaluated_at, self._best = 0, -math.inf
+        self._scores: list[tuple[float, float]] = []
+        """Env step and mean score of the last 100 games"""
+        self._best = {SCORE: -math.inf, EVALUATION: -math.inf}
+        self._evaluated_at = 0
         self._note = ""
         self.alarm = ""
         """Shown until it is cleared"""
@@ -39,14 +56,20 @@ class Terminal:
         self._started = time.monotonic()
         self._pace: collections.deque[tuple[float, int]] = collections.deque()
         self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
-        self._due = self._started + (PANEL_SECONDS if self._live else FIRST_LINE_SECONDS)
+        self._due = self._started + (0.0 if self._live else FIRST_LINE_SECONDS)
         if self._live:
             self._live.start()
 
     def write(self, row: Row) -> None:
         self._row = {**self._row, **row}
+        for name in self._best.keys() & row.keys():
+            self._best[name] = max(self._best[name], row[name])
+        if SCORE in row:
+            self._scores.append((row["env_step"], row[SCORE]))
+            if len(self._scores) > POINTS:
+                del self._scores[::2]
         if EVALUATION in row:
-            self._evaluated_at, self._best = int(row["env_step"]), max(self._best, row[EVALUATION])
+            self._evaluated_at = int(row["env_step"])
 
     def tick(self, env_steps: int, note: str = "") -> None:
         """Redraw if it is time; called at every step, so it must cost next to nothing otherwise."""
@@ -54,12 +77,14 @@ class Terminal:
         if self._env_steps < self._learning_starts <= env_steps:
             self._pace.clear()  # random play is many times faster than learning
         self._env_steps, self._note = env_steps, note
-        if not self._pace:
-            self._pace.append((now, env_steps))  # only now: starting the workers takes time but no steps
+        starting = bool(note) and not self._pace  # takes time but no steps
+        if not self._pace and not starting:
+            self._pace.append((now, env_steps))
         if now < self._due:
             return
         self._due = now + (PANEL_SECONDS if self._live else LINE_SECONDS)
-        self._pace.append((now, env_steps))
+        if not starting:
+            self._pace.append((now, env_steps))
         while len(self._pace) > 2 and now - self._pace[0][0] > PACE_SECONDS:
             self._pace.popleft()
         if self._live:
@@ -81,51 +106,95 @@ class Terminal:
 
     def eta(self) -> str:
         if self._env_steps < self._learning_starts < self._total:
-            return f"from {self._learning_starts:,} on"
+            return f"random play until {self._learning_starts:,}"
+        return self._time_to(self._total)
+
+    def _time_to(self, env_step: int) -> str:
         pace = self.steps_per_second()
-        return duration(max(0, self._total - self._env_steps) / pace) if pace else "..."
+        return duration(max(0, env_step - self._env_steps) / pace) if pace else "..."
 
     def _facts(self) -> list[tuple[str, str]]:
         def shown(name: str, form: str) -> str:
             return format(self._row[name], form) if name in self._row else "–"
 
         def score(group: str) -> str:
-            human = shown(f"{group}/human_normalized", ".2f")
-            return shown(f"{group}/episodic_return", ".2f") + ("" if human == "–" else f" (human {human})")
+            human = self._row.get(f"{group}/human_normalized")
+            normalized = "" if human is None else f" ({human:.0%} of human)" if human > 0 else " (as random play)"
+            return shown(f"{group}/episodic_return", ".2f") + normalized
+
+        def best(name: str) -> str:
+            return f"{self._best[name]:.2f}" if name in self._row else "–"
 
         return [
             ("env steps", f"{self._env_steps:,} / {self._total:,}"),
+            ("time left", self.eta()),
+            ("env steps/s", f"{self.steps_per_second():,.0f}"),
             ("updates", shown("update", ",.0f")),
-            ("steps/s", f"{self.steps_per_second():,.0f}"),
-            ("ETA", self.eta()),
             ("episode return", score("charts")),
+            ("best return", best(SCORE)),
+            ("evaluation", score("eval")),
+            ("best evaluation", best(EVALUATION)),
+            ("evaluated", f"{self._env_steps - self._evaluated_at:,} steps ago" if EVALUATION in self._row else "–"),
+            *self._expectation(),
             ("episode length", shown("charts/episodic_length", ",.0f")),
             ("epsilon", shown("charts/epsilon", ".3f")),
-            ("beta", shown("charts/beta", ".3f")),
-            ("learning rate", shown("charts/learning_rate", ".3g")),
             ("loss", shown("losses/td_loss", ".4g")),
             ("mean Q", shown("losses/q_values", ".3f")),
+            ("learning rate", shown("charts/learning_rate", ".3g")),
+            ("beta", shown("charts/beta", ".3f")),
             ("replay ratio", shown("charts/replay_ratio", "g")),
             ("replay fill", shown("charts/replay_fill", ".1%")),
-            ("evaluation", score("eval")),
-            ("evaluated", f"{self._env_steps - self._evaluated_at:,} steps ago" if EVALUATION in self._row else "–"),
-            ("best of them", f"{self._best:.2f}" if EVALUATION in self._row else "–"),
         ]
 
+    def _expectation(self) -> list[tuple[str, str]]:
+        """When the score should rise above that of random play, by the pace of learning once it is known."""
+        if self._expected is None or self._env_steps >= self._expected[1]:
+            return []
+        when = "..."
+        if self._env_steps >= self._learning_starts:
+            when = f"about {' to '.join(dict.fromkeys(map(self._time_to, self._expected)))}"
+        return [("above random play", when)]
+
     def _panel(self) -> Panel:
+        width, height = self._console.size
+        columns = min(4, max(1, width // 40))
         grid = Table.grid(padding=(0, 2), expand=True)
-        for _ in range(2):
-            grid.add_column(style="dim")
-            grid.add_column(justify="right")
+        for _ in range(columns):
+            grid.add_column(style="dim", no_wrap=True)
+            grid.add_column(justify="right", no_wrap=True)
         facts = self._facts()
-        for (left, left_value), (right, right_value) in zip(facts[::2], facts[1::2], strict=True):
-            grid.add_row(left, left_value, right, right_value)
+        lines = -(-len(facts) // columns)
+        for first in range(lines):
+            grid.add_row(*(cell for fact in facts[first::lines] for cell in fact))
         whole = Table.grid(expand=True)
         whole.add_row(grid)
         whole.add_row(ProgressBar(total=self._total, completed=self._env_steps))
-        note = self.alarm or self._note or duration(time.monotonic() - self._started)
-        return Panel(whole, title=self._title, subtitle=note, width=80)
+        rows = min(10, (height - lines - 4) // 3)
+        if rows > 0 and len(self._scores) > 1:
+            last, scores = self._scores[-1][0], [score for _, score in self._scores]
+            legend = f"episode return, mean of 100 games: {min(scores):.2f} to {max(scores):.2f} in {last:,.0f} env steps"
+            whole.add_row(Text(legend, style="dim", no_wrap=True))
+            whole.add_row(Text(curve(self._scores, width - 4, rows), style="cyan"))
+        seconds = time.monotonic() - self._started
+        note = self.alarm or self._note or f"running {duration(seconds)}, Ctrl-C saves and stops"
+        return Panel(whole, title=self._title, subtitle=note)
 
     def _line(self) -> str:
-        facts = [f"{name} {value}" for name, value in self._facts() if value != "–"]
-        return "  ".join([text for text in (self.alarm, self._note) if text] + facts)
+        facts = [f"{name} {value}" for name, value in self._facts() if value not in ("–", "...")]
+        return "  ".join([time.strftime("%H:%M:%S"), *(text for text in (self.alarm, self._note) if text), *facts])
+
+
+def curve(points: Sequence[tuple[float, float]], width: int, rows: int) -> str:
+    """Bars of the mean score in `width` equal parts of the time from env step 0 to the last of `points`."""
+    parts: list[list[float]] = [[] for _ in range(width)]
+    for env_step, score in points:
+        parts[min(width - 1, int(width * env_step / max(1, points[-1][0])))].append(score)
+    low, high = min(score for _, score in points), max(score for _, score in points)
+    levels, level = [], 0
+    for part in parts:
+        if part:
+            share = (sum(part) / len(part) - low) / (high - low or 1.0)
+            level = 1 + round(share * (8 * rows - 1))
+        levels.append(level)
+    lines = ["".join(BARS[min(8, max(0, level - 8 * row))] for level in levels) for row in reversed(range(rows))]
+    return "\n".join(lines)

@@ -121,6 +121,7 @@ class Session:
             left = duration((time.monotonic() - began) * (total - done) / done)
             self._wait(f"restoring the environments: {done:,} of {total:,} ticks, {left} left")
 
+        self._wait(f"starting {self.trainer.config.env.num_workers} workers")
         self.trainer.start(self._wait, watch)
         self._edit(self._overruled)
 

@@ -24,6 +24,7 @@ from atari_dqn.training.assembly import local_parts
 from atari_dqn.training.parts import Parts
 from atari_dqn.training.session import Session
 from atari_dqn.training.snapshot import NotSaved, Resumed, init_from, resume
+from atari_dqn.training.summary import above_random
 from atari_dqn.training.threads import ThreadChoice
 from atari_dqn.training.trainer import InexactError, Trainer
 from atari_dqn.workers.pool import WorkerError
@@ -138,7 +139,8 @@ def connect(trainer: Trainer, config: TrainConfig, run: Run, console: Console) -
         say(console, f"watch and tune at {run.labml_url.removesuffix(API)}/run/{page.uuid}")
     title = f"{config.env.env_id} · {trainer.device} {trainer.learner.precision}"
     total, learning_starts = config.run.total_env_steps, config.learner.learning_starts
-    return Monitor(run.run_dir, console, title, total, trainer.env_steps, page, learning_starts)
+    expected = above_random(config)
+    return Monitor(run.run_dir, console, title, total, trainer.env_steps, page, learning_starts, expected)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,21 @@
 """The summary printed when a run starts: what its settings amount to."""
 
+import itertools
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from rich.table import Table
+from torch import nn
 
+from atari_dqn.agent.network import QNetwork, make_network
+from atari_dqn.agent.reference import ReferenceNetwork
 from atari_dqn.agent.schedules import epsilon_schedule
 from atari_dqn.config.derived import Derived
+from atari_dqn.config.presets import ABOVE_RANDOM, cpu
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.envs.ids import is_atari, short_name
 from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.envs.single import SMALLEST_IMAGE
 
@@ -37,6 +46,40 @@ def image_warning(spec: EnvSpec) -> list[str]:
     ]
 
 
+def above_random(config: TrainConfig) -> tuple[int, int] | None:
+    """The first and the last env step at which the training score may rise above random play.
+
+    They are one for a game of `ABOVE_RANDOM`, and the bounds of those for another. None where what learns is not the
+    preset cpu.
+    """
+    preset = cpu(1, config.run.total_env_steps)
+    parts = "network", "learner", "exploration"
+    if not is_atari(config.env.env_id) or any(getattr(config, part) != getattr(preset, part) for part in parts):
+        return None
+    measured = ABOVE_RANDOM.get(config.env.env_id)
+    return (measured, measured) if measured else (min(ABOVE_RANDOM.values()), max(ABOVE_RANDOM.values()))
+
+
+def layers(spec: EnvSpec, config: TrainConfig) -> str:
+    """The layers of the network in words, as the papers have them, and the number of its parameters."""
+
+    def words(network: nn.Module) -> Iterator[str]:
+        for name, layer in network.named_modules():
+            if isinstance(layer, nn.Conv2d):
+                size, stride = layer.kernel_size[0], layer.stride[0]
+                yield f"conv {size}×{size}{f'/{stride}' if stride > 1 else ''} {layer.out_channels}"
+            elif isinstance(layer, nn.Linear):
+                last = name.rpartition(".")[2]
+                yield f"{'dense' if last.isdecimal() else last.replace('_', ' ')} {layer.out_features}"
+
+    with torch.device("meta"):
+        network = make_network(spec, config.network)
+        plain = ReferenceNetwork(spec, config.network) if isinstance(network, QNetwork) else network
+    counted = [(word, len(list(same))) for word, same in itertools.groupby(words(plain))]
+    shown = ", ".join(f"{count} of {word}" if count > 1 else word for word, count in counted)
+    return f"{shown}; {sum(weights.numel() for weights in network.parameters()):,} parameters"
+
+
 def times(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
 
@@ -47,42 +90,50 @@ def summary(config: TrainConfig, spec: EnvSpec, derived: Derived, run_dir: Path)
     def knots(pairs: tuple[tuple[float, float], ...]) -> str:
         return " → ".join(f"{value:g} at {at:,.0f}" for at, value in pairs)
 
-    env, learner, exploration = config.env, config.learner, config.exploration
-    per_update = f"one per {float(derived.env_steps_per_update):g} env steps"
-    if not derived.total_updates:
-        per_update = "[none: the run is too short]"
+    env, learner, exploration, run = config.env, config.learner, config.exploration, config.run
     epsilon = f"{knots(derived.epsilon_knots)} env steps"
     if exploration.epsilon_decay:
         first, last = exploration.epsilon_values
         epsilon = f"{first:g} → {last:g}, {exploration.epsilon_decay:,.0f} env steps to 1/e of the way"
     if exploration.epsilon_ladder:
         epsilon = f"0.4 to {0.4**8:.2g}, one for each of {derived.num_envs} envs"
+    fixed = len(derived.beta_knots) == 1
+    beta = f"{derived.beta_knots[0][1]:g}" if fixed else f"{knots(derived.beta_knots)} env steps"
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
+    table.add_column(overflow="fold")
     table.add_row("run", str(run_dir))
     table.add_row("env", f"{env.env_id}, {env.num_workers} workers × {env.envs_per_worker} envs")
     hidden, shape = times(config.network.mlp_hidden), times(spec.frame_shape)
-    table.add_row(
-        "network",
+    kind = (
         f"{config.network.network} on {spec.stack} images of {shape}"
         if spec.kind == "pixels"
-        else f"MLP of {hidden} on {times(spec.flattened or spec.frame_shape)} numbers",
+        else f"MLP of {hidden} on {times(spec.flattened or spec.frame_shape)} numbers"
     )
-    table.add_row("length", f"{config.run.total_env_steps:,} env steps, {derived.total_updates:,} updates")
+    table.add_row("network", f"{kind}: {layers(spec, config)}")
     table.add_row(
         "replay",
         f"{config.replay.replay_capacity:,} transitions × {derived.bytes_per_transition:,.0f} bytes"
-        f" = {derived.replay_bytes / 1e6:,.0f} MB",
+        f" = {derived.replay_bytes / 1e6:,.0f} MB; beta {beta}",
     )
-    table.add_row(
-        "updates",
-        f"{per_update} from env step {learner.learning_starts:,} on;"
-        f" target every {learner.target_update_interval:,} updates"
-        f" = {float(derived.target_sync_env_steps):,.0f} env steps",
+    updates = (
+        f"random play until {learner.learning_starts:,}, then {derived.total_updates:,} updates (one per"
+        f" {float(derived.env_steps_per_update):.4g} env steps, target every {float(derived.target_sync_env_steps):,.0f})"
     )
+    if not derived.total_updates:
+        updates = "random play; no update: the run is too short"
+    table.add_row("length", f"{run.total_env_steps:,} env steps: {updates}")
     table.add_row("epsilon", epsilon)
-    table.add_row("beta", f"{knots(derived.beta_knots)} env steps")
     if len(derived.learning_rate_knots) > 1:
         rates = tuple((at, factor * learner.learning_rate) for at, factor in derived.learning_rate_knots)
         table.add_row("learning rate", f"{knots(rates)} env steps")
+    every = ((f"{run.eval_episodes} games of evaluation", run.eval_interval), ("a clip", run.record_interval))
+    if shown := [f"{what} every {interval:,} env steps" for what, interval in every if interval]:
+        table.add_row("shown", ", ".join(shown))
+    if known := above_random(config):
+        measured = [f"{step:,}{f' ({short_name(game)})' * (known[0] < known[1])}" for game, step in ABOVE_RANDOM.items()]
+        steps = " to ".join(measured) if known[0] < known[1] else f"{known[0]:,}"
+        table.add_row("expect", f"a score above random play after about {steps} env steps")
+    table.add_row("watch", f"tensorboard --logdir {shlex.quote(str(run_dir))}")
+    table.add_row("stop", f"Ctrl-C: the state is saved, and --run-dir {shlex.quote(str(run_dir))} resumes")
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from atari_dqn.config.live import Edit
 from atari_dqn.monitoring import terminal as terminal_module
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.monitoring.tensorboard import TensorBoard
-from atari_dqn.monitoring.terminal import Terminal
+from atari_dqn.monitoring.terminal import Terminal, curve
 from atari_dqn.monitoring.views import Row
 
 ROW = {
@@ -67,7 +68,7 @@ def test_the_terminal_shows_every_quantity(terminal: bool, monkeypatch: pytest.M
     view.tick(400)
     view.tick(500)
     view.close()
-    for words in ("env steps", "500 / 1,000", "updates", "40", "steps/s", "ETA", "12.25", "0.500", "0.01"):
+    for words in ("env steps", "500 / 1,000", "updates", "40", "steps/s", "time left", "12.25", "0.500", "0.01"):
         assert words in out.getvalue()
 
 
@@ -88,11 +89,73 @@ def test_the_last_evaluation_stays_with_its_age_and_the_best(tmp_path: Path, mon
 
     assert "evaluation" not in seen(0, {})
     line = seen(0, {1_000: 3.0, 2_000: 7.5, 3_000: 5.0})
-    assert "evaluation 5.00 (human 0.50) evaluated 1,000 steps ago best of them 7.50" in line
+    assert "evaluation 5.00 (50% of human) best evaluation 7.50 evaluated 1,000 steps ago" in line
     assert "loss 0.01" in line, "as the last row that had one"
     line = seen(2_500, {})
-    assert "evaluation 7.50 (human 0.75) evaluated 2,000 steps ago best of them 7.50" in line, "of before the resume"
-    assert "evaluation -2.00 (human -0.20) evaluated 900 steps ago best of them 7.50" in seen(2_500, {3_100: -2.0})
+    assert "evaluation 7.50 (75% of human) best evaluation 7.50 evaluated 2,000 steps ago" in line, "of before the resume"
+    assert "episode return 12.25 best return 12.25" in line, "of before the resume"
+    line = seen(2_500, {3_100: -2.0})
+    assert "evaluation -2.00 (as random play) best evaluation 7.50 evaluated 900 steps ago" in line
+
+
+def test_a_log_has_the_time_of_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal_module, "FIRST_LINE_SECONDS", 0.0)
+    out = io.StringIO()
+    monitor = Monitor(tmp_path, Console(file=out, width=200), "test", 10_000, 0)
+    monitor.tick(1)
+    monitor.say("what happened")
+    assert [bool(re.match(r"\d\d:\d\d:\d\d  \w", line)) for line in out.getvalue().splitlines()] == [True, True]
+
+
+SIZES = [(80, 24), (120, 40), (200, 50)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_panel_fits_the_terminal_and_shortens_nothing(
+    width: int, height: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal_module, "PANEL_SECONDS", 0.0)
+    row = ROW | {"charts/human_normalized": 0.391, "eval/episodic_return": 1234.5, "eval/human_normalized": 0.25}
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width, height=height, color_system=None)
+    view = Terminal(console, "Breakout", 10_000_000, 0, 5_000_000, (4_000_000, 9_000_000))
+    for env_step in range(1, 4_000_001, 100_000):
+        view.write(row | {"env_step": env_step, "charts/episodic_return": env_step / 1e6})
+    view.tick(4_000_000, "starting 8 workers")
+    screen = out.getvalue().rpartition("╭")[2].splitlines()
+    assert len(screen) <= height - 6, "with room for a few lines above"
+    assert {len(line) for line in screen[1:]} == {width}
+    for words in ("4,000,000 / 10,000,000", "random play until 5,000,000", "(39% of human)", "starting 8 workers"):
+        assert words in "\n".join(screen)
+    assert "…" not in "".join(screen)
+    assert sum("█" in line for line in screen) == {24: 3, 40: 10, 50: 10}[height]
+    view.close()
+
+
+def test_the_curve_lies_over_its_env_steps_and_reaches_from_the_lowest_to_the_highest_score() -> None:
+    assert curve([(1, 1.0), (2, 1.0), (8, 8.0)], 8, 1) == " ▁▁▁▁▁▁█"
+    assert curve([(0, 0.0), (4, 15.0)], 4, 2) == "   █\n▁▁▁█"
+    assert curve([(1, 3.0), (2, 3.0)], 2, 1) == " ▁", "a score that never changes"
+    many = [(env_step, float(env_step // 500)) for env_step in range(1, 1_001)]
+    assert curve(many, 2, 1) == "▁▅", "the mean of each part"
+
+
+def test_the_time_to_a_score_above_random_play_is_shown_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(terminal_module, "time", SimpleNamespace(monotonic=lambda: now, strftime=str))
+    view = Terminal(Console(file=io.StringIO(), width=100), "Breakout", 10_000, 0, 500, (2_000, 3_000))
+
+    def shown() -> str | None:
+        return dict(view._facts()).get("above random play")
+
+    view.tick(10)
+    assert shown() == "..."
+    for now, env_steps in ((10.0, 600), (20.0, 700)):
+        view.tick(env_steps)
+    assert shown() == "about 2m10s to 3m50s"
+    now = 30.0
+    view.tick(3_000)
+    assert shown() is None
 
 
 class PageOfOneEdit:
@@ -162,12 +225,12 @@ def test_durations_are_short(seconds: float, text: str) -> None:
 
 def test_random_play_says_nothing_of_the_time_that_learning_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(terminal_module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(terminal_module, "time", SimpleNamespace(monotonic=lambda: now, strftime=str))
     view = Terminal(Console(file=io.StringIO()), "Breakout", 1_000, 0, learning_starts=500)
     view.tick(0)
     now = 10.0
     view.tick(490)
-    assert (view.steps_per_second(), view.eta()) == (49.0, "from 500 on")
+    assert (view.steps_per_second(), view.eta()) == (49.0, "random play until 500")
     now = 11.0
     view.tick(510)
     assert view.eta() == "..."
