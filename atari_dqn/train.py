@@ -9,9 +9,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,6 +72,11 @@ class TrainCommand(TrainConfig):
         tyro.conf.FlagCreatePairsOff,
         Setting("report to the local dashboard; if none runs, start one that ends with the run"),
     ] = False
+    wandb: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        Setting("report to Weights & Biases, or with WANDB_MODE=offline to RUN/wandb; a resumed run continues there"),
+    ] = False
     replay_edits: Annotated[
         Path | None,
         Setting("another run, or its hparam_edits.jsonl, whose edits are repeated at their env steps"),
@@ -83,6 +91,13 @@ class TrainCommand(TrainConfig):
     seeds: Annotated[
         int, Setting("number of seeds to train from --seed on, each in its own directory in --run-dir", "runs", 1, 1000)
     ] = 1
+    show_result: Annotated[
+        bool,
+        Setting(
+            "at the end draw the learning curve, film 12 seconds and name the next commands; off too where the"
+            " environment has ATARI_DQN_SHOW_RESULT=0"
+        ),
+    ] = True
 
 
 def main(
@@ -93,10 +108,18 @@ def main(
     A SIGINT or SIGTERM before there is anything to save raises `KeyboardInterrupt`.
     """
     with StopRequest() as stop:
-        return _main(_parse(argv, default, prog), stop)
+        command, console = _parse(argv, default, prog), open_console()
+        code, run_dir = _main(command, stop, console)
+    shown = command.show_result and os.environ.get("ATARI_DQN_SHOW_RESULT") != "0" and command.seeds == 1
+    if shown and stop.signal in (None, signal.SIGINT):  # one who ends the terminal or the machine does not wait
+        from atari_dqn.ending.ending import conclude
+
+        with StopRequest() as skip, skip.breaking():
+            conclude(run_dir, console)
+    return code
 
 
-def _main(command: TrainCommand, stop: StopRequest) -> int:
+def _main(command: TrainCommand, stop: StopRequest, console: Console) -> tuple[int, Path]:
     asked = command.settings().validate()
     given = asked.run.run_dir
     if command.init_from is not None and not (given and is_run_dir(given)):
@@ -105,15 +128,16 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
 
     config, spec = resolve_env(asked)
     derived = derive(config, spec.frame_bytes)
+    if command.wandb and find_spec("wandb") is None:
+        raise ConfigError('--wandb: wandb is not installed; try pip install "atari_dqn[wandb]"')
     labml_url = _labml_url(command)
     repeated = recorded_edits(command.replay_edits) if command.replay_edits else []
     with contextlib.nullcontext(given) if given else new_run_dir(asked, command.seeds) as run_dir:
         if command.seeds > 1:
-            return _train_seeds(command, config, spec, run_dir, stop)
+            return _train_seeds(command, config, spec, run_dir, stop), run_dir
         changed = check_run_dir(config, run_dir)
         stop.check()
         began = time.time_ns()
-        console = open_console()
         with _cluster(command, config, console, stop) as cluster, locked(run_dir):
             from atari_dqn.training.summary import exploration_warning, image_warning, summary
 
@@ -132,12 +156,12 @@ def _main(command: TrainCommand, stop: StopRequest) -> int:
                 Inbox(run_dir).clear(before=began)  # requests from now on, while things load, are for this run
                 from atari_dqn.training.start import Run, train
 
-                run = Run(run_dir, command.init_from, repeated, labml_url)
+                run = Run(run_dir, command.init_from, repeated, labml_url, command.wandb)
                 if cluster is not None:
                     from atari_dqn.distributed.assembly import cluster_parts
 
                     run = dataclasses.replace(run, parts=partial(cluster_parts, cluster), cluster=command.cluster)
-                return train(config, spec, run, console, stop.asked)
+                return train(config, spec, run, console, stop.asked), run_dir
 
 
 def check_room(config: TrainConfig, spec: EnvSpec, derived: Derived) -> None:
@@ -157,6 +181,8 @@ def _train_seeds(command: TrainCommand, config: TrainConfig, spec: EnvSpec, run_
 
     if command.cluster:
         raise ConfigError("--cluster is for a single run; try python -m atari_dqn.sweep --cluster with --seeds")
+    if command.wandb:
+        raise ConfigError("--wandb is for a single run; start each seed as a run of its own")
     if command.dashboard:
         raise ConfigError("--dashboard is for a single run; start python -m atari_dqn.dashboard and give --labml-url")
     seeds = range(config.run.seed, config.run.seed + command.seeds)

@@ -105,9 +105,9 @@ class Loop:
             "update": trainer.learner.updates,
             "time": time.monotonic() - self._start,
             **trainer.episodes.metrics(),
-            "charts/epsilon": trainer.current_epsilon(),
-            "charts/beta": trainer.beta(trainer.env_steps),
-            "charts/learning_rate": trainer.learner.learning_rate.item(),
+            "settings/epsilon": trainer.current_epsilon(),
+            "settings/beta": trainer.beta(trainer.env_steps),
+            "settings/learning_rate": trainer.learner.learning_rate.item(),
             **trainer.learner.pop_metrics(),
         }
 

@@ -29,6 +29,7 @@ def _stubs_can_be_imported() -> Iterator[None]:
     """By programs that tests start elsewhere, and by their workers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+        patch.setenv("ATARI_DQN_SHOW_RESULT", "0")  # a curve and a film at the end of every run
         yield
 
 

@@ -115,7 +115,7 @@ def test_watched_and_tuned_in_the_page(
     browser.get(page)
     wait_for(browser, ".labml-card svg path", lambda path: len(path.get_attribute("d") or "") > 200)
     text = browser.find_element(By.TAG_NAME, "body").text
-    for name in ("run", "charts/episodic_return", "losses/td_loss", "charts/learning_rate"):
+    for name in ("run", "charts/episodic_return", "losses/td_loss", "settings/learning_rate"):
         assert name in text
 
     head = browser.find_element(By.CSS_SELECTOR, ".run-info h5").text
@@ -142,7 +142,7 @@ def test_watched_and_tuned_in_the_page(
     note = f"values: above 0 to 1\nenv step {edit.env_step:,}: taken: learning_rate 0.0001 → 0.0007 (dashboard)"
     answered(browser, "learning_rate", note, "7.0000e-4")
     row = wait_until(lambda: [row for row in rows(run_dir) if row["env_step"] > edit.env_step], "a row after it")[0]
-    assert row["charts/learning_rate"] == 7e-4, "the rate in the optimizer's own tensor"
+    assert row["settings/learning_rate"] == 7e-4, "the rate in the optimizer's own tensor"
 
     card(browser, "learning_rate", "5")
     card(browser, "epsilon", "0.2")

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "comparison": "evaluation runs envs cli system",
     # floor 6
     "training": "monitoring render evaluation agent workers labml envs replay runs cli system",
+    "ending": "comparison render policy evaluation envs runs cli system",
     # floor 7
     "diagnostics": "training monitoring render policy evaluation agent workers labml envs replay runs cli system",
     "sweeps": "training monitoring render evaluation agent workers labml envs replay runs cli system",

@@ -66,8 +66,8 @@ def test_an_edit_reaches_the_running_optimizer_and_is_recorded(training: Path) -
     assert (rate.name, rate.new, rate.taken, rate.source) == ("learning_rate", 5e-4, True, "tune")
     assert (epsilon.name, epsilon.new) == ("epsilon", 0.25)
     assert asked_at <= rate.time <= epsilon.time <= time.time()
-    assert next_row(training, rate)["charts/learning_rate"] == 5e-4, "the rate in the optimizer's own tensor"
-    assert next_row(training, epsilon)["charts/epsilon"] == 0.25
+    assert next_row(training, rate)["settings/learning_rate"] == 5e-4, "the rate in the optimizer's own tensor"
+    assert next_row(training, epsilon)["settings/epsilon"] == 0.25
     assert not any((training / INBOX).iterdir())
 
 

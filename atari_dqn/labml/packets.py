@@ -46,7 +46,7 @@ def points(rows: Sequence[Mapping[str, float]], values: Mapping[str, float]) -> 
     for row in rows:
         scalars = {name: value for name, value in row.items() if "/" in name}
         # The row's own value is better: a schedule moves it, and the row may be older than an edit.
-        scalars |= {f"hp.{name}": row.get(f"charts/{name}", value) for name, value in values.items()}
+        scalars |= {f"hp.{name}": row.get(f"settings/{name}", value) for name, value in values.items()}
         for name, value in scalars.items():
             if is_number(value):
                 series = track.setdefault(name, {"step": [], "value": []})

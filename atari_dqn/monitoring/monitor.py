@@ -35,6 +35,8 @@ class Monitor:
         link: Page | None = None,
         learning_starts: int = 0,
         expected: tuple[int, int] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        further: Sequence[View] = (),
     ) -> None:
         """Cuts the run's records back to `env_steps`, where it resumes. Raises `OSError` if they cannot be written."""
         files = [run_dir / f"{name}.jsonl" for name in ("metrics", "evaluations", "episodes")]
@@ -42,12 +44,14 @@ class Monitor:
             discard_after(file, env_steps)
         self._console, self._link = console, link
         self._tensorboard = TensorBoard(run_dir, env_steps, self.say)
+        if settings:
+            self._tensorboard.describe(settings)
         self._metrics, self._evaluations, self._episodes = (Journal(file, self.say) for file in files)
         self._terminal = Terminal(console, title, total_env_steps, env_steps, learning_starts, expected)
         with contextlib.suppress(ConfigError):  # a record edited by hand
             for row in read_rows(files[0]):
                 self._terminal.write(row)
-        self._views: list[View] = [self._tensorboard, self._terminal, *([] if link is None else [link])]
+        self._views: list[View] = [self._tensorboard, self._terminal, *([] if link is None else [link]), *further]
 
     def write(self, row: Row) -> None:
         """Hand a row to every view; `metrics.jsonl` has it at once, so that a killed run keeps what it had logged."""
@@ -98,7 +102,7 @@ class Monitor:
     def say(self, message: str) -> None:
         """Print a line: above the panel broken between words, in a log with the time of day."""
         if self._console.is_terminal:
-            self._console.print(message, highlight=False, overflow="ignore")
+            self._console.print(message, highlight=False)
         else:
             say(self._console, f"{time.strftime('%H:%M:%S')}  {message}")
 

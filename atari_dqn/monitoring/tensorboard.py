@@ -3,16 +3,19 @@
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import hparams, text
 
 from atari_dqn.monitoring.views import Film, Row
 from atari_dqn.runs.records import Journal
+
+SCORES = "charts/episodic_return", "eval/episodic_return"
 
 
 class TensorBoard:
@@ -29,6 +32,14 @@ class TensorBoard:
         self._put(file_version="brain.Event:2")
         # A resume hides what was logged past its checkpoint.
         self._put(step=env_steps + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def describe(self, settings: Mapping[str, Any]) -> None:
+        """Show the settings as a text, and among the hyperparameters beside the scores."""
+        table = "\n".join(["setting | value", "---|---", *(f"{name} | {value}" for name, value in settings.items())])
+        self._put(summary=text("settings", table))
+        plain = {name: value if type(value) in (int, float) else str(value) for name, value in settings.items()}
+        for summary in hparams(plain, dict.fromkeys(SCORES))[:2]:  # the last one says that all is over
+            self._put(summary=summary)
 
     def write(self, row: Row) -> None:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if "/" in name]

@@ -137,13 +137,13 @@ class Terminal:
             ("evaluated", f"{self._env_steps - self._evaluated_at:,} steps ago" if EVALUATION in self._row else "–"),
             *self._expectation(),
             ("episode length", shown("charts/episodic_length", ",.0f")),
-            ("epsilon", shown("charts/epsilon", ".3f")),
+            ("epsilon", shown("settings/epsilon", ".3f")),
             ("loss", shown("losses/td_loss", ".4g")),
             ("mean Q", shown("losses/q_values", ".3f")),
-            ("learning rate", shown("charts/learning_rate", ".3g")),
-            ("beta", shown("charts/beta", ".3f")),
-            ("replay ratio", shown("charts/replay_ratio", "g")),
-            ("replay fill", shown("charts/replay_fill", ".1%")),
+            ("learning rate", shown("settings/learning_rate", ".3g")),
+            ("beta", shown("settings/beta", ".3f")),
+            ("replay ratio", shown("settings/replay_ratio", "g")),
+            ("replay fill", shown("run/replay_fill", ".1%")),
         ]
 
     def _expectation(self) -> list[tuple[str, str]]:
@@ -172,7 +172,9 @@ class Terminal:
         rows = min(10, (height - lines - 4) // 3)
         if rows > 0 and len(self._scores) > 1:
             last, scores = self._scores[-1][0], [score for _, score in self._scores]
-            legend = f"episode return, mean of 100 games: {min(scores):.2f} to {max(scores):.2f} in {last:,.0f} env steps"
+            legend = (
+                f"episode return, mean of 100 games: {min(scores):.2f} to {max(scores):.2f} in {last:,.0f} env steps"
+            )
             whole.add_row(Text(legend, style="dim", no_wrap=True))
             whole.add_row(Text(curve(self._scores, width - 4, rows), style="cyan"))
         seconds = time.monotonic() - self._started

@@ -160,7 +160,8 @@ def _beginning(preset: Preset, asked: TrainConfig) -> dict[str, Any]:
         return {}
     if is_atari(resolve_env_id(asked.env.env_id)):
         name = auto(asked.run.device) if preset == "auto" else preset
-        return PRESETS[name](usable_cores(), max(1, asked.run.total_env_steps)).to_dict()
+        chosen = PRESETS[name](usable_cores(), max(1, asked.run.total_env_steps))
+        return chosen.replace(record_interval=0).to_dict()  # nobody watches the clips of many runs
     if preset != "auto":
         raise ConfigError(f"--preset {preset} is for Atari games; leave it out for {asked.env.env_id}")
     return {}

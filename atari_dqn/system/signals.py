@@ -24,6 +24,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._asked = self._breaks = False
+        self.signal: int | None = None
+        """The first signal"""
         self._former: dict[int, Any] = {}
 
     def asked(self) -> bool:
@@ -54,7 +56,7 @@ class StopRequest:
             if sys.stdout is not None and sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the live panel hides the cursor
             os._exit(128 + number)
-        self._asked = True
+        self._asked, self.signal = True, self.signal or number
         if self._breaks:
             raise KeyboardInterrupt
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.labml.http import API
 from atari_dqn.labml.link import LabmlLink
 from atari_dqn.monitoring.monitor import Monitor
+from atari_dqn.monitoring.weights_and_biases import WeightsAndBiases
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.directory import describe_run, read_system
 from atari_dqn.system.machine import is_out_of_memory
@@ -39,6 +41,7 @@ class Run:
     repeated: Sequence[Edit] = ()
     """Another run's live edits, to be made at the same env steps"""
     labml_url: str | None = None
+    wandb: bool = False
     parts: Callable[[TrainConfig, EnvSpec], Parts] = local_parts
     """Makes what the trainer is made of"""
     cluster: str | None = None
@@ -139,8 +142,20 @@ def connect(trainer: Trainer, config: TrainConfig, run: Run, console: Console) -
         say(console, f"watch and tune at {run.labml_url.removesuffix(API)}/run/{page.uuid}")
     title = f"{config.env.env_id} · {trainer.device} {trainer.learner.precision}"
     total, learning_starts = config.run.total_env_steps, config.learner.learning_starts
-    expected = above_random(config)
-    return Monitor(run.run_dir, console, title, total, trainer.env_steps, page, learning_starts, expected)
+    settings = config.to_dict()
+    further = [WeightsAndBiases(run.run_dir, settings, partial(say, console))] if run.wandb else []
+    return Monitor(
+        run.run_dir,
+        console,
+        title,
+        total,
+        trainer.env_steps,
+        page,
+        learning_starts,
+        expected=above_random(config),
+        settings=settings,
+        further=further,
+    )
 
 
 @contextlib.contextmanager

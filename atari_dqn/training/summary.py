@@ -116,9 +116,10 @@ def summary(config: TrainConfig, spec: EnvSpec, derived: Derived, run_dir: Path)
         f"{config.replay.replay_capacity:,} transitions × {derived.bytes_per_transition:,.0f} bytes"
         f" = {derived.replay_bytes / 1e6:,.0f} MB; beta {beta}",
     )
+    per_update, per_sync = float(derived.env_steps_per_update), float(derived.target_sync_env_steps)
     updates = (
         f"random play until {learner.learning_starts:,}, then {derived.total_updates:,} updates (one per"
-        f" {float(derived.env_steps_per_update):.4g} env steps, target every {float(derived.target_sync_env_steps):,.0f})"
+        f" {per_update:.4g} env steps, target every {per_sync:,.0f})"
     )
     if not derived.total_updates:
         updates = "random play; no update: the run is too short"
@@ -127,12 +128,13 @@ def summary(config: TrainConfig, spec: EnvSpec, derived: Derived, run_dir: Path)
     if len(derived.learning_rate_knots) > 1:
         rates = tuple((at, factor * learner.learning_rate) for at, factor in derived.learning_rate_knots)
         table.add_row("learning rate", f"{knots(rates)} env steps")
-    every = ((f"{run.eval_episodes} games of evaluation", run.eval_interval), ("a clip", run.record_interval))
+    every = (f"{run.eval_episodes} games of evaluation", run.eval_interval), ("a clip", run.record_interval)
     if shown := [f"{what} every {interval:,} env steps" for what, interval in every if interval]:
         table.add_row("shown", ", ".join(shown))
     if known := above_random(config):
-        measured = [f"{step:,}{f' ({short_name(game)})' * (known[0] < known[1])}" for game, step in ABOVE_RANDOM.items()]
-        steps = " to ".join(measured) if known[0] < known[1] else f"{known[0]:,}"
+        steps = f"{known[0]:,}"
+        if known[0] < known[1]:
+            steps = " to ".join(f"{step:,} ({short_name(game)})" for game, step in ABOVE_RANDOM.items())
         table.add_row("expect", f"a score above random play after about {steps} env steps")
     table.add_row("watch", f"tensorboard --logdir {shlex.quote(str(run_dir))}")
     table.add_row("stop", f"Ctrl-C: the state is saved, and --run-dir {shlex.quote(str(run_dir))} resumes")

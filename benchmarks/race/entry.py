@@ -139,7 +139,7 @@ class Racer:
         settings |= {"env_id": entry.game, "seed": entry.seed, "run_dir": self.run_dir}
         if len(os.sched_getaffinity(0)) == 1:
             settings["torch_threads"] = 1
-        return [sys.executable, "-m", "atari_dqn.train", *flags(settings)]
+        return [sys.executable, "-m", "atari_dqn.train", "--no-show-result", *flags(settings)]
 
     def _evaluate(self, mark: float, done: bool) -> None:
         """Play games with the newest checkpoint, and add the point. Not charged to the entry."""

@@ -145,7 +145,7 @@ def test_a_training_outlives_a_full_disk_and_loses_no_row(disk: Any) -> None:
     logged = rows(disk.directory)
     steps = [row["env_step"] for row in logged]
     assert [step // 40 for step in steps] == list(range(1, 61))
-    failed = [row["charts/failed_saves"] for row in logged]
+    failed = [row["run/failed_saves"] for row in logged]
     assert sorted(set(failed)) == [0, 1, 2, 3], "to be seen until a save succeeds"
     assert failed[-1] == 0
     events = EventAccumulator(str(disk.directory)).Reload().Scalars("charts/SPS")

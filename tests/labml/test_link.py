@@ -131,7 +131,7 @@ def test_values_that_are_not_numbers_are_omitted(make_link: Callable[..., LabmlL
         link = make_link(server.url, config={"rate": math.inf})
         link.write(row(500) | {"losses/q": math.nan})
         link.write(row(1_000) | {"losses/q": math.inf})
-        link.write(row(1_500) | {"losses/text": "nine", "charts/learning_rate": 7e-5})  # type: ignore[arg-type]
+        link.write(row(1_500) | {"losses/text": "nine", "settings/learning_rate": 7e-5})  # type: ignore[arg-type]
         server.wait_for(lambda: 1_500 in steps(server))
         assert server.points("losses/text") == []
         assert server.points("hp.learning_rate")[-1] == (1_500, 7e-5)  # the row's own value

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from atari_dqn.cli.format import duration
 from atari_dqn.config.live import Edit
@@ -28,7 +29,7 @@ ROW = {
     "update": 40,
     "time": 1.5,
     "charts/episodic_return": 12.25,
-    "charts/epsilon": 0.5,
+    "settings/epsilon": 0.5,
     "losses/td_loss": 0.01,
 }
 
@@ -92,7 +93,9 @@ def test_the_last_evaluation_stays_with_its_age_and_the_best(tmp_path: Path, mon
     assert "evaluation 5.00 (50% of human) best evaluation 7.50 evaluated 1,000 steps ago" in line
     assert "loss 0.01" in line, "as the last row that had one"
     line = seen(2_500, {})
-    assert "evaluation 7.50 (75% of human) best evaluation 7.50 evaluated 2,000 steps ago" in line, "of before the resume"
+    assert "evaluation 7.50 (75% of human) best evaluation 7.50 evaluated 2,000 steps ago" in line, (
+        "of before the resume"
+    )
     assert "episode return 12.25 best return 12.25" in line, "of before the resume"
     line = seen(2_500, {3_100: -2.0})
     assert "evaluation -2.00 (as random play) best evaluation 7.50 evaluated 900 steps ago" in line
@@ -105,6 +108,16 @@ def test_a_log_has_the_time_of_day(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monitor.tick(1)
     monitor.say("what happened")
     assert [bool(re.match(r"\d\d:\d\d:\d\d  \w", line)) for line in out.getvalue().splitlines()] == [True, True]
+
+
+def test_a_message_above_the_panel_is_broken_between_words_and_loses_none(tmp_path: Path) -> None:
+    out = io.StringIO()
+    monitor = Monitor(tmp_path, Console(file=out, force_terminal=True, width=40, color_system=None), "test", 10_000, 0)
+    message = "evaluation at 300,000 env steps: mean 20.50 (95% interval 18.40 to 22.61), median 20.5; 8 games"
+    monitor.say(message)
+    shown = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    assert "evaluation at 300,000 env steps: mean\n20.50 (95% interval 18.40 to 22.61),\nmedian 20.5; 8 games" in shown
+    monitor.close()
 
 
 SIZES = [(80, 24), (120, 40), (200, 50)]
@@ -150,8 +163,10 @@ def test_the_time_to_a_score_above_random_play_is_shown_until_it_is_over(monkeyp
 
     view.tick(10)
     assert shown() == "..."
-    for now, env_steps in ((10.0, 600), (20.0, 700)):
-        view.tick(env_steps)
+    now = 10.0
+    view.tick(600)
+    now = 20.0
+    view.tick(700)
     assert shown() == "about 2m10s to 3m50s"
     now = 30.0
     view.tick(3_000)
@@ -257,3 +272,19 @@ def test_what_is_over_takes_no_more_time() -> None:
     assert view.eta() == "4s"
     view.tick(12)
     assert view.eta() == "0s"
+
+
+def test_tensorboard_has_the_settings_as_a_text_and_as_hyperparameters(tmp_path: Path) -> None:
+    settings = {"env_id": "ALE/Pong-v5", "batch_size": 32, "mlp_hidden": [64, 64], "deterministic": True, "none": None}
+    monitor = Monitor(tmp_path, Console(quiet=True), "test", 1_000, 0, settings=settings)
+    monitor.write(ROW)
+    monitor.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    (text,) = events.Tensors("settings/text_summary")
+    assert b"batch_size | 32" in text.tensor_proto.string_val[0]
+    found = HParamsPluginData.FromString(
+        events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    ).session_start_info.hparams
+    assert (found["batch_size"].number_value, found["mlp_hidden"].string_value) == (32, "[64, 64]")
+    assert found["deterministic"].string_value == "True"
+    assert set(events.Tags()["scalars"]) == {name for name in ROW if "/" in name}

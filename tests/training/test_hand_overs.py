@@ -292,7 +292,7 @@ def test_a_resumed_session_counts_on_from_where_the_run_was(tmp_path: Path, monk
 def test_a_worker_that_was_replaced_is_told_and_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     did = Did(tmp_path, monkeypatch, failures=["worker 3 died"], log_interval=20)
     assert did.said.count("worker 3 died") == 1
-    assert {row["charts/workers_replaced"] for row in did.rows} == {1.0}
+    assert {row["run/workers_replaced"] for row in did.rows} == {1.0}
 
 
 def test_a_worker_is_named_while_its_successor_is_waited_for(tmp_path: Path) -> None:
@@ -451,14 +451,14 @@ def test_a_row_says_what_the_trainer_holds() -> None:
     row = row_of(trainer, 3, 2)
     assert (row["env_step"], row["update"]) == (trainer.env_steps, trainer.learner.updates)
     assert row["time"] >= 100
-    assert row["charts/epsilon"] == pytest.approx(trainer.epsilon(trainer.env_steps))
-    assert 0.3 < row["charts/epsilon"] < 0.5
-    assert row["charts/beta"] == pytest.approx(0.2 + 0.4 * trainer.env_steps / 64)
-    assert row["charts/learning_rate"] == 1e-2
-    assert row["charts/replay_ratio"] == 4.0
-    assert row["charts/target_update_interval"] == 4
-    assert row["charts/max_grad_norm"] == 3.0
-    assert (row["charts/workers_replaced"], row["charts/failed_saves"]) == (3, 2)
+    assert row["settings/epsilon"] == pytest.approx(trainer.epsilon(trainer.env_steps))
+    assert 0.3 < row["settings/epsilon"] < 0.5
+    assert row["settings/beta"] == pytest.approx(0.2 + 0.4 * trainer.env_steps / 64)
+    assert row["settings/learning_rate"] == 1e-2
+    assert row["settings/replay_ratio"] == 4.0
+    assert row["settings/target_update_interval"] == 4
+    assert row["settings/max_grad_norm"] == 3.0
+    assert (row["run/workers_replaced"], row["run/failed_saves"]) == (3, 2)
     assert row["learner/skipped_updates"] == 0
-    assert 0 < row["charts/replay_fill"] < 1
+    assert 0 < row["run/replay_fill"] < 1
     assert {"losses/td_loss", "charts/episodic_return", "charts/SPS"} <= set(row)

@@ -212,7 +212,7 @@ def test_a_tuned_run_repeats_bit_for_bit_from_its_record(tmp_path: Path, monkeyp
     for row in (*rows[0], *rows[1]):
         row["time"] = row["charts/SPS"] = 0
     assert rows[0] == rows[1]
-    assert rows[0][-1]["charts/target_update_interval"] == 7
+    assert rows[0][-1]["settings/target_update_interval"] == 7
 
     alone = make_trainer(**settings)
     run(alone, tmp_path / "alone")

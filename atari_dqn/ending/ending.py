@@ -1,0 +1,113 @@
+"""The end of a run: its score, curve and film, made without being asked, and the commands to continue with."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from atari_dqn.cli.output import StatusLine, say
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
+from atari_dqn.evaluation.references import with_human
+from atari_dqn.runs.directory import checkpoints_in, read_config
+from atari_dqn.runs.records import read_rows
+from atari_dqn.system.files import replace
+
+
+def conclude(run_dir: Path, console: Console) -> None:
+    """Print the score of a run that has ended, draw its curve, film 12 seconds and name the next commands.
+
+    What cannot be made is named with the reason, and Ctrl-C skips it. Raises nothing.
+    """
+    try:
+        if not checkpoints_in(run_dir):
+            return
+        config = read_config(run_dir)
+        lines = [*_scores(run_dir, config)]
+        with StatusLine(console, "drawing the curve and filming a game") as status:
+            try:
+                for line in _pictures(run_dir, config, status):
+                    lines.append(line)
+            except KeyboardInterrupt:
+                lines.append(("skipped", "what else there was to draw and film"))
+        place = shlex.quote(str(run_dir))
+        lines += [
+            ("play", f"python -m atari_dqn.play {place} --best"),
+            ("evaluate", f"python -m atari_dqn.evaluate {place}"),
+            ("continue", f"python -m atari_dqn.train --run-dir {place}{_longer(run_dir, config)}"),
+        ]
+        for name, text in lines:
+            say(console, f"{name:<12}{text}")
+    except KeyboardInterrupt:
+        return
+    except Exception as error:  # the run is saved, and its end is not to be one of an error
+        say(console, f"no summary of {run_dir}: {_reason(error)}")
+
+
+def _scores(run_dir: Path, config: TrainConfig) -> Iterator[tuple[str, str]]:
+    def shown(value: float) -> str:
+        return with_human(config.env.env_id, round(value, 2))
+
+    if games := read_rows(run_dir / "metrics.jsonl", "charts/episodic_return"):
+        yield "score", f"{shown(games[-1]['charts/episodic_return'])}, mean of the last 100 games of training"
+    if rows := read_rows(run_dir / "evaluations.jsonl", "mean", "episodes"):
+        best, last = max(rows, key=lambda row: row["mean"]), rows[-1]
+        text = f"{shown(last['mean'])}, mean of {last['episodes']} games at env step {last['env_step']:,}"
+        yield (
+            "evaluation",
+            text + ("" if best is last else f"; the best: {shown(best['mean'])} at {best['env_step']:,}"),
+        )
+
+
+def _pictures(run_dir: Path, config: TrainConfig, status: StatusLine) -> Iterator[tuple[str, str]]:
+    """The curve and, made meanwhile in another process, the film: what each is named, and its file or why not."""
+    from atari_dqn.policy.source import playable_source
+    from atari_dqn.render.clips import Recorder
+
+    try:
+        policy = playable_source(run_dir).load("cpu")
+        film = run_dir / "videos" / f"{policy.env_step}-clip.mp4"
+        recorder = Recorder(run_dir, config, policy.spec, config.run.seed)
+        problem = "" if film.exists() else recorder.begin(policy.env_step, policy.network)
+    except Exception as error:
+        recorder, film, problem = None, run_dir, _reason(error)
+    with contextlib.closing(recorder) if recorder else contextlib.nullcontext():
+        try:
+            yield "curve", str(_curve(run_dir))
+        except Exception as error:
+            yield "no curve", _reason(error)
+        if recorder and not problem:
+            recorder.shorten_deadline()
+            while (made := recorder.poll(0.25)) is None and recorder.env_step is not None:
+                status.update("filming 12 seconds; Ctrl-C skips it")
+            problem = made if isinstance(made, str) else ""
+        yield ("no film", problem) if problem else ("film", str(film))
+
+
+def _curve(run_dir: Path) -> Path:
+    """Draw the learning curve to plots/curve.png in the run's directory."""
+    from atari_dqn.comparison.figure import draw
+    from atari_dqn.comparison.runs import configurations, read_run
+
+    picture, file = io.BytesIO(), run_dir / "plots" / "curve.png"
+    draw(configurations([read_run(run_dir)])).savefig(picture, dpi=120, format="png")
+    file.parent.mkdir(exist_ok=True)
+    replace(file, picture.getvalue())
+    return file
+
+
+def _longer(run_dir: Path, config: TrainConfig) -> str:
+    """The flag that lets a finished run go on to twice its length; none for one that was stopped."""
+    total = config.run.total_env_steps
+    return f" --total-env-steps {2 * total}" if max(checkpoints_in(run_dir)) >= total else ""
+
+
+def _reason(error: Exception) -> str:
+    return (
+        str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    )
