@@ -26,5 +26,5 @@ def allowed_cores() -> list[int]:
 
 def pin(core: int) -> None:
     """Bind this process to a core, if it is there and the sandbox allows it."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):
         os.sched_setaffinity(0, {core})

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from atari_dqn.system.linux import libc
 from atari_dqn.system.processes import end_with_parent
 
 GROUP = Path("/proc/self/autogroup")
@@ -21,7 +22,7 @@ def tell_session(answer: Connection, hang_up_children: bool) -> None:
     answer.send((os.getsid(0), GROUP.read_text()))
 
 
-@pytest.mark.skipif(not GROUP.exists(), reason="the kernel does not schedule sessions as groups")
+@pytest.mark.skipif(not (GROUP.exists() and libc("prctl")), reason="the kernel does not schedule sessions as groups")
 @pytest.mark.parametrize("leads", [False, True])
 def test_a_helper_does_not_escape_its_niceness_in_a_session_of_its_own(leads: bool) -> None:
     answer, theirs = multiprocessing.Pipe()
