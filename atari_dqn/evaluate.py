@@ -50,7 +50,7 @@ class EvaluateCommand:
     num_workers: Annotated[
         int, Setting("worker processes with one env each; another number plays other games", "processes", 1, 1024)
     ] = NUM_WORKERS
-    device: Annotated[Literal["auto", "cpu", "cuda"], Setting("where the network runs")] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Setting("where the network runs")] = "auto"
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.evaluate") -> int:

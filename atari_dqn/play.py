@@ -57,7 +57,7 @@ class PlayCommand:
     epsilon: Annotated[float, Setting("probability of a random action", "", 0, 1)] = 0.01
     checkpoint: Annotated[str, Setting("latest, best, or an env step of RUN/checkpoints")] = "latest"
     seed: Annotated[int, Setting("of the game and the random actions", "", 0, 2**31 - 1)] = 0
-    device: Annotated[Literal["auto", "cpu", "cuda"], Setting("where the network runs")] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Setting("where the network runs")] = "auto"
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.play") -> int:

@@ -12,9 +12,14 @@ from atari_dqn.system.machine import available_memory, usable_cores
 
 
 def resolve_device(requested: str) -> torch.device:
-    """The device; `auto` is cuda if there is one. Raises `ConfigError` if cuda is requested and absent."""
-    if requested == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device is cuda, but torch finds no usable GPU; try cpu or auto")
+    """The device; `auto` is cuda if there is one. Raises `ConfigError` if cuda or mps is requested and absent.
+
+    mps, an Apple GPU, has only networks: torch has no float64 there, which the sum tree needs, and its fused Adam does
+    not skip a step whose gradient is not finite.
+    """
+    absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if absent.get(requested):
+        raise ConfigError(f"--device is {requested}, but torch finds no usable GPU; try cpu or auto")
     if requested == "auto":
         requested = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(requested)

@@ -45,7 +45,7 @@ class Policy:
             path: a run directory, `policy.safetensors` (computed by torch), `policy.onnx` (by onnxruntime), or a
                 directory with them.
             checkpoint: latest, best or an env step of a run.
-            device: cpu, cuda or auto, for torch.
+            device: cpu, cuda, mps or auto (cuda if there is one), for torch.
             seed: of the random actions; None takes one from the operating system.
 
         Raises `ConfigError`, a `ValueError`, if the path is none of these, or the file is corrupt.

@@ -78,7 +78,7 @@ def available_memory() -> int:
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     if address_space != resource.RLIM_INFINITY:
         available = min(available, address_space - psutil.Process().memory_info().vms)
-    return max(0, min(available, *cgroup_memory()))
+    return max(0, min([available, *cgroup_memory()]))
 
 
 def cgroup_memory(proc: Path = Path("/proc"), mounts: Path = Path("/sys/fs/cgroup")) -> list[int]:

@@ -495,6 +495,11 @@ def test_an_absent_gpu_is_refused_in_one_line() -> None:
         assert resolve_device("auto") == CPU
         with pytest.raises(ConfigError, match="--device is cuda"):
             resolve_device("cuda")
+    if torch.backends.mps.is_available():
+        assert resolve_device("mps").type == "mps"
+    else:
+        with pytest.raises(ConfigError, match="--device is mps"):
+            resolve_device("mps")
 
 
 def test_the_phases_of_an_update_are_named_for_a_profiler() -> None:
