@@ -63,7 +63,7 @@ def test_a_training_from_any_directory_finds_the_modules_in_it(programs: Path, t
     result = run(words, tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"imported from {programs.parent}" in result.stdout
-    assert read_rows(tmp_path / "run/metrics.jsonl")[-1]["env_step"] == 400
+    assert read_rows(tmp_path / "run/metrics.jsonl")[-1]["env_step"] >= 400
     assert run([programs / "atari-dqn", "--version"], tmp_path).stdout == f"atari_dqn {atari_dqn.__version__}\n"
 
 
