@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -142,7 +143,10 @@ def connect(trainer: Trainer, config: TrainConfig, run: Run, console: Console) -
         say(console, f"watch and tune at {run.labml_url.removesuffix(API)}/run/{page.uuid}")
     title = f"{config.env.env_id} · {trainer.device} {trainer.learner.precision}"
     total, learning_starts = config.run.total_env_steps, config.learner.learning_starts
-    settings = config.to_dict()
+    settings: dict[str, Any] = config.to_dict()
+    for name, value in settings.items():
+        if isinstance(value, str):  # a path may have bytes that are not UTF-8
+            settings[name] = value.encode(errors="replace").decode()
     further = [WeightsAndBiases(run.run_dir, settings, partial(say, console))] if run.wandb else []
     return Monitor(
         run.run_dir,
