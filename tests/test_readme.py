@@ -65,6 +65,7 @@ OVERRIDES = {
     "atari_dqn.train": SHORT,
     "atari_dqn.sweep": SHORT,
     "examples.surprise": "",
+    "atari_dqn.demo": "",
     "experiments": "",
     "experiments.cartpole": SHORT,
     "atari_dqn.evaluate": "--episodes 1 --num-workers 1",
