@@ -24,6 +24,7 @@ from atari_dqn.training.assembly import local_parts
 from atari_dqn.training.snapshot import resume, save
 from atari_dqn.training.trainer import Trainer
 from atari_dqn.workers.pool import WorkerError, WorkerPool
+from atari_dqn.workers.supervisor import START_DEADLINE
 from tests.faults.test_exact_resume import SMALL, digest
 from tests.faults.test_workers import NATURE, check_that_lives_are_apart, iterate, trainer_of
 from tests.ray_nodes import Nodes, actor_pids, all_free, processes_of, until
@@ -154,8 +155,10 @@ def no_cpu_free(cluster: Cluster, *only: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_no_transition_joins_two_lives_where_a_node_is_killed_in_mid_step(
-    kills: int, cluster: Cluster, nodes: Nodes
+    kills: int, cluster: Cluster, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A node that has just joined a busy machine may take longer to start workers, and would be named as well.
+    monkeypatch.setattr("atari_dqn.workers.supervisor.START_DEADLINE", 10 * START_DEADLINE)
     until(lambda: all_free(cluster))
     with contextlib.ExitStack() as stack:
         stack.enter_context(no_cpu_free(cluster, nodes.head))

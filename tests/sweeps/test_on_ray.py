@@ -32,7 +32,7 @@ COMMON = [
     *("--batch-size", "8", "--log-interval", "100", "--checkpoint-interval", "200", "--deterministic"),
     *("--torch-threads", "1", "--epsilon-values", "1", "0.1", "--epsilon-at", "0", "1"),
 ]
-LIMIT = 600.0
+LIMIT = 1800.0
 """Seconds after which what should have happened hangs."""
 
 

@@ -193,7 +193,7 @@ def test_a_mistake_is_one_line_before_anything_begins(words: str, said: str) -> 
         ("[grid]\ngamma = [0.9, 7]", "--file plan.toml: --gamma is 7; it must be"),
         ("[[variant]]\nname = 'a'\ngamma = 7", "--file plan.toml: --gamma is 7; it must be"),
         ("variant = []", "--file plan.toml: variant is empty, so there is nothing to run"),
-        (f"[[variant]]\nname = '{'名' * 50}'", "is too long; give such settings a short name"),
+        pytest.param(f"[[variant]]\nname = '{'名' * 50}'", "is too long; give such settings a short name", id="bytes"),
         ("[bass]\nlearning_rate = 1", "unknown table 'bass'"),
         ("learning_rate = 1", "unknown table 'learning_rate'"),
         ("[[variant]]\nn_step = 3", "each [[variant]] needs a name"),
