@@ -12,11 +12,11 @@ import dataclasses
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -28,6 +28,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.labml import launch
+from atari_dqn.monitoring.views import Row, result_of
 from atari_dqn.runs.directory import check_run_dir, is_run_dir, named, new_run_dir, read_config, seeds_in
 from atari_dqn.runs.edits import Inbox, recorded_edits
 from atari_dqn.runs.lock import check_not_training, locked
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from atari_dqn.distributed.cluster import Cluster
     from atari_dqn.envs.protocol import EnvSpec
+    from atari_dqn.training.session import Metrics
 
 
 @help_from_settings
@@ -109,7 +111,7 @@ def main(
     """
     with StopRequest() as stop:
         command, console = _parse(argv, default, prog), open_console()
-        code, run_dir = _main(command, stop, console)
+        code, run_dir = result_of(rows(command, stop, console))
     shown = command.show_result and os.environ.get("ATARI_DQN_SHOW_RESULT") != "0" and command.seeds == 1
     if shown and stop.signal in (None, signal.SIGINT):  # one who ends the terminal or the machine does not wait
         from atari_dqn.ending.ending import conclude
@@ -119,7 +121,14 @@ def main(
     return code
 
 
-def _main(command: TrainCommand, stop: StopRequest, console: Console) -> tuple[int, Path]:
+def rows(
+    command: TrainCommand, stop: StopRequest, console: Console, metrics: Metrics | None = None
+) -> Generator[Row, None, tuple[int, Path]]:
+    """Train as `command` says and yield every row of metrics; `metrics` returns further ones.
+
+    Returns the exit code and the run's directory. Raises `ConfigError` for bad input, and
+    `KeyboardInterrupt` for a stop before there is anything to save.
+    """
     asked = command.settings().validate()
     given = asked.run.run_dir
     if command.init_from is not None and not (given and is_run_dir(given)):
@@ -154,14 +163,14 @@ def _main(command: TrainCommand, stop: StopRequest, console: Console) -> tuple[i
             stop.check()
             with _dashboard(command, console, stop), _out_of_memory_explained(run_dir):
                 Inbox(run_dir).clear(before=began)  # requests from now on, while things load, are for this run
-                from atari_dqn.training.start import Run, train
+                from atari_dqn.training import start
 
-                run = Run(run_dir, command.init_from, repeated, labml_url, command.wandb)
+                run = start.Run(run_dir, command.init_from, repeated, labml_url, command.wandb, metrics=metrics)
                 if cluster is not None:
                     from atari_dqn.distributed.assembly import cluster_parts
 
                     run = dataclasses.replace(run, parts=partial(cluster_parts, cluster), cluster=command.cluster)
-                return train(config, spec, run, console, stop.asked), run_dir
+                return (yield from start.rows(config, spec, run, console, stop.asked)), run_dir
 
 
 def check_room(config: TrainConfig, spec: EnvSpec, derived: Derived) -> None:
@@ -252,13 +261,24 @@ def _dashboard(command: TrainCommand, console: Console, stop: StopRequest) -> It
 
 
 def _parse(argv: Sequence[str] | None, default: TrainConfig | None, prog: str) -> TrainCommand:
-    # Flags override the settings of `--config`, of the run in `--run-dir` or of a preset, so find those first.
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scan.add_argument("--config", type=Path, nargs="?")
     scan.add_argument("--run-dir", "--run_dir", type=Path, nargs="?", default=default and default.run.run_dir)
     for name in ("preset", "env-id", "device", "total-env-steps"):
         scan.add_argument(f"--{name}", f"--{name.replace('-', '_')}", nargs="?")
     given = scan.parse_known_args(argv)[0]
+    chosen, default = begin_with(given, default, prog)
+    return parse_flags(TrainCommand, argv, prog=prog, default=with_settings(default, preset=chosen))
+
+
+def with_settings(config: TrainConfig, **given: Any) -> TrainCommand:
+    """A command with these settings, and what else is given to it."""
+    sections = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
+    return TrainCommand(**sections, **given)
+
+
+def begin_with(given: argparse.Namespace, default: TrainConfig | None, prog: str) -> tuple[Preset, TrainConfig]:
+    """The settings of `--config`, of the run in `--run-dir` or of a preset, which flags then override."""
     runs: list[Path] = []
     if given.run_dir is not None:
         place = _expanded(given.run_dir)
@@ -272,11 +292,7 @@ def _parse(argv: Sequence[str] | None, default: TrainConfig | None, prog: str) -
         default = found.settings().replace(run_dir=None)
     elif runs:
         default = read_config(runs[0]).replace(run_dir=given.run_dir)
-    chosen: Preset = "auto"
-    if default is None:
-        chosen, default = _preset(given)
-    sections = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
-    return parse_flags(TrainCommand, argv, prog=prog, default=TrainCommand(**sections, preset=chosen))
+    return _preset(given) if default is None else ("auto", default)
 
 
 def _preset(given: argparse.Namespace) -> tuple[Preset, TrainConfig]:

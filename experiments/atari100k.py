@@ -22,9 +22,9 @@ Measured: one seed of each game, an hour each on two cores. Breakout 6.6 (95% in
 
 from __future__ import annotations
 
-from atari_dqn import train
 from atari_dqn.cli.command import run_command
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.train import main
 
 EXPECTED = "Breakout 6.6, Pong -16 (measured, one seed each)"
 TAKES = "an hour on two cores"
@@ -52,4 +52,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.atari100k"))
+    run_command(lambda: main(default=CONFIG, prog="python -m experiments.atari100k"))

@@ -17,9 +17,9 @@ GPU with 16 cores).
 
 from __future__ import annotations
 
-from atari_dqn import train
 from atari_dqn.cli.command import run_command
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.train import main
 
 EXPECTED = "350 to 400 (not yet run)"
 TAKES = "13 h on two cores; unknown on a GPU"
@@ -42,4 +42,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.breakout"))
+    run_command(lambda: main(default=CONFIG, prog="python -m experiments.breakout"))

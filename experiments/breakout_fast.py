@@ -14,9 +14,9 @@ Measured: not yet run.
 
 from __future__ import annotations
 
-from atari_dqn import train
 from atari_dqn.cli.command import run_command
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.train import main
 
 EXPECTED = "400 (not yet run)"
 TAKES = "15 min on a GPU with 16 cores"
@@ -43,4 +43,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.breakout_fast"))
+    run_command(lambda: main(default=CONFIG, prog="python -m experiments.breakout_fast"))

@@ -23,9 +23,9 @@ instead of single lives, a replay of 2^14 holds only the last 18 minutes of play
 
 from __future__ import annotations
 
-from atari_dqn import train
 from atari_dqn.cli.command import run_command
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.train import main
 
 EXPECTED = "unknown: the source publishes no score"
 TAKES = "42 h on two cores"
@@ -51,4 +51,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.breakout_labml"))
+    run_command(lambda: main(default=CONFIG, prog="python -m experiments.breakout_labml"))

@@ -13,9 +13,9 @@ their means are 497 (median; 484 to 500).
 
 from __future__ import annotations
 
-from atari_dqn import train
 from atari_dqn.cli.command import run_command
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.train import main
 
 EXPECTED = "a mean of 475 or more over 100 games"
 TAKES = "about 2 min on two cores"
@@ -43,4 +43,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole"))
+    run_command(lambda: main(default=CONFIG, prog="python -m experiments.cartpole"))

@@ -18,9 +18,9 @@ core. Measured: all five seeds reach it, after 1,388 training steps (median; 1,0
 
 from __future__ import annotations
 
-from atari_dqn import train
 from atari_dqn.cli.command import run_command
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.train import main
 
 EXPECTED = "an episode of 200 after about 1,200 training steps"
 TAKES = "about 1 min on one core"
@@ -50,4 +50,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole_lightning"))
+    run_command(lambda: main(default=CONFIG, prog="python -m experiments.cartpole_lightning"))

@@ -19,9 +19,9 @@ target network, four of them unlearn it: 100 games at the end have a mean of 191
 
 from __future__ import annotations
 
-from atari_dqn import train
 from atari_dqn.cli.command import run_command
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.train import main
 
 EXPECTED = "a balanced pole, then mostly unlearned: 191 (75 to 500)"
 TAKES = "45 s on two cores"
@@ -54,4 +54,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole_no_replay"))
+    run_command(lambda: main(default=CONFIG, prog="python -m experiments.cartpole_no_replay"))

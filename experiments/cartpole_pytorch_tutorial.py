@@ -18,9 +18,9 @@ end, each of the first five scores 500 in all of 100 games.
 
 from __future__ import annotations
 
-from atari_dqn import train
 from atari_dqn.cli.command import run_command
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.train import main
 
 EXPECTED = "an episode of 500 within 600 episodes"
 TAKES = "10 min on two cores"
@@ -53,4 +53,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole_pytorch_tutorial"))
+    run_command(lambda: main(default=CONFIG, prog="python -m experiments.cartpole_pytorch_tutorial"))

@@ -16,8 +16,8 @@ end 100 games have a mean of 372 (91 to 500), and 191 (75 to 500) without replay
 
 from __future__ import annotations
 
-from atari_dqn import train
 from atari_dqn.cli.command import run_command
+from atari_dqn.train import main
 from experiments import cartpole_no_replay
 
 EXPECTED = "as cartpole_no_replay in half the time: 372 (91 to 500)"
@@ -30,4 +30,4 @@ CONFIG = cartpole_no_replay.CONFIG.replace(
 )
 
 if __name__ == "__main__":
-    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.cartpole_replay"))
+    run_command(lambda: main(default=CONFIG, prog="python -m experiments.cartpole_replay"))

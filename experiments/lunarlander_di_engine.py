@@ -23,9 +23,9 @@ have a mean of 195 (median; 138 to 210), and of 200 or more for two of the five 
 
 from __future__ import annotations
 
-from atari_dqn import train
 from atari_dqn.cli.command import run_command
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.train import main
 
 EXPECTED = "a mean of 200 over 5 games, then it stops"
 TAKES = "about 5 min on two cores"
@@ -62,4 +62,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.lunarlander_di_engine"))
+    run_command(lambda: main(default=CONFIG, prog="python -m experiments.lunarlander_di_engine"))

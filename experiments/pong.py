@@ -12,9 +12,9 @@ random play -20.7). Measured: the first won game at env step 335,602; at the end
 
 from __future__ import annotations
 
-from atari_dqn import train
 from atari_dqn.cli.command import run_command
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.train import main
 
 EXPECTED = "20 of 21 (measured, one seed)"
 TAKES = "84 min on two cores"
@@ -38,4 +38,4 @@ CONFIG = TrainConfig().replace(
 )
 
 if __name__ == "__main__":
-    run_command(lambda: train.main(default=CONFIG, prog="python -m experiments.pong"))
+    run_command(lambda: main(default=CONFIG, prog="python -m experiments.pong"))

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from atari_dqn import doctor, train
+from atari_dqn import doctor
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics import advice, checks
 from atari_dqn.diagnostics.checks import Finding, run_check
 from atari_dqn.system import machine as system
+from atari_dqn.train import _parse
 from atari_dqn.workers import shared_memory
 from tests.faults.test_limits import written
 from tests.test_train import run
@@ -38,7 +39,7 @@ def test_a_machine_that_is_ready_gets_settings_that_are_valid(tmp_path: Path) ->
         assert text in result.stdout, text
     words = shlex.split(result.stdout.splitlines()[-1])
     assert words[:3] == ["python", "-m", "atari_dqn.train"]
-    command = train._parse(words[3:], None, "train")
+    command = _parse(words[3:], None, "train")
     TrainConfig(env=command.env, replay=command.replay, learner=command.learner).validate()
     assert list(tmp_path.iterdir()) == [], "no file is left behind"
 

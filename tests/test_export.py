@@ -231,7 +231,7 @@ def test_a_mistake_is_one_line_before_torch_is_imported(trained: Path, exported:
         "/truncated.onnx is not a valid exported policy: not an ONNX file of atari_dqn (InvalidProtobuf)",
         "/truncated.onnx is not a valid exported policy: not an ONNX file of atari_dqn (InvalidProtobuf)",
         "--checkpoint best: /policy.safetensors holds one network; only a run has several",
-        "/catch/policy.safetensors: trained in tests.stubs:Catch-v0, and a file is not trusted to name a module; try"
+        "/catch/policy.safetensors: trained with tests.stubs:Catch-v0, and a file is not trusted to name a module; try"
         " the run that it was exported from or, in a program, import tests.stubs first",
         "[]",
     ]

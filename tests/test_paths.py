@@ -11,7 +11,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 
-from atari_dqn import compare, evaluate, export, play, train, tune
+from atari_dqn import compare, evaluate, export, play, tune
 from atari_dqn.bench import BenchCommand
 from atari_dqn.cli.command import CommandFailed, parse_flags
 from atari_dqn.config.schema import TrainConfig
@@ -22,6 +22,7 @@ from atari_dqn.runs.directory import check_run_dir
 from atari_dqn.runs.edits import RECORD, recorded_edits
 from atari_dqn.sweeps.members import check_known_elsewhere
 from atari_dqn.system.signals import StopRequest
+from atari_dqn.train import TrainCommand, _parse, main
 from tests.run_dirs import log, make_run, make_settings, refusals
 from tests.stubs import Numbered
 
@@ -63,7 +64,7 @@ def test_a_part_of_a_run_stands_for_it_with_every_command(
     assert playable_source(Path(path).absolute()).path == (runs / "one").absolute()
     assert tune.main([path]) == compare.main([path]) == 0
     assert "runs/one/plots/compare.png\n" in capsys.readouterr().out
-    config = train._parse(["--config", path, "--seed", "7"], TrainConfig(), "train").settings()
+    config = _parse(["--config", path, "--seed", "7"], TrainConfig(), "train").settings()
     assert (config.replay.gamma, config.run.seed, config.run.run_dir) == (0.5, 7, None)
     assert recorded_edits(Path(path)) == []
 
@@ -142,7 +143,7 @@ def test_a_path_that_is_no_run_is_one_line_before_torch_is_imported(runs: Path) 
 def test_a_config_of_another_program_does_not_make_a_folder_a_run(content: str, place: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
     run_dir = tmp_path / place
-    config = train._parse(["--run-dir", str(run_dir)], TrainConfig(), "train").settings()
+    config = _parse(["--run-dir", str(run_dir)], TrainConfig(), "train").settings()
     assert check_run_dir(config, run_dir) == []
 
 
@@ -151,7 +152,7 @@ def test_a_run_directory_that_cannot_be_made_is_told_before_the_summary(
 ) -> None:
     for flags in ([], ["--seeds", "2"]):
         with pytest.raises(ConfigError, match=r"^cannot lock --run-dir new/x+/run: File name too long$"):
-            train.main([*FLAGS, *flags, "--run-dir", f"new/{300 * 'x'}/run"])
+            main([*FLAGS, *flags, "--run-dir", f"new/{300 * 'x'}/run"])
     assert capsys.readouterr().out == ""
     assert not Path("new").exists()
 
@@ -161,7 +162,7 @@ def test_weights_that_cannot_be_used_leave_no_run_behind(runs: Path, capsys: pyt
     before = sorted(path for path in Path().rglob("*"))
     for place in ("weights", "weights/learner.safetensors"):
         with pytest.raises(ConfigError, match=r"^no weights in weights"):
-            train.main([*FLAGS, "--init-from", place, "--replay-edits", "runs/one"])
+            main([*FLAGS, "--init-from", place, "--replay-edits", "runs/one"])
         assert "--replay-edits runs/one has no edit to repeat\n" in capsys.readouterr().out
     assert sorted(Path().rglob("*")) == before
 
@@ -172,7 +173,7 @@ def test_a_home_is_expanded_in_every_path(tmp_path: Path, monkeypatch: pytest.Mo
     commands: list[tuple[type, str]] = [
         *((command, "--out") for command in (compare.CompareCommand, export.ExportCommand, BenchCommand)),
         *((command, "") for command in (play.PlayCommand, evaluate.EvaluateCommand, tune.TuneCommand)),
-        *((train.TrainCommand, flag) for flag in ("--config", "--init-from", "--replay-edits")),
+        *((TrainCommand, flag) for flag in ("--config", "--init-from", "--replay-edits")),
         (DashboardCommand, "--data-dir"),
     ]
     for command, flag in commands:
@@ -181,7 +182,7 @@ def test_a_home_is_expanded_in_every_path(tmp_path: Path, monkeypatch: pytest.Mo
     make_settings(there, "CartPole-v1", gamma=0.5)
     assert parse_flags(compare.CompareCommand, ["~/a", "~"], prog="it").runs == (tmp_path / "a", tmp_path)
     for flag in ("--config", "--run-dir"):
-        config = train._parse([f"{flag}=~/there"], TrainConfig(), "it").settings()
+        config = _parse([f"{flag}=~/there"], TrainConfig(), "it").settings()
         assert (config.replay.gamma, config.run.run_dir) == (0.5, there if flag == "--run-dir" else None)
 
 
@@ -216,7 +217,7 @@ def test_seeds_that_do_not_know_the_environment_are_not_started(
     with pytest.raises(
         ConfigError, match=rf"^--seeds: each is a program of its own, .* {own_env}; .* module:{own_env}$"
     ):
-        train.main(["--env-id", own_env, "--seeds", "2", "--total-env-steps", "50"])
+        main(["--env-id", own_env, "--seeds", "2", "--total-env-steps", "50"])
     assert list(tmp_path.iterdir()) == []
 
 

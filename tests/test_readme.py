@@ -22,12 +22,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from atari_dqn import train
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.evaluation.result import Evaluation
 from atari_dqn.evaluation.scorecard import scorecard
 from atari_dqn.runs.lock import is_training
+from atari_dqn.train import _parse
 from tests.faults.trainings import LIMIT
 from tests.test_bench import TINY
 
@@ -123,7 +123,7 @@ def module_of(command: str) -> str:
 
 def check(flags: str) -> None:
     """Check that they are flags of `train` and together a valid configuration."""
-    command = train._parse(shlex.split(flags), None if "--preset" in flags else TrainConfig(), "train")
+    command = _parse(shlex.split(flags), None if "--preset" in flags else TrainConfig(), "train")
     TrainConfig(**{section: getattr(command, section) for section in vars(TrainConfig())}).validate()
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from atari_dqn import train
 from atari_dqn.cli.command import DONE
 from atari_dqn.config.presets import PRESETS
 from atari_dqn.config.schema import TrainConfig
@@ -24,6 +23,7 @@ from atari_dqn.labml import launch
 from atari_dqn.runs.directory import read_config
 from atari_dqn.runs.lock import locked
 from atari_dqn.system.machine import usable_cores
+from atari_dqn.train import _parse, main
 from tests.run_dirs import make_settings
 
 TRAIN = [sys.executable, "-m", "atari_dqn.train"]
@@ -69,9 +69,9 @@ def test_a_mistake_gets_a_short_message_and_exit_code_2(arguments: list[str], wo
 def test_a_mistake_is_found_before_torch_is_imported(tmp_path: Path) -> None:
     probe = (
         "import sys\n"
-        "from atari_dqn import train; from atari_dqn.config import schema as config\n"
+        "from atari_dqn.train import main; from atari_dqn.config import schema as config\n"
         "try:\n"
-        "    train.main(['--env-id', 'Braekout'])\n"
+        "    main(['--env-id', 'Braekout'])\n"
         "except config.ConfigError:\n"
         "    print('torch' in sys.modules)\n"
     )
@@ -168,14 +168,14 @@ def test_a_dashboard_that_cannot_start_is_told_with_what_train_can_do_about_it(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr(launch, "PORT", taken.getsockname()[1])
         with pytest.raises(ConfigError, match=r"already in use.*then train --labml-url"):
-            train.main([*SHORT[len(TRAIN) :], "--run-dir", str(tmp_path / "run"), "--dashboard"])
+            main([*SHORT[len(TRAIN) :], "--run-dir", str(tmp_path / "run"), "--dashboard"])
 
 
 # ---------------------------------------------------------------------- presets
 
 
 def begun_with(*flags: str, default: TrainConfig | None = None) -> tuple[str, TrainConfig]:
-    command = train._parse(flags, default, "train")
+    command = _parse(flags, default, "train")
     return command.preset, command.settings()
 
 
@@ -213,6 +213,6 @@ def test_a_preset_is_not_claimed_for_a_run_that_has_settings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [*SHORT[len(TRAIN) :], "--run-dir", str(tmp_path / "run"), "--total-env-steps", "300"]
-    assert train.main(flags) == DONE
-    assert train.main(["--run-dir", str(tmp_path / "run"), "--preset", "gpu"]) == DONE
+    assert main(flags) == DONE
+    assert main(["--run-dir", str(tmp_path / "run"), "--preset", "gpu"]) == DONE
     assert "--preset ignored: this run already has settings" in capsys.readouterr().out

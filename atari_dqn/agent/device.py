@@ -80,10 +80,10 @@ def set_up_torch(config: TrainConfig, kind: str = "pixels", before: int | None =
     torch.set_num_threads(threads)
     # By default torch rounds the fp32 of a GPU's convolutions to TF32, with 10 bits.
     torch.backends.cudnn.allow_tf32 = not config.run.deterministic and config.learner.precision != "fp32"
+    # On a GPU some sums (the tree's cumsum) have no deterministic version, so torch warns there instead of raising.
+    torch.use_deterministic_algorithms(config.run.deterministic, warn_only=torch.cuda.is_available())
     if config.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without it
-        # On a GPU some sums (the tree's cumsum) have no deterministic version, so torch warns there instead of raising.
-        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
         # It only guards against reading uninitialised memory, and costs filling every new tensor.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return threads

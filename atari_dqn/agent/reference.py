@@ -4,17 +4,19 @@
 where that is faster (`trunks.py`), and `QNetwork.reference` returns this plain twin with the same weights. Exported
 files hold the plain one, operations are counted on it, and tests hold both to each other.
 
-A new network is a `PixelTrunk` in this file, its entry in `TRUNKS`, and its name in the setting `--network`.
+A new network is a `PixelTrunk` in this file, its entry in `TRUNKS`, and its name in the setting `--network`; a user's
+own is an `nn.Module` elsewhere, for `own_trunk`.
 """
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from atari_dqn.config.objects import named
 from atari_dqn.config.schema import NetworkConfig
 from atari_dqn.config.setting import ConfigError
 
@@ -46,6 +48,13 @@ class Trunk(nn.Module):
     """Width of the hidden layer that follows."""
     low_precision: ClassVar[bool] = True
     """Whether bfloat16 makes it faster."""
+    own: nn.Module
+    """The layers of an `own_trunk`."""
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        """Features [B, features] of what `prepare` returned."""
+        features: Tensor = self.own(prepared)
+        return features
 
     def prepare(self, obs: Tensor) -> Tensor:
         """The input of `forward`: `obs` [B, stack, *frame_shape], checked, scaled and laid out. Uses no weights."""
@@ -177,8 +186,8 @@ class Residual(nn.Module):
         return x + change
 
 
-class Mlp(Trunk):
-    """Linear layers of all but the last of the widths `--mlp-hidden`, on flattened vectors."""
+class VectorTrunk(Trunk):
+    """A trunk for flattened vectors."""
 
     low_precision = False
 
@@ -186,12 +195,8 @@ class Mlp(Trunk):
         super().__init__()
         if not config.mlp_hidden:
             raise ConfigError("--mlp-hidden is empty; a network needs at least one hidden width")
-        *widths, self.hidden = config.mlp_hidden
+        self.hidden = config.mlp_hidden[-1]
         self.inputs = spec.stack * math.prod(spec.frame_shape)
-        sizes = [self.inputs, *widths]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
-        self.activation = ACTIVATIONS[config.activation]()
-        self.features = sizes[-1]
 
     def prepare(self, obs: Tensor) -> Tensor:
         """Float32 [B, inputs]."""
@@ -199,6 +204,17 @@ class Mlp(Trunk):
         if obs.dtype != torch.float32 or flat.shape[1] != self.inputs:
             raise ValueError(f"vectors must be float32 with {self.inputs} numbers, not {obs.dtype} {list(obs.shape)}")
         return flat
+
+
+class Mlp(VectorTrunk):
+    """Linear layers of all but the last of the widths `--mlp-hidden`, on flattened vectors."""
+
+    def __init__(self, spec: ObservationSpec, config: NetworkConfig) -> None:
+        super().__init__(spec, config)
+        sizes = [self.inputs, *config.mlp_hidden[:-1]]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.activation = ACTIVATIONS[config.activation]()
+        self.features = sizes[-1]
 
     def forward(self, vectors: Tensor) -> Tensor:
         for layer in self.layers:
@@ -214,8 +230,51 @@ TRUNKS: dict[str, Callable[[ObservationSpec, NetworkConfig], Trunk]] = {
 """Networks for pixels by the names of the setting `--network`; vectors take the `Mlp`."""
 
 
-def trunk_name(spec: ObservationSpec, config: NetworkConfig) -> str:
-    return config.network if spec.kind == "pixels" else "mlp"
+def own_trunk(spec: ObservationSpec, config: NetworkConfig) -> Trunk:
+    """The trunk whose layers are a user's own, from the function or class that `--network` names.
+
+    It is called with the shape of an observation: (C, H, W) for pixels, whose planes in [0, 1] come as [B, C, H, W], or
+    (N,) for vectors [B, N]. What it returns maps these to features [B, F]; a hidden layer (512 units for pixels) and
+    the heads follow. Raises `ConfigError` unless it does that and has only weights that the features depend on.
+    """
+    trunk = PixelTrunk(spec) if spec.kind == "pixels" else VectorTrunk(spec, config)
+    if isinstance(trunk, PixelTrunk):
+        trunk.hidden = 512
+        shape: tuple[int, ...] = (trunk.stack * trunk.colors, trunk.height, trunk.width)
+    else:
+        shape = (trunk.inputs,)
+    trunk.own = named("network", config.network)(shape)
+    trunk.activation = ACTIVATIONS[config.activation]()
+    with torch.enable_grad():
+        features = trunk(torch.zeros(2, *shape))
+        total = features.sum()
+    if features.ndim != 2 or len(features) != 2:
+        raise ConfigError(
+            f"--network {config.network} maps {[2, *shape]} to {list(features.shape)}; it must return features [2, F]"
+        )
+    if list(trunk.buffers()):
+        raise ConfigError(
+            f"--network {config.network} has buffers (a BatchNorm?), which a target network cannot follow"
+        )
+    trunk.features = features.shape[1]
+    weights = dict(trunk.named_parameters())
+    if not weights:
+        raise ConfigError(f"--network {config.network} has no weights")
+    gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+    for name, gradient in zip(weights, gradients, strict=True):
+        if gradient is None:
+            raise ConfigError(f"--network {config.network}: the features do not depend on {name}; remove it")
+    return trunk
+
+
+MakeTrunk = Callable[[ObservationSpec, NetworkConfig], Trunk]
+
+
+def trunk_maker(spec: ObservationSpec, config: NetworkConfig, known: Mapping[str, MakeTrunk] = TRUNKS) -> MakeTrunk:
+    """What makes the trunk of these settings; `known` are those for pixels by name."""
+    if ":" in config.network:
+        return own_trunk
+    return known[config.network] if spec.kind == "pixels" else Mlp
 
 
 class ReferenceNetwork(nn.Module):
@@ -228,7 +287,7 @@ class ReferenceNetwork(nn.Module):
 
     def __init__(self, spec: ObservationSpec, config: NetworkConfig) -> None:
         super().__init__()
-        self.trunk = trunk = {**TRUNKS, "mlp": Mlp}[trunk_name(spec, config)](spec, config)
+        self.trunk = trunk = trunk_maker(spec, config)(spec, config)
         self.activation = ACTIVATIONS[config.activation]()
         self.dueling = config.dueling
         features, width = trunk.features, trunk.hidden

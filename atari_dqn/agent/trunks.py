@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from atari_dqn.agent.reference import TRUNKS, Mlp, ObservationSpec, PixelTrunk, Trunk, trunk_name
+from atari_dqn.agent.reference import TRUNKS, ObservationSpec, PixelTrunk, Trunk, trunk_maker
 from atari_dqn.config.schema import NetworkConfig
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": functools.partial(nn.ReLU, inplace=True), "silu": nn.SiLU}
@@ -88,7 +88,7 @@ FAST: dict[str, Callable[[ObservationSpec, NetworkConfig], Trunk]] = {
 
 def make_trunk(spec: ObservationSpec, config: NetworkConfig) -> Trunk:
     """The trunk that trains. Raises `ConfigError` for frames too small to convolve and an MLP without hidden layers."""
-    trunk = {**TRUNKS, **FAST, "mlp": Mlp}[trunk_name(spec, config)](spec, config)
+    trunk = trunk_maker(spec, config, TRUNKS | FAST)(spec, config)
     if isinstance(trunk, PixelTrunk):
         trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return trunk

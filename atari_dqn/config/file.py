@@ -26,27 +26,27 @@ def load_config(file: Path) -> TrainConfig:
         raise ConfigError(f"{file}: {error}") from None
 
 
-def from_dict(stored: Mapping[str, Any]) -> TrainConfig:
-    """The inverse of `TrainConfig.to_dict`; settings that are absent take their defaults. Raises `ConfigError`."""
+def from_dict(stored: Mapping[str, Any], default: TrainConfig | None = None) -> TrainConfig:
+    """The inverse of `TrainConfig.to_dict`; settings that are absent are those of `default`. Raises `ConfigError`."""
     hints = {
         name: hint
         for section in typing.get_type_hints(TrainConfig).values()
         for name, hint in typing.get_type_hints(section).items()
     }
     changes = {name: _typed(name, hints[name], value) if name in hints else value for name, value in stored.items()}
-    return TrainConfig().replace(**changes)
+    return (default or TrainConfig()).replace(**changes)
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
-    """`value`, as JSON gave it, as the type of the setting `name`. Raises `ConfigError`."""
+    """`value`, as JSON or Python gave it, as the type of the setting `name`. Raises `ConfigError`."""
     choices = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         if value in choices:
             return value
         raise ConfigError(f"{flag(name)} is {value!r}; it must be one of {', '.join(choices)}")
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_typed(name, choices[0], element) for element in value)
-    if hint == Path | None and (value is None or isinstance(value, str)):
+    if hint == Path | None and (value is None or isinstance(value, str | Path)):
         return Path(value) if value else None
     if hint == float | None:
         return None if value is None else _typed(name, float, value)

@@ -19,6 +19,7 @@ import tyro
 
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
 
+NETWORKS = ("nature", "small", "impala")
 WEIGHTS, REPLAY = "its saved weights would not fit", "its saved replay would not fit"
 COLUMNS = "its saved replay has a column for each env"
 
@@ -35,6 +36,20 @@ class EnvConfig:
             structural="its saved replay comes from that environment",
         ),
     ] = "ALE/Breakout-v5"
+    env_kwargs: Annotated[
+        str,
+        Setting(
+            'arguments of a gymnasium environment as a JSON object, such as {"size": 8}',
+            structural="its saved replay comes from that environment",
+        ),
+    ] = ""
+    wrapper: Annotated[
+        str,
+        Setting(
+            "wrapper of a gymnasium environment, as module:name: a class or function called with the environment",
+            structural="its saved replay comes from that environment",
+        ),
+    ] = ""
     protocol: Annotated[
         Literal["nature", "machado"],
         Setting(
@@ -113,10 +128,10 @@ class NetworkConfig:
     """Network"""
 
     network: Annotated[
-        Literal["nature", "small", "impala"],
+        str,
         Setting(
             "layers on pixels: nature (3 convolutions, 512 hidden), small (2 narrower ones, 256) or impala (residual,"
-            " 15 convolutions, 256)",
+            " 15 convolutions, 256); or, on any observation, your own as module:name (docs/python.md)",
             source="Mnih et al. 2015; Mnih et al. 2013; Espeholt et al. 2018",
             structural=WEIGHTS,
         ),
@@ -392,6 +407,9 @@ class TrainConfig:
             for name, setting in settings(type(section)).items():
                 setting.check(name, getattr(section, name))
         check_capacity(self)
+        network = self.network.network
+        if network not in NETWORKS and ":" not in network:
+            raise ConfigError(f"--network is {network!r}; it must be one of {', '.join(NETWORKS)}, or module:name")
         if self.exploration.epsilon_decay:
             _check_decay(self.exploration)
         else:

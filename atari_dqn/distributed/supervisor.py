@@ -69,7 +69,7 @@ class ClusterSupervisor(Supervisor):
         self.result = StepResult.empty(num_envs, spec.frame_shape, spec.frame_dtype)
         self.orders = Orders(np.zeros(num_envs, np.int64), np.full(num_envs, NO_SEED))
         self._cluster = cluster
-        self._arguments = (registration(spec.env_id), spec, protocol)
+        self._arguments = (registration(spec), spec, protocol)
         self.shares: list[Share] = []
         """Shares of living nodes."""
         # Runs once: when asked, when the pool is garbage, or at exit.

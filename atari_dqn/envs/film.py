@@ -47,7 +47,7 @@ def check_drawable(spec: EnvSpec) -> None:
 
 def _check_modes(spec: EnvSpec) -> None:
     """Raise `ConfigError` if the environment cannot render itself: making it for that may fail in any way."""
-    with opened(spec.env_id) as env:
+    with opened(spec.env_id, spec.wrapper, **spec.kwargs) as env:
         drawable = "rgb_array" in ((env.metadata or {}).get("render_modes") or [])
     if not drawable:
         raise ConfigError(f"{spec.env_id} cannot draw itself: it has no render mode rgb_array")
@@ -87,7 +87,7 @@ class FilmedEnv:
             # Rendering is into memory: without this SDL looks for a screen and complains if there is none.
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
             with explained(f"cannot film {spec.env_id}: "):
-                plain = make_plain(spec.env_id, render_mode="rgb_array")
+                plain = make_plain(spec.env_id, spec.wrapper, **{**spec.kwargs, "render_mode": "rgb_array"})
             self._shown = _Shown(plain, spec, show)
             self._env = limited(self._shown, GAME_LIMIT)
             self.limit = time_limit(plain) or GAME_LIMIT

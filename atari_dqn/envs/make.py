@@ -7,6 +7,7 @@ and resets a finished environment on the tick after its end (gymnasium's next-st
 import dataclasses
 import difflib
 import importlib
+import json
 import pickle
 import re
 import textwrap
@@ -18,8 +19,9 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector.utils import CloudpickleWrapper
 
+from atari_dqn.config.objects import named, receive, sendable
 from atari_dqn.config.schema import EnvConfig, TrainConfig
-from atari_dqn.config.setting import ConfigError
+from atari_dqn.config.setting import ConfigError, shown
 from atari_dqn.envs.atari import AtariGames
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.plain import PlainEnvs
@@ -31,8 +33,8 @@ from atari_dqn.envs.step import StepResult
 def resolve_env_id(name: str) -> str:
     """Resolve a user's name for an environment to an id that `gym.make` takes, such as `ALE/MsPacman-v5`.
 
-    The name is an id of gymnasium, `module:Env-v0`, whose module is imported to register the id, or else a game such as
-    `breakout` or `ms_pacman`.
+    The name is an id of gymnasium, `module:Env-v0`, whose module is imported to register the id, `module:Env`, a class
+    or function that makes one, or else a game such as `breakout` or `ms_pacman`.
 
     Raises:
         ConfigError: The name is unknown (the message suggests the closest known one), or is one of the old Atari ids,
@@ -44,6 +46,13 @@ def resolve_env_id(name: str) -> str:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:  # a user's module may fail in any way
             raise ConfigError(f"--env-id {name}: cannot import {module} ({one_line(error)})") from error
+    if module and bare not in gym.registry:
+        try:
+            if callable(named("env_id", name)):
+                return name
+        except ConfigError:
+            if module == "__main__":
+                raise
     if bare in gym.registry and not _is_ales(bare):
         if is_atari(name):
             raise ConfigError(f"--env-id {name}: ALE/ is for Atari games; register your environment under another name")
@@ -79,19 +88,21 @@ def _plain(name: str) -> str:
     return re.sub(r"-v\d+$|[ _-]", "", name.removeprefix("ALE/")).lower()
 
 
-def registration(env_id: str) -> bytes:
-    """What `register` needs to know `env_id` in another process; it may be registered in this one's script alone.
+def registration(spec: EnvSpec, *names: str) -> bytes:
+    """What `register` needs to know the environment in another process; this one's script alone may define it.
 
-    Raises `ConfigError` if the environment cannot be sent.
+    `names` are of further objects, see config/objects.py. Raises `ConfigError` if they cannot be sent.
     """
-    known = gym.registry.get(env_id)
-    if known is None or is_atari(env_id):  # a module's id registers itself
+    env_id = spec.env_id
+    known = None if spec.is_atari else gym.registry.get(env_id)  # a module's id registers itself
+    objects = sendable(env_id, spec.wrapper, *names)
+    if known is None and not objects:
         return b""
-    if str(known.entry_point).startswith("__main__:"):
+    if known and str(known.entry_point).startswith("__main__:"):
         creator: Any = load_env_creator(str(known.entry_point))
         known = dataclasses.replace(known, entry_point=creator)
     try:
-        return pickle.dumps(CloudpickleWrapper(lambda: known))
+        return pickle.dumps(CloudpickleWrapper(lambda: (known, objects)))
     except Exception as error:  # whatever the objects that the class refers to raise
         raise ConfigError(
             f"--env-id {env_id}: cannot send the environment to the workers ({one_line(error)});"
@@ -102,8 +113,10 @@ def registration(env_id: str) -> bytes:
 def register(registered: bytes) -> None:
     """Register the environment of a `registration`."""
     if registered:
-        known = pickle.loads(registered).fn()
-        gym.registry[known.id] = known
+        known, objects = pickle.loads(registered).fn()
+        receive(objects)
+        if known:
+            gym.registry[known.id] = known
 
 
 def resolve_env(config: TrainConfig) -> tuple[TrainConfig, EnvSpec]:
@@ -119,10 +132,28 @@ def resolve_env(config: TrainConfig) -> tuple[TrainConfig, EnvSpec]:
 
 def spec_of(config: EnvConfig) -> EnvSpec:
     """The environment that the settings name, by its resolved id; see `env_spec`."""
-    return env_spec(config.env_id, PROTOCOLS[config.protocol], config.frame_stack)
+    return env_spec(config.env_id, PROTOCOLS[config.protocol], config.frame_stack, kwargs_of(config), config.wrapper)
 
 
-def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
+def kwargs_of(config: EnvConfig) -> dict[str, Any]:
+    """The arguments of the environment. Raises `ConfigError` unless they are a JSON object."""
+    try:
+        kwargs = json.loads(config.env_kwargs or "{}")
+    except (ValueError, RecursionError):
+        kwargs = None
+    if not isinstance(kwargs, dict):
+        raise ConfigError(f'--env-kwargs is {shown(config.env_kwargs)}; it must be a JSON object such as {{"size": 8}}')
+    if is_atari(config.env_id) and (kwargs or config.wrapper):
+        raise ConfigError(
+            f"--{'env-kwargs' if kwargs else 'wrapper'} is not for Atari games, which ale_py steps; try --env-id"
+            " module:name of a function that makes the game"
+        )
+    return kwargs
+
+
+def env_spec(
+    env_id: str, protocol: Protocol, frame_stack: int, kwargs: dict[str, Any] | None = None, wrapper: str = ""
+) -> EnvSpec:
     """Find the shapes and counts of an environment, by making one.
 
     A Box of images (see `image_axes`) counts as pixels. Any other is flattened to a float32 vector, and not stacked.
@@ -131,6 +162,8 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
         env_id: Resolved id.
         protocol: How an Atari game is presented.
         frame_stack: Number of frames in an observation of pixels.
+        kwargs: Arguments with which it is made.
+        wrapper: Name of what wraps it.
 
     Raises:
         ConfigError: The environment cannot be made, or its observations are not a Box or its actions not Discrete.
@@ -139,7 +172,7 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
         shape, dtype = (FRAME_SIZE, FRAME_SIZE), np.dtype(np.uint8)
         num_actions = len(_atari(env_id, protocol, StepResult.empty(1, shape, dtype)).actions)
         return EnvSpec(env_id, True, "pixels", shape, dtype, num_actions, frame_stack)
-    with opened(env_id) as env:
+    with opened(env_id, wrapper, **(kwargs or {})) as env:
         frames, actions, limit = env.observation_space, env.action_space, time_limit(env)
     if not isinstance(frames, Box):
         flat = isinstance(frames, Space) and frames.is_np_flattenable
@@ -162,6 +195,8 @@ def env_spec(env_id: str, protocol: Protocol, frame_stack: int) -> EnvSpec:
         flattened=() if pixels else frames.shape,
         first_action=int(actions.start),
         time_limit=limit,
+        kwargs=kwargs or {},
+        wrapper=wrapper,
     )
 
 

@@ -27,7 +27,9 @@ class PlainEnvs:
     def __init__(self, spec: EnvSpec, out: StepResult, first_env: int = 0) -> None:
         """Make the environments; for messages, they are numbered from `first_env`."""
         self.out, num_envs = out, len(out.rewards)
-        self._envs = [limited(make_plain(spec.env_id), spec.game_limit) for _ in range(num_envs)]
+        self._envs = [
+            limited(make_plain(spec.env_id, spec.wrapper, **spec.kwargs), spec.game_limit) for _ in range(num_envs)
+        ]
         self._names = [f"env {first_env + env}" for env in range(num_envs)]
         self._shape = self._envs[0].observation_space.shape
         self._first_action = spec.first_action

@@ -1,6 +1,7 @@
 """Evaluation protocols for Atari games, and the specification of an environment."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -75,6 +76,10 @@ class EnvSpec:
     """The environment's own number for action 0."""
     time_limit: int | None = dataclasses.field(default=None, compare=False)
     """Env steps after which the environment itself cuts a game; None: not known."""
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+    """Arguments with which it is made."""
+    wrapper: str = dataclasses.field(default="", compare=False)
+    """Name of what wraps it, `module:name`; empty: nothing."""
     game_limit: int | None = None
     """Env steps after which a game is cut, or after `time_limit` if that is more."""
 

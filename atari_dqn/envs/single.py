@@ -1,6 +1,7 @@
 """Single gymnasium environments with the observations of training, for programs that step them themselves."""
 
 import contextlib
+import importlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.envs.registration import EnvSpec as EnvSpecOfGym
 from gymnasium.spaces import Box, Discrete
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
+from atari_dqn.config.objects import named
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.protocol import FRAME_SIZE, FRAME_SKIP, EnvSpec, Protocol
 
@@ -18,10 +21,10 @@ AnyEnv = gym.Env[Any, Any]
 
 
 @contextlib.contextmanager
-def opened(env_id: str, **kwargs: Any) -> Iterator[AnyEnv]:
-    """An environment to look at. Whatever it raises meanwhile, as a user's may, becomes a `ConfigError`."""
+def opened(env_id: str, wrapper: str = "", **kwargs: Any) -> Iterator[AnyEnv]:
+    """An environment of `make_plain` to look at. Whatever it raises, as a user's may, becomes a `ConfigError`."""
     with explained(f"--env-id {env_id}: cannot use the environment: "):
-        env = make_plain(env_id, **kwargs)
+        env = make_plain(env_id, wrapper, **kwargs)
         yield env
         env.close()
 
@@ -48,9 +51,18 @@ def one_line(error: BaseException) -> str:
     return "".join(filter(str.isprintable, " ".join(f"{type(error).__name__}: {text}".split())))
 
 
-def make_plain(env_id: str, **kwargs: Any) -> AnyEnv:
+def make_plain(env_id: str, wrapper: str = "", **kwargs: Any) -> AnyEnv:
     """An environment other than an Atari game; what it shows as images is `as_image`. `kwargs` go to `gym.make`."""
-    return as_image(gym.make(env_id, disable_env_checker=True, **kwargs))
+    return as_image(_made(env_id, wrapper, disable_env_checker=True, **kwargs))
+
+
+def _made(env_id: str, wrapper: str, **kwargs: Any) -> AnyEnv:
+    module, _, bare = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    own = module and bare not in gym.registry  # a class or a function that makes one
+    env = gym.make(EnvSpecOfGym(env_id, entry_point=named("env_id", env_id)) if own else env_id, **kwargs)
+    return named("wrapper", wrapper)(env) if wrapper else env
 
 
 SMALLEST_IMAGE = 36
@@ -155,7 +167,7 @@ def make_env(spec: EnvSpec, protocol: Protocol, **kwargs: Any) -> AnyEnv:
     `kwargs` go to `gym.make` and override this package's.
     """
     if not spec.is_atari:
-        return as_trained(gym.make(spec.env_id, **kwargs), spec)
+        return as_trained(_made(spec.env_id, spec.wrapper, **{**spec.kwargs, **kwargs}), spec)
     return as_trained(NoOpStart(make_emulator(spec, protocol, **kwargs), protocol), spec)
 
 
@@ -238,7 +250,7 @@ CLASSICS = {
 def action_names(spec: EnvSpec, protocol: Protocol) -> tuple[str, ...]:
     """Names of the `num_actions` actions: the console's (NOOP, FIRE, ...), the environment's own, or `action 0`..."""
     modes = {"full_action_space": protocol.full_action_space} if spec.is_atari else {}
-    with opened(spec.env_id, **modes) as env:
+    with opened(spec.env_id, spec.wrapper, **spec.kwargs, **modes) as env:
         return action_names_of(env, spec)
 
 

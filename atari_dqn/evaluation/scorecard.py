@@ -63,8 +63,8 @@ def evaluate_cells(
     epsilons: Sequence[float] = EPSILONS,
     num_workers: int = NUM_WORKERS,
     seed: int = 0,
-) -> None:
-    """Evaluate a network under every protocol (Atari only) with every epsilon, and print a scorecard.
+) -> list[Evaluation]:
+    """Evaluate a network under every protocol (Atari only) with every epsilon, print a scorecard and return it.
 
     Each result is appended to `run_dir`/evaluations.jsonl as soon as its games are over. Raises `ConfigError` before
     the first game if that cannot be written, and `CommandFailed` if a worker failed or a result was not written; then
@@ -124,6 +124,7 @@ def evaluate_cells(
     if lost:
         raise CommandFailed(lost)
     say(console, f"added to {file}")
+    return results
 
 
 def scorecard(what: str, results: Sequence[Evaluation], trained: Protocol, num_actions: int) -> Group:

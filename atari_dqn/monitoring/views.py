@@ -1,10 +1,21 @@
 """Protocols of what the monitor writes to: views of the rows, the dashboard's page, and films to show."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Generator, Mapping
+from typing import Any, Protocol, TypeVar
 
 Row = dict[str, float]
 """`env_step`, `update`, `time` (seconds), and scalars named `group/name`."""
+Result = TypeVar("Result")
+
+
+def result_of(rows: Generator[Row, None, Result]) -> Result:
+    """What a generator returns once all its rows are read."""
+    while True:
+        try:
+            next(rows)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
 
 
 class View(Protocol):

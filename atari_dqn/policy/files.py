@@ -79,6 +79,8 @@ class Header:
             stack=stack,
             flattened=() if self.kind == "pixels" else shape,
             first_action=self.first_action,
+            kwargs=json.loads(self.config.env.env_kwargs or "{}"),
+            wrapper=self.config.env.wrapper,
         )
 
     def to_json(self) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.protocol import PROTOCOLS, Protocol
 from atari_dqn.policy.files import Header, QFunction
-from atari_dqn.policy.source import check_module, read_source
+from atari_dqn.policy.source import check_modules, read_source
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -106,7 +106,7 @@ class Policy:
         """
         from atari_dqn.envs.single import make_env
 
-        check_module(self.header)
+        check_modules(self.header.env_id, self.header.config.env.wrapper)
         return make_env(self.header.spec, self.protocol, **kwargs)
 
     def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:

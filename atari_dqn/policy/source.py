@@ -86,7 +86,7 @@ def playable_source(path: Path | None, checkpoint: str = "latest") -> Source:
 
 
 def _fitting_spec(header: Header) -> EnvSpec:
-    check_module(header)
+    check_modules(header.env_id, header.config.env.wrapper)
     from atari_dqn.envs.make import resolve_env_id, spec_of
 
     spec = spec_of(header.config.replace(env_id=resolve_env_id(header.env_id)).env)
@@ -99,11 +99,12 @@ def _fitting_spec(header: Header) -> EnvSpec:
     return spec
 
 
-def check_module(header: Header) -> None:
-    """Raise `ConfigError` if making the env that a file names would import a module, as a file may be anybody's."""
-    module = header.env_id.rpartition(":")[0]
-    if module and module not in sys.modules:
-        raise ConfigError(
-            f"trained in {header.env_id}, and a file is not trusted to name a module; try the run that it was exported"
-            f" from or, in a program, import {module} first"
-        )
+def check_modules(*names: str) -> None:
+    """Raise `ConfigError` if using what a file names would import a module, as a file may be anybody's."""
+    for name in names:
+        module = name.rpartition(":")[0]
+        if module and module not in sys.modules:
+            raise ConfigError(
+                f"trained with {name}, and a file is not trusted to name a module; try the run that it was exported"
+                f" from or, in a program, import {module} first"
+            )

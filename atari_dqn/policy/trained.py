@@ -18,6 +18,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.make import spec_of
 from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.policy.files import Exported, Header, QFunction
+from atari_dqn.policy.source import check_modules
 from atari_dqn.runs.checkpoints import CheckpointStore, read_weights
 from atari_dqn.runs.directory import LEARNER, check_checkpoint, read_config
 
@@ -92,6 +93,7 @@ def load_exported(exported: Exported, file: Path, device: str | torch.device = "
     if exported.q is not None:
         network = OnnxNetwork(exported.q, header, device)
     else:
+        check_modules(header.config.network.network)
         weights = {name: torch.from_numpy(weight.copy()) for name, weight in exported.weights.items()}
         with torch.device("meta"):  # no memory before the shapes are known to be right
             check_fit(ReferenceNetwork(spec, header.config.network), weights, file)

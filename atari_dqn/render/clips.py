@@ -173,7 +173,9 @@ class Recorder:
             order = Order(file, weights, self._config, self._spec, env_step, SECONDS, self._seed)
             self._answer, theirs = multiprocessing.Pipe(duplex=False)
             self._process = multiprocessing.get_context("spawn").Process(
-                target=film_and_send, args=(theirs, order, registration(self._spec.env_id)), name="clip"
+                target=film_and_send,
+                args=(theirs, order, registration(self._spec, self._config.network.network)),
+                name="clip",
             )
             with theirs, quiet_spawn():
                 self._process.start()

@@ -81,6 +81,11 @@ class Filming:
                 self._say(f"seed {game.seed}: {self._result(game)}")
         return games
 
+    def file(self, seed: int, kind: str = "") -> Path:
+        """Where the film of the game of `seed` goes."""
+        plain = "" if self.overlay else "-plain"
+        return self.directory / f"{self.policy.env_step}-{self.protocol.name}-seed{seed}{kind}{plain}.mp4"
+
     def film(self, seed: int, kind: str = "") -> bool:
         """Film the game of `seed` as <env step>-<protocol>-seed<seed><kind>.mp4.
 
@@ -99,8 +104,7 @@ class Filming:
         if self.overlay:
             overlay = Overlay.of(self.policy, self.protocol, env)
         on_decision = overlay.decide if overlay else lambda decision: None
-        plain = "" if overlay else "-plain"
-        file = self.directory / f"{self.policy.env_step}-{self.protocol.name}-seed{seed}{kind}{plain}.mp4"
+        file = self.file(seed, kind)
         game, ending, started = Game(seed), "game over", time.monotonic()
         try:
             with (

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from atari_dqn.system.linux import PR_SET_PDEATHSIG, libc
 
+_STARTING = threading.Lock()  # two threads at once would restore each other's empty module
+
 
 @contextlib.contextmanager
 def quiet_spawn() -> Iterator[None]:
@@ -30,14 +32,15 @@ def quiet_spawn() -> Iterator[None]:
     signal to this process arrives when the block ends.
     """
     resource_tracker.ensure_running()  # otherwise spawn starts it now, which unblocks the signals
-    script = sys.modules["__main__"]
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    with _STARTING:
+        script = sys.modules["__main__"]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = script
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def end_with_parent(*, hang_up_children: bool) -> None:

@@ -16,20 +16,26 @@ from typing import Any
 
 
 class StopRequest:
-    """Context in which the first signal is remembered and the second one ends the process.
+    """Context in which the first signal is remembered and the second one ends the process, or raises
+    `KeyboardInterrupt` if it is not to `kill`.
 
     SIGHUP, sent when the terminal closes, counts unless it is ignored, as under nohup. In a thread that is not the main
     one there are no handlers, and the caller's own decide.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, kill: bool = True) -> None:
         self._asked = self._breaks = False
         self.signal: int | None = None
         """The first signal"""
+        self._kill = kill
         self._former: dict[int, Any] = {}
 
     def asked(self) -> bool:
         return self._asked
+
+    def ask(self) -> None:
+        """Ask for a stop as a signal does."""
+        self._asked = True
 
     def check(self) -> None:
         """Raise `KeyboardInterrupt` if a stop was requested; for the start of a run, when there is nothing to save."""
@@ -52,7 +58,9 @@ class StopRequest:
             for stream in (sys.stdout, sys.stderr):  # writing to a closed terminal would raise
                 if stream is not None and stream.isatty():
                     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        elif self._asked:
+        elif self.signal and not self._kill:
+            raise KeyboardInterrupt
+        elif self._asked and self._kill:
             if sys.stdout is not None and sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the live panel hides the cursor
             os._exit(128 + number)

@@ -7,10 +7,12 @@ and saves. None of that changes a number of the training.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from atari_dqn.agent.finite import NotFiniteError, where_not_finite
 from atari_dqn.cli.format import duration
@@ -18,6 +20,7 @@ from atari_dqn.config.live import Edit, Request
 from atari_dqn.evaluation.evaluation import Games, evaluate
 from atari_dqn.evaluation.player import NOTE_AFTER, tell_of_endless_game
 from atari_dqn.monitoring.monitor import Monitor
+from atari_dqn.monitoring.views import Row, result_of
 from atari_dqn.render.clips import LAST_DEADLINE, Clip, Recorder
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.edits import RECORD, EditDesk, discard_edits
@@ -38,6 +41,10 @@ CHECK_INTERVAL = SKIPPED_LIMIT // 4
 """Updates between two checks of how many were skipped; each check waits for the device"""
 
 
+Metrics = Callable[[Row, nn.Module], Mapping[str, float]]
+"""Returns further metrics by name, such as `own/entropy`, of a row and the online network, which it must not change"""
+
+
 class Stopped(Exception):
     """The user asked to stop during something that can be abandoned: a start, an evaluation, a hanging step."""
 
@@ -54,6 +61,7 @@ class Session:
         repeated: Sequence[Edit] = (),
         resumed: Resumed | None = None,
         threads: ThreadChoice | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """Discard what the run's edit log has past the checkpoint of `resumed`. Raises `OSError` if that fails.
 
@@ -75,13 +83,20 @@ class Session:
         self._told_of_endless_game = False
         self._skipped = trainer.learner.skipped().in_all
         """Number of skipped updates that the user knows of"""
+        self._metrics, self._row = metrics, Row()
+        """What is measured besides, and the newest row until it is yielded"""
 
     def run(self) -> bool:
-        """Train until the trainer is done (True) or the user asks to stop (False). Saves at the end either way.
+        """Train as `rows`, which nobody reads."""
+        return result_of(self.rows())
 
-        A save that fails before the end sounds an alarm, and training continues; `NotSaved` is for the last one.
-        `WorkerError` comes with what was learned saved, `NotFiniteError` after `SKIPPED_LIMIT` skipped updates with the
-        state saved, or for what must not be saved, and `InexactError` from an exact resume.
+    def rows(self) -> Generator[Row, None, bool]:
+        """Train until the trainer is done (True) or the user asks to stop (False), and yield every row of metrics.
+
+        Saves at the end either way, and when the generator is closed. A save that fails before the end sounds an alarm,
+        and training continues; `NotSaved` is for the last one. `WorkerError` comes with what was learned saved,
+        `NotFiniteError` after `SKIPPED_LIMIT` skipped updates with the state saved, or for what must not be saved, and
+        `InexactError` from an exact resume.
         """
         if self.should_stop():
             return False
@@ -97,7 +112,13 @@ class Session:
                 self._log_if_due(evaluation)
                 self._save_if_due()
                 self._check_updates()
-            return self._finish()
+                if self._row:
+                    yield self._row
+                    self._row = Row()
+            done = self._finish()
+            if self._row:
+                yield self._row
+            return done
         except FloatingPointError as error:
             raise NotFiniteError(f"stopped at env step {trainer.env_steps:,}, {error}") from None
         except Stopped:
@@ -105,6 +126,10 @@ class Session:
             if trainer.env_steps > self._began_at and (problem := self._save()):
                 raise NotSaved(problem) from None
             return False
+        except GeneratorExit:
+            if problem := self._save_and_log():
+                raise NotSaved(problem) from None
+            raise
         except Exception as error:
             resumable = isinstance(error, WorkerError) or is_out_of_memory(error)
             if resumable and trainer.env_steps > self._began_at:
@@ -271,7 +296,12 @@ class Session:
                 f" infinity in loss or gradient; {skipped:,} in total"
             )
         self._skipped = skipped
-        self.monitor.write(row | (evaluation or {}))
+        self._row = row | (evaluation or {})
+        if self._metrics:
+            with torch.no_grad():
+                own = self._metrics(self._row, trainer.learner.online)
+            self._row |= {name: float(value) for name, value in own.items()}
+        self.monitor.write(self._row)
         self._logged = trainer.env_steps
 
     def _save_if_due(self) -> None:

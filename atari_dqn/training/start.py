@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from atari_dqn.envs.protocol import EnvSpec
 from atari_dqn.labml.http import API
 from atari_dqn.labml.link import LabmlLink
 from atari_dqn.monitoring.monitor import Monitor
+from atari_dqn.monitoring.views import Row
 from atari_dqn.monitoring.weights_and_biases import WeightsAndBiases
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.directory import describe_run, read_system
 from atari_dqn.system.machine import is_out_of_memory
 from atari_dqn.training.assembly import local_parts
 from atari_dqn.training.parts import Parts
-from atari_dqn.training.session import Session
+from atari_dqn.training.session import Metrics, Session
 from atari_dqn.training.snapshot import NotSaved, Resumed, init_from, resume
 from atari_dqn.training.summary import above_random
 from atari_dqn.training.threads import ThreadChoice
@@ -47,12 +48,16 @@ class Run:
     """Makes what the trainer is made of"""
     cluster: str | None = None
     """Address of the Ray cluster whose nodes have the workers"""
+    metrics: Metrics | None = None
 
 
-def train(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should_stop: Callable[[], bool]) -> int:
-    """Train in `run.run_dir`, which the caller has locked, until done or stopped. Returns the exit code.
+def rows(
+    config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should_stop: Callable[[], bool]
+) -> Generator[Row, None, int]:
+    """Train in `run.run_dir`, which the caller has locked, until done or stopped, and yield every row of metrics.
 
-    Raises `ConfigError` where what is stored does not fit, and `CommandFailed` with the reason for any other end.
+    Returns the exit code. When the generator is closed, the state is saved. Raises `ConfigError` where what is stored
+    does not fit, and `CommandFailed` with the reason for any other end.
     """
     trainer, resumed = open_run(config, spec, run, console)
     if trainer.done:
@@ -67,8 +72,8 @@ def train(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should
     choice = ThreadChoice(most) if by_pace else None
     try:
         with _writing(run.run_dir):
-            session = Session(trainer, run.run_dir, monitor, should_stop, run.repeated, resumed, choice)
-        done = session.run()
+            session = Session(trainer, run.run_dir, monitor, should_stop, run.repeated, resumed, choice, run.metrics)
+        done = yield from session.rows()
     except (NotSaved, InexactError, FloatingPointError) as error:
         raise CommandFailed(str(error)) from None
     except WorkerError as error:

@@ -105,10 +105,11 @@ def summary(config: TrainConfig, spec: EnvSpec, derived: Derived, run_dir: Path)
     table.add_row("run", str(run_dir))
     table.add_row("env", f"{env.env_id}, {env.num_workers} workers × {env.envs_per_worker} envs")
     hidden, shape = times(config.network.mlp_hidden), times(spec.frame_shape)
+    own, mlp = config.network.network if ":" in config.network.network else "", f"MLP of {hidden}"
     kind = (
         f"{config.network.network} on {spec.stack} images of {shape}"
         if spec.kind == "pixels"
-        else f"MLP of {hidden} on {times(spec.flattened or spec.frame_shape)} numbers"
+        else f"{own or mlp} on {times(spec.flattened or spec.frame_shape)} numbers"
     )
     table.add_row("network", f"{kind}: {layers(spec, config)}")
     table.add_row(

@@ -44,7 +44,7 @@ class LocalSupervisor(Supervisor):
         except OSError as error:
             raise WorkerError(f"cannot allocate the workers' shared memory or pipes: {error}") from None
         self.result, self.orders = map_block(block, *layout)
-        self._arguments = (block, registration(spec.env_id), spec, protocol)
+        self._arguments = (block, registration(spec), spec, protocol)
         self._cores = dict(zip(workers, cores_of(len(workers)), strict=True))
         self.processes: dict[int, WorkerProcess] = {}
         """Started workers, by index."""

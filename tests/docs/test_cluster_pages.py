@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from atari_dqn import sweep, train
+from atari_dqn import sweep
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.train import _parse
 from docs.cluster_model import CORES, LEARNERS, STEP, Learner, rate, table
 from tests.test_readme import RECIPES, blocks
 
@@ -26,7 +27,7 @@ def commands(start: str) -> list[str]:
 
 @pytest.mark.parametrize("flags", [flags for flags in commands("python -m atari_dqn.train ") if "--cluster" in flags])
 def test_commands_of_train_are_valid(flags: str) -> None:
-    command = train._parse(shlex.split(flags), TrainConfig(), "train")
+    command = _parse(shlex.split(flags), TrainConfig(), "train")
     command.settings().validate()
     assert command.cluster in ("auto", "local")
 

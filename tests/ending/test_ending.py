@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from atari_dqn import train
 from atari_dqn.cli.command import DONE
 from atari_dqn.ending import ending
 from atari_dqn.render import clips
+from atari_dqn.train import main
 
 TRAIN = [
     *(sys.executable, "-m", "atari_dqn.train", "--env-id", "CartPole-v1", "--num-workers", "1", "--batch-size", "16"),
@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.setenv("ATARI_DQN_SHOW_RESULT", "1")
         patch.setattr(clips, "SECONDS", 1)
-        assert train.main([*TRAIN[3:], "--run-dir", str(run_dir), "--total-env-steps", "1000"]) == DONE
+        assert main([*TRAIN[3:], "--run-dir", str(run_dir), "--total-env-steps", "1000"]) == DONE
     return run_dir, out.getvalue()
 
 

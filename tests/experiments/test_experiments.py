@@ -13,12 +13,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from atari_dqn import train
 from atari_dqn.config.derived import derive
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.train import main
 from experiments.__main__ import all_experiments
 from experiments.shaped_cartpole import SIZES, shaped_reward
 
@@ -200,7 +200,7 @@ def test_a_file_describes_its_experiment_and_contains_only_settings(name: str) -
         assert words in description
     assert EXPERIMENTS[name].EXPECTED
     assert EXPERIMENTS[name].TAKES
-    assert f'train.main(default=CONFIG, prog="python -m experiments.{name}")' in code
+    assert f'main(default=CONFIG, prog="python -m experiments.{name}")' in code
     assert not [part for part in ast.walk(tree) if isinstance(part, ast.For | ast.While | ast.FunctionDef)]
 
 
@@ -224,7 +224,7 @@ def test_each_one_starts_and_learns_with_any_setting_overridden(
 ) -> None:
     default: TrainConfig = EXPERIMENTS[name].CONFIG
     changes = ATARI if name in ATARI_NAMES else SHORT
-    assert train.main(["--run-dir", str(tmp_path / "run"), *flags(changes)], default=default) == 0
+    assert main(["--run-dir", str(tmp_path / "run"), *flags(changes)], default=default) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["env_step"] >= changes["total_env_steps"]
     assert rows[-1]["update"] > 0

@@ -124,7 +124,7 @@ def test_memory_that_runs_out_in_training_ends_it_with_the_state_saved(device: s
     """The limit comes after the start, as it does when others take what was free."""
     program = (
         "import resource, psutil, torch\n"
-        "from atari_dqn import train\n"
+        "from atari_dqn.train import main\n"
         "from atari_dqn.cli.command import run_command\n"
         "from atari_dqn.training import trainer\n"
         "class Poor(trainer.Trainer):\n"
@@ -132,7 +132,7 @@ def test_memory_that_runs_out_in_training_ends_it_with_the_state_saved(device: s
         "        super().start(*watchers)\n"
         f"        {LITTLE[device]}\n"
         "trainer.Trainer = Poor\n"
-        "run_command(train.main)\n"
+        "run_command(main)\n"
     )
     flags = [*SHORT[len(TRAIN) :], "--run-dir", "run", "--batch-size", "65536", "--replay-ratio", "1024"]
     result = run([sys.executable, "-c", program, *flags, "--mlp-hidden", "4096", "--device", device], tmp_path)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from atari_dqn import train
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, flag, settings
 from atari_dqn.runs.lock import locked
+from atari_dqn.train import main
 from tests.test_train import SHORT, TRAIN, run
 
 FLAGS = SHORT[len(TRAIN) :]
@@ -46,7 +46,7 @@ def refusal(flags: list[str], place: Path) -> str:
     """What the command answers, in one line; nothing is made in `place`."""
     before = sorted(place.rglob("*"))
     with pytest.raises(ConfigError) as caught:
-        train.main(flags)
+        main(flags)
     assert "\n" not in str(caught.value)
     assert sorted(place.rglob("*")) == before
     return str(caught.value)
@@ -77,9 +77,9 @@ def test_a_capacity_that_is_none(capacity: int, words: str, tmp_path: Path, monk
 def test_a_second_run_in_one_directory_is_refused_before_anything_slow_is_loaded(tmp_path: Path) -> None:
     probe = (
         "import sys\n"
-        "from atari_dqn import train; from atari_dqn.config import schema as config\n"
+        "from atari_dqn.train import main; from atari_dqn.config import schema as config\n"
         "try:\n"
-        f"    train.main({[*FLAGS, '--run-dir', 'run']})\n"
+        f"    main({[*FLAGS, '--run-dir', 'run']})\n"
         "except config.ConfigError as error:\n"
         "    print('gymnasium' in sys.modules, 'torch' in sys.modules, error)\n"
     )
@@ -93,7 +93,7 @@ def test_a_second_run_in_one_directory_is_refused_before_anything_slow_is_loaded
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run, done, in a directory whose name has all that a name may have."""
     run_dir = tmp_path_factory.mktemp("runs") / "ein Läufchen 'q' \"ü\" [x]* 走る $HOME %s {0}"
-    assert train.main([*FLAGS, "--run-dir", str(run_dir), "--total-env-steps", "100"]) == 0
+    assert main([*FLAGS, "--run-dir", str(run_dir), "--total-env-steps", "100"]) == 0
     return run_dir
 
 
@@ -136,7 +136,7 @@ def test_a_run_goes_on_with_its_own_settings_and_shows_what_is_changed(
     monkeypatch.chdir(begun.parent)
     default = TrainConfig().replace(num_workers=7, n_step=5, gamma=0.5)
     flags = ["--learning-rate", "0.0005", "--epsilon-values", "1", "0.2", "0.02", "--total-env-steps", "200"]
-    assert train.main([f"--run_dir={begun.name}", *flags, "--num-workers", "4", "--envs-per-worker", "1"], default) == 0
+    assert main([f"--run_dir={begun.name}", *flags, "--num-workers", "4", "--envs-per-worker", "1"], default) == 0
     told = capsys.readouterr().out
     assert [line for line in told.splitlines() if " -> " in line] == [
         "--num-workers 2 -> 4",
@@ -149,7 +149,7 @@ def test_a_run_goes_on_with_its_own_settings_and_shows_what_is_changed(
     stored = json.loads((begun / "config.json").read_text())
     assert (stored["batch_size"], stored["gamma"], stored["learning_rate"]) == (16, 0.99, 0.0005)
 
-    assert train.main(["--run-dir", begun.name]) == 0
+    assert main(["--run-dir", begun.name]) == 0
     told = capsys.readouterr().out
     assert " -> " not in told
     assert "nothing left to do" in told

@@ -143,10 +143,10 @@ def test_a_request_to_stop_is_obeyed_at_any_moment(moment: int, tmp_path: Path) 
 def test_a_stop_does_not_wait_for_a_worker_that_hangs(tmp_path: Path) -> None:
     """Whose deadline is 60 s. What counts as silence is made short here; it is 5 s."""
     program = (
-        "from atari_dqn import train\n"
+        "from atari_dqn.train import main\n"
         "from atari_dqn.cli.command import run_command\n"
         "from atari_dqn.workers import process\n"
-        "process.QUIET = 0.5; run_command(train.main)"
+        "process.QUIET = 0.5; run_command(main)"
     )
     with training(tmp_path, [sys.executable, "-c", program, *WAITING[3:]]) as harmed:
         harmed.until(lambda: waits(harmed))
@@ -196,9 +196,9 @@ def test_the_dashboard_goes_with_the_training(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    program = "from atari_dqn import train; from atari_dqn.labml import launch;"
+    program = "from atari_dqn.train import main; from atari_dqn.labml import launch;"
     program += " from atari_dqn.cli.command import run_command;"
-    program += f" launch.PORT = {port}; run_command(train.main)"
+    program += f" launch.PORT = {port}; run_command(main)"
     with training(tmp_path, [sys.executable, "-c", program, *ENDLESS[3:], "--dashboard"]) as harmed:
         if phase == "starts":
             harmed.until(lambda: harmed.helpers("atari_dqn.dashboard"))

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from atari_dqn import train
 from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
@@ -23,6 +22,7 @@ from atari_dqn.sweeps import local, session
 from atari_dqn.sweeps.members import Member, command
 from atari_dqn.sweeps.table import Board
 from atari_dqn.system.signals import StopRequest
+from atari_dqn.train import _parse, main
 from tests.faults.trainings import LIMIT, Harmed, training
 from tests.test_train import SHORT, TRAIN, rows, run
 
@@ -34,7 +34,7 @@ def group(total: int, number: int = 2) -> list[str]:
 
 
 def parsed(flags: list[str]) -> TrainConfig:
-    command = train._parse(flags, None, "train")
+    command = _parse(flags, None, "train")
     return TrainConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TrainConfig)})
 
 
@@ -95,7 +95,7 @@ def test_a_seed_that_fails_is_named_and_the_others_go_on(
     config = parsed(flags)
     (tmp_path / "run/seed-1/config.json").write_text(json.dumps(config.to_dict()))
     with pytest.raises(CommandFailed, match=r"of 2 seeds these failed: 1; the same command"):
-        train.main(flags)
+        main(flags)
     said = capsys.readouterr().out
     assert "seed 1 failed with exit code 1: see run/output-1.txt" in said
     assert "error: run/seed-1/metrics.jsonl cannot be written" in Path("run/output-1.txt").read_text()
@@ -120,7 +120,7 @@ def test_a_disk_that_takes_no_output_is_told(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run/output-1.txt").mkdir(parents=True)
     with pytest.raises(CommandFailed, match=r"run/output-1\.txt cannot be written: Is a directory"):
-        train.main(group(250)[len(TRAIN) :])
+        main(group(250)[len(TRAIN) :])
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_mistake_is_found_before_anything_begins(
         (tmp_path / place / "config.json").write_text(json.dumps(config.to_dict()))
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError) as caught:
-        train.main([*FLAGS, "--total-env-steps", "50", *flags])
+        main([*FLAGS, "--total-env-steps", "50", *flags])
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from atari_dqn import train
 from atari_dqn.system.signals import StopRequest
+from atari_dqn.train import main
 from tests.test_train import SHORT, TRAIN
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -65,7 +65,7 @@ def test_a_closed_terminal_does_not_stop_what_nohup_started() -> None:
 def test_a_training_runs_in_a_thread(tmp_path: Path) -> None:
     codes = []
     flags = [*SHORT[len(TRAIN) :], "--run-dir", str(tmp_path / "run"), "--total-env-steps", "240"]
-    thread = threading.Thread(target=lambda: codes.append(train.main(flags)))
+    thread = threading.Thread(target=lambda: codes.append(main(flags)))
     thread.start()
     thread.join()
     assert codes == [0]

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from atari_dqn import train
 from atari_dqn.cli.command import INTERRUPTED
 from atari_dqn.config.derived import derive
 from atari_dqn.config.live import Edit, Request
@@ -22,11 +22,13 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import spec_of
 from atari_dqn.envs.protocol import EnvSpec
+from atari_dqn.monitoring.views import Row, result_of
 from atari_dqn.runs.checkpoints import load_weights
 from atari_dqn.runs.edits import Inbox
 from atari_dqn.runs.lock import is_training
 from atari_dqn.sweeps import session
 from atari_dqn.sweeps.members import Member
+from atari_dqn.train import main
 from atari_dqn.training import start
 from atari_dqn.training.start import Run
 from atari_dqn.training.summary import exploration_warning
@@ -43,7 +45,7 @@ def trained(run: Run, **settings: Any) -> str:
     """What the training said."""
     run.run_dir.mkdir(exist_ok=True)
     config, console = configured(**settings), Console(file=io.StringIO(), width=300)
-    assert start.train(config, spec_of(config.env), run, console, lambda: False) == 0
+    assert result_of(start.rows(config, spec_of(config.env), run, console, lambda: False)) == 0
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -51,7 +53,7 @@ def trained(run: Run, **settings: Any) -> str:
 def test_a_stopped_run_says_what_resumes_it(tmp_path: Path) -> None:
     config, console = configured(), Console(file=io.StringIO(), width=300)
     run = Run(tmp_path, cluster="10.0.0.1:6379")
-    assert start.train(config, spec_of(config.env), run, console, lambda: True) == INTERRUPTED
+    assert result_of(start.rows(config, spec_of(config.env), run, console, lambda: True)) == INTERRUPTED
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().endswith(f"resume with --run-dir {tmp_path} --cluster 10.0.0.1:6379\n")
 
@@ -151,7 +153,10 @@ def test_what_the_command_is_given_reaches_the_run(tmp_path: Path, monkeypatch: 
     Inbox(Path("run")).put(Request("gamma", 0.1, "tune", id="early"))
     seen: list[tuple[TrainConfig, Run]] = []
 
-    def trained(config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should_stop: Any) -> int:
+    def trained(
+        config: TrainConfig, spec: EnvSpec, run: Run, console: Console, should_stop: Any
+    ) -> Generator[Row, None, int]:
+        yield Row()
         assert not list(Path("run/edits_asked").iterdir()), "who asked before was told that nobody listens"
         assert is_training(Path("run"))
         assert spec.env_id == config.env.env_id
@@ -161,9 +166,9 @@ def test_what_the_command_is_given_reaches_the_run(tmp_path: Path, monkeypatch: 
         seen.append((config, run))
         return 3
 
-    monkeypatch.setattr(start, "train", trained)
+    monkeypatch.setattr(start, "rows", trained)
     Path("run/config.json").write_text(json.dumps(TrainConfig().replace(env_id="CartPole-v1", num_workers=2).to_dict()))
-    assert train.main([*FLAGS, *given, "--run-dir", "run"]) == 3
+    assert main([*FLAGS, *given, "--run-dir", "run"]) == 3
     ((config, run),) = seen
     assert (config.env.env_id, config.replay.gamma, config.run.total_env_steps) == ("CartPole-v1", 0.5, 30_000)
     assert (run.run_dir, run.init_from) == (Path("run"), Path("weights.safetensors"))
@@ -177,7 +182,7 @@ def test_what_the_command_is_given_reaches_the_run(tmp_path: Path, monkeypatch: 
         return 0
 
     monkeypatch.setattr(session, "train_seeds", train_seeds)
-    assert train.main([*FLAGS, *given, "--run-dir", "several", "--seeds", "3"]) == 0
+    assert main([*FLAGS, *given, "--run-dir", "several", "--seeds", "3"]) == 0
     members, specs, run_dir, _, flags = passed
     assert flags == {"init_from": "weights.safetensors", "labml_url": URL, "replay_edits": "edits.jsonl"}
     of_seeds = [Member(f"seed-{seed}", members[0].config.replace(seed=seed)) for seed in (1, 2, 3)]
@@ -189,9 +194,9 @@ def test_what_the_command_is_given_reaches_the_run(tmp_path: Path, monkeypatch: 
 def test_a_resume_does_not_need_the_source_of_its_first_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start, "train", lambda *_: 0)
+    monkeypatch.setattr(start, "rows", lambda *_: iter(()))
     command = [*FLAGS, "--run-dir", str(tmp_path), "--init-from", str(tmp_path / "gone")]
     with pytest.raises(ConfigError, match="gone does not exist"):
-        train.main(command)
+        main(command)
     (tmp_path / "config.json").write_text(json.dumps(TrainConfig().replace(env_id="CartPole-v1").to_dict()))
-    assert train.main([*command, "--num-workers", "8"]) == 0
+    main([*command, "--num-workers", "8"])

@@ -24,10 +24,12 @@ from atari_dqn.config.derived import updates_at
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.make import spec_of
 from atari_dqn.envs.protocol import PROTOCOLS
+from atari_dqn.evaluation import player
 from atari_dqn.evaluation.evaluation import evaluate
 from atari_dqn.monitoring.monitor import Monitor
 from atari_dqn.runs.checkpoints import CheckpointStore
 from atari_dqn.runs.records import read_rows
+from atari_dqn.training import session
 from atari_dqn.training.assembly import local_trainer
 from atari_dqn.training.parts import seeds_of
 from atari_dqn.training.session import Session
@@ -362,8 +364,8 @@ def test_a_training_continues_after_an_evaluation_of_a_game_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("atari_dqn.evaluation.evaluation.GAME_LIMIT", 60)
-    for module in ("evaluation.player", "training.session"):
-        monkeypatch.setattr(f"atari_dqn.{module}.NOTE_AFTER", 40)
+    for module in (player, session):
+        monkeypatch.setattr(module, "NOTE_AFTER", 40)
     told = io.StringIO()
     game = {"env_id": "tests.stubs:Endless-v0", "num_workers": 1, "envs_per_worker": 1}
     trainer = make_trainer(**game, total_env_steps=50, eval_interval=20, eval_episodes=1)
