@@ -374,8 +374,8 @@ def summed(shape: tuple[int, ...]) -> torch.nn.Module:
     ],
 )
 def test_own_parts_that_cannot_work_are_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"env_id": "CartPole-v1", "run_dir": tmp_path / "a", **SMALL, **given}
     with pytest.raises(atari_dqn.ConfigError, match=message) as raised:
-        arguments: dict[str, Any] = {"env_id": "CartPole-v1", "run_dir": tmp_path / "a", **SMALL, **given}
         atari_dqn.train(**arguments)
     assert "\n" not in str(raised.value)
 
