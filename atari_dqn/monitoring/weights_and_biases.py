@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -83,7 +83,9 @@ class WeightsAndBiases:
         file = self._run_dir / ID
         if not file.exists():
             replace(file, f"{uuid.uuid4().hex[:8]}\n".encode())
-        offline = None if os.environ.get("WANDB_MODE") or wandb.api.api_key else "offline"  # no prompt for a key
+        offline: Literal["offline"] | None = (
+            None if os.environ.get("WANDB_MODE") or wandb.api.api_key else "offline"
+        )  # no prompt for a key
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "atari_dqn"),
             id=file.read_text().strip(),
