@@ -7,12 +7,14 @@ what the other began.
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import functools
 import json
+import weakref
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from atari_dqn.cli.output import open_console
 from atari_dqn.config.file import from_dict
@@ -104,7 +106,20 @@ def training(
     env_id: str | Callable[..., gym.Env[Any, Any]] | None = None, **arguments: Unpack[Arguments]
 ) -> Generator[Row, None, Run]:
     """Train as `train`, and yield every row of metrics. The state is saved when the generator is closed."""
-    return _training(StopRequest(kill=False), env_id, arguments)
+    made = _training(StopRequest(kill=False), env_id, arguments)
+    _left.add(made)
+    return made
+
+
+_left: weakref.WeakSet[Generator[Row, None, Run]] = weakref.WeakSet()
+"""Generators that a script may not have closed when it ends"""
+
+
+@atexit.register
+def _close() -> None:
+    for made in list(_left):
+        with contextlib.suppress(ValueError):  # it runs in another thread
+            made.close()
 
 
 def _training(request: StopRequest, env_id: Any, arguments: Arguments) -> Generator[Row, None, Run]:
@@ -124,6 +139,8 @@ def _command(given: dict[str, Any]) -> TrainCommand:
     given = {name: READERS[name](value) if name in READERS else value for name, value in given.items()}
     besides = {name: given.pop(name) for name in BESIDES if name in given}
     scanned = {name: besides.get(name, given.get(name)) for name in ("config", "preset", "run_dir", "env_id", "device")}
+    if scanned["preset"] not in (None, *get_args(Preset)):
+        raise ConfigError(f"preset is {scanned['preset']!r:.60}; it must be one of {', '.join(get_args(Preset))}")
     total = str(given["total_env_steps"]) if "total_env_steps" in given else None
     preset, default = begin_with(argparse.Namespace(**scanned, total_env_steps=total), None, "train")
     return with_settings(from_dict(given, default), **(besides | {"preset": preset}))

@@ -12,6 +12,7 @@ import atari_dqn
 
 def score(trial: optuna.Trial, total_env_steps: int) -> float:
     """The mean return of the last 100 games of a run with settings that the trial suggests."""
+    started = f"{trial.study.trials[0].datetime_start:%Y%m%d-%H%M%S}"
     shown: list[float] = []
 
     def on_row(row: dict[str, float]) -> None:
@@ -23,7 +24,7 @@ def score(trial: optuna.Trial, total_env_steps: int) -> float:
 
     atari_dqn.train(
         "CartPole-v1",
-        run_dir=f"runs/optuna/{trial.number}",
+        run_dir=f"runs/optuna-{started}/{trial.number}",
         total_env_steps=total_env_steps,
         num_workers=2,
         learning_starts=500,

@@ -14,13 +14,17 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 import atari_dqn
 from atari_dqn.cli.command import BAD_INPUT
+from atari_dqn.cli.output import StatusLine
 from atari_dqn.config.keywords import Settings
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import settings
+from atari_dqn.monitoring.terminal import Terminal
 from atari_dqn.monitoring.views import Row
+from atari_dqn.policy.source import check_modules
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
 from atari_dqn.runs.directory import read_config
 from tests import test_train
@@ -180,6 +184,7 @@ def test_wrong_input_raises_the_line_that_the_command_prints(
         ({"loss": "l1"}, "--loss is 'l1'; it must be one of huber, mse"),
         ({"n_step": "three"}, "--n-step is 'three'; it must be int"),
         ({"mlp_hidden": [16.5]}, "--mlp-hidden is 16.5; it must be int"),
+        ({"preset": "fast"}, "preset is 'fast'; it must be one of auto, cpu, gpu, paper"),
         ({"learning_rat": 1.0}, "unknown setting 'learning_rat'; train --help lists them"),
     ],
 )
@@ -227,6 +232,22 @@ def test_what_on_row_raises_ends_it_with_the_state_saved(tmp_path: Path) -> None
     with pytest.raises(LookupError, match="enough"):
         atari_dqn.train("CartPole-v1", run_dir=tmp_path / "a", total_env_steps=10_000, on_row=pruned, **SMALL)
     assert CheckpointStore(tmp_path / "a").steps()[-1] >= 400
+
+
+def test_what_metrics_raise_ends_it_with_the_state_saved(tmp_path: Path) -> None:
+    def metrics(row: Row, network: torch.nn.Module) -> dict[str, float]:
+        return {"own/inverse": 1 / (row["env_step"] < 400)}
+
+    with pytest.raises(ZeroDivisionError):
+        atari_dqn.train("CartPole-v1", run_dir=tmp_path / "a", total_env_steps=10_000, metrics=metrics, **SMALL)
+    assert CheckpointStore(tmp_path / "a").steps()[-1] >= 400
+
+
+def test_a_loop_that_a_script_leaves_open_is_saved_at_its_end(tmp_path: Path) -> None:
+    made = f"atari_dqn.training('CartPole-v1', run_dir='a', total_env_steps=10_000, **{SMALL})"
+    result = run([sys.executable, "-c", f"import atari_dqn\nrows = {made}\nnext(rows)"], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert CheckpointStore(tmp_path / "a").steps()
 
 
 def test_the_loop_may_be_left(tmp_path: Path) -> None:
@@ -357,9 +378,19 @@ def summed(shape: tuple[int, ...]) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Flatten(0))
 
 
+def frozen(shape: tuple[int, ...]) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(4, 4).requires_grad_(False), torch.nn.Linear(4, 4))
+
+
+def narrow(shape: tuple[int, ...]) -> torch.nn.Module:
+    return torch.nn.Linear(3, 4)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"network": frozen}, "own.0.weight is frozen"),
+        ({"network": narrow}, "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
         ({"network": flat}, "has no weights"),
         ({"network": normed}, "has buffers"),
         ({"network": spare}, "the features do not depend on own.spare"),
@@ -380,8 +411,36 @@ def test_own_parts_that_cannot_work_are_refused(given: dict[str, Any], message: 
     assert "\n" not in str(raised.value)
 
 
-def test_an_own_network_sees_pixels(tmp_path: Path) -> None:
+class Viewed(torch.nn.Module):
+    """As most DQNs for PyTorch flatten."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(shape[0], 2, 8, stride=8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).view(x.size(0), -1).relu()
+
+
+@pytest.mark.parametrize("network", [coarse, Viewed])
+def test_an_own_network_sees_pixels(network: Any, tmp_path: Path) -> None:
     pixels = atari_dqn.train(
-        "breakout", network=coarse, run_dir=tmp_path / "a", **(SMALL | {"total_env_steps": 300, "batch_size": 2})
+        "breakout", network=network, run_dir=tmp_path / "a", **(SMALL | {"total_env_steps": 300, "batch_size": 2})
     )
     assert pixels.policy.q_values(torch.zeros(4, 84, 84, dtype=torch.uint8).numpy()).shape == (4,)
+
+
+@pytest.mark.parametrize("name", ["os:system", "shutil:rmtree", "os.path:nothing"])
+def test_a_file_may_not_name_just_anything_that_is_imported(name: str) -> None:
+    check_modules("gymnasium.wrappers:FlattenObservation", "tests.stubs:Catch-v0", "")
+    with pytest.raises(atari_dqn.ConfigError, match="a file is not trusted"):
+        check_modules(name)
+
+
+def test_a_program_s_own_output_is_seen_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(force_terminal=True, quiet=True)
+    panel = Terminal(console, "a run", 1_000, 0)
+    with StatusLine(console, "working"):
+        print("mine")
+    panel.close()
+    assert capsys.readouterr().out == "mine\n"

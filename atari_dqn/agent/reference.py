@@ -243,11 +243,18 @@ def own_trunk(spec: ObservationSpec, config: NetworkConfig) -> Trunk:
         shape: tuple[int, ...] = (trunk.stack * trunk.colors, trunk.height, trunk.width)
     else:
         shape = (trunk.inputs,)
-    trunk.own = named("network", config.network)(shape)
+    make = named("network", config.network)
     trunk.activation = ACTIVATIONS[config.activation]()
-    with torch.enable_grad():
-        features = trunk(torch.zeros(2, *shape))
-        total = features.sum()
+    try:
+        trunk.own = make(shape)
+        with torch.enable_grad():
+            features = trunk(torch.zeros(2, *shape))
+            total = features.sum()
+    except Exception as error:  # whatever a user's function may do
+        raise ConfigError(
+            f"--network {config.network}, called with {shape} and its layers with {[2, *shape]}:"
+            f" {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     if features.ndim != 2 or len(features) != 2:
         raise ConfigError(
             f"--network {config.network} maps {[2, *shape]} to {list(features.shape)}; it must return features [2, F]"
@@ -258,6 +265,8 @@ def own_trunk(spec: ObservationSpec, config: NetworkConfig) -> Trunk:
         )
     trunk.features = features.shape[1]
     weights = dict(trunk.named_parameters())
+    if frozen := [name for name, weight in weights.items() if not weight.requires_grad]:
+        raise ConfigError(f"--network {config.network}: {frozen[0]} is frozen; all weights are trained")
     if not weights:
         raise ConfigError(f"--network {config.network} has no weights")
     gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)

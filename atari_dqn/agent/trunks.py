@@ -89,6 +89,6 @@ FAST: dict[str, Callable[[ObservationSpec, NetworkConfig], Trunk]] = {
 def make_trunk(spec: ObservationSpec, config: NetworkConfig) -> Trunk:
     """The trunk that trains. Raises `ConfigError` for frames too small to convolve and an MLP without hidden layers."""
     trunk = trunk_maker(spec, config, TRUNKS | FAST)(spec, config)
-    if isinstance(trunk, PixelTrunk):
+    if isinstance(trunk, PixelTrunk) and ":" not in config.network:  # a user's layers may use `view`
         trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return trunk

@@ -76,7 +76,7 @@ class StatusLine:
 
     def __init__(self, console: Console, first: str) -> None:
         self._console = console
-        self._live: Status | None = console.status(first) if console.is_terminal else None
+        self._live: Status | None = console.status(first) if console.is_terminal and not console.quiet else None
         self._due = time.monotonic() + (TERMINAL_SECONDS if self._live else FIRST_LINE_SECONDS)
 
     def update(self, text: str) -> None:

@@ -78,7 +78,7 @@ def flag(name: str) -> str:
 
 def as_written(value: Any) -> str:
     """`value`, as `to_dict` has it, as it is written after its flag."""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value) or '""'
 
 
 def settings(cls: type) -> dict[str, Setting]:

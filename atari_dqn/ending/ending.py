@@ -17,6 +17,7 @@ from atari_dqn.evaluation.references import with_human
 from atari_dqn.runs.directory import checkpoints_in, read_config
 from atari_dqn.runs.records import read_rows
 from atari_dqn.system.files import replace
+from atari_dqn.training.parts import seeds_of
 
 
 def conclude(run_dir: Path, console: Console) -> None:
@@ -55,7 +56,9 @@ def _scores(run_dir: Path, config: TrainConfig) -> Iterator[tuple[str, str]]:
 
     if games := read_rows(run_dir / "metrics.jsonl", "charts/episodic_return"):
         yield "score", f"{shown(games[-1]['charts/episodic_return'])}, mean of the last 100 games of training"
-    if rows := read_rows(run_dir / "evaluations.jsonl", "mean", "episodes"):
+    own = (config.env.protocol, config.run.eval_epsilon)
+    rows = read_rows(run_dir / "evaluations.jsonl", "mean", "episodes", "protocol", "epsilon")
+    if rows := [row for row in rows if (row["protocol"], row["epsilon"]) == own]:
         best, last = max(rows, key=lambda row: row["mean"]), rows[-1]
         text = f"{shown(last['mean'])}, mean of {last['episodes']} games at env step {last['env_step']:,}"
         yield (
@@ -72,7 +75,7 @@ def _pictures(run_dir: Path, config: TrainConfig, status: StatusLine) -> Iterato
     try:
         policy = playable_source(run_dir).load("cpu")
         film = run_dir / "videos" / f"{policy.env_step}-clip.mp4"
-        recorder = Recorder(run_dir, config, policy.spec, config.run.seed)
+        recorder = Recorder(run_dir, config, policy.spec, seeds_of(config.run.seed)["evaluation"])
         problem = "" if film.exists() else recorder.begin(policy.env_step, policy.network)
     except Exception as error:
         recorder, film, problem = None, run_dir, _reason(error)

@@ -55,7 +55,11 @@ class Terminal:
         self._env_steps = env_steps
         self._started = time.monotonic()
         self._pace: collections.deque[tuple[float, int]] = collections.deque()
-        self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=False)
+            if console.is_terminal and not console.quiet
+            else None
+        )
         self._due = self._started + (0.0 if self._live else FIRST_LINE_SECONDS)
         if self._live:
             self._live.start()

@@ -56,8 +56,9 @@ class WeightsAndBiases:
             self._failed = True
             self._say(f"wandb did not finish; `wandb sync {self._run_dir}/wandb/*run-*` may send what it has")
             for child in psutil.Process().children():
-                if child.name() == "wandb-core":  # or this process would wait for it as it exits
-                    child.kill()
+                with contextlib.suppress(psutil.Error):
+                    if child.name() == "wandb-core":  # or this process would wait for it as it exits
+                        child.kill()
             with contextlib.suppress(Exception):
                 sys.modules["wandb"].teardown()
 

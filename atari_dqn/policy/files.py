@@ -101,6 +101,7 @@ def header_from_json(text: str) -> Header:
                 " run again"
             )
         config, shape = from_dict(fields.pop("config")).validate(), tuple(map(int, fields.pop("observation_shape")))
+        dict(json.loads(config.env.env_kwargs or "{}"))
         return Header(**fields, config=config, observation_shape=shape)
     except ConfigError:
         raise

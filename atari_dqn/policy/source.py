@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atari_dqn.cli.output import open_console, say
+from atari_dqn.config.objects import sendable
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.policy.files import Exported, Header, read_exported
@@ -100,11 +101,25 @@ def _fitting_spec(header: Header) -> EnvSpec:
 
 
 def check_modules(*names: str) -> None:
-    """Raise `ConfigError` if using what a file names would import a module, as a file may be anybody's."""
+    """Raise `ConfigError` if using what a file names would import a module or call just anything.
+
+    A file may be anybody's, and it has the arguments, too. So it may name what this program gave, registered
+    environments, and environments, wrappers and networks that are classes of modules which this program imported.
+    """
+    import gymnasium as gym
+
+    def is_part(thing: Any) -> bool:
+        parts: list[type] = [gym.Env, gym.Wrapper]
+        if torch := sys.modules.get("torch"):
+            parts.append(torch.nn.Module)
+        return isinstance(thing, type) and issubclass(thing, tuple(parts))
+
     for name in names:
-        module = name.rpartition(":")[0]
-        if module and module not in sys.modules:
+        module, _, bare = name.rpartition(":")
+        if not module or sendable(name):
+            continue
+        if module not in sys.modules or not (bare in gym.registry or is_part(getattr(sys.modules[module], bare, None))):
             raise ConfigError(
                 f"trained with {name}, and a file is not trusted to name a module; try the run that it was exported"
-                f" from or, in a program, import {module} first"
+                f" from or, in a program, import {module} first, where {bare} must be a class"
             )

@@ -179,7 +179,7 @@ class Recorder:
             )
             with theirs, quiet_spawn():
                 self._process.start()
-        except (OSError, RuntimeError) as error:  # RuntimeError: a GPU cannot hand over the weights
+        except (OSError, RuntimeError, ConfigError) as error:  # a GPU or a user's network cannot be handed over
             self._clean_up()
             return _reason(error)
         self._order, self._give_up = order, time.monotonic() + DEADLINE

@@ -174,7 +174,7 @@ def specs_of(members: Sequence[Member]) -> dict[str, EnvSpec]:
 
 
 def _resolved(config: TrainConfig, known: dict[Any, EnvSpec]) -> tuple[TrainConfig, EnvSpec]:
-    key = (config.env.env_id, config.env.protocol, config.env.frame_stack, bool(config.run.record_interval))
+    key = (config.env, bool(config.run.record_interval))
     if key not in known:
         known[key] = resolve_env(config)[1]
     return config.replace(env_id=known[key].env_id), known[key]

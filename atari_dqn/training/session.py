@@ -298,9 +298,13 @@ class Session:
         self._skipped = skipped
         self._row = row | (evaluation or {})
         if self._metrics:
-            with torch.no_grad():
-                own = self._metrics(self._row, trainer.learner.online)
-            self._row |= {name: float(value) for name, value in own.items()}
+            try:
+                with torch.no_grad():
+                    own = self._metrics(self._row, trainer.learner.online)
+                self._row |= {name if "/" in name else f"own/{name}": float(value) for name, value in own.items()}
+            except Exception:  # whatever a user's function may do
+                self._save_and_say()
+                raise
         self.monitor.write(self._row)
         self._logged = trainer.env_steps
 

@@ -99,6 +99,8 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 STRUCTURAL = {
     "env_id": "Acrobot-v1",
+    "env_kwargs": '{"sutton_barto_reward": true}',
+    "wrapper": "gymnasium.wrappers:FlattenObservation",
     "protocol": "machado",
     "frame_stack": "3",
     "num_workers": "1",

@@ -318,6 +318,8 @@ def test_the_end_of_a_run_is_saved_and_logged_once(tmp_path: Path, monkeypatch: 
 
 
 ELSEWHERE = {
+    "env_kwargs": "tests/test_api.py",
+    "wrapper": "tests/test_api.py",
     "device": "tests/agent/test_learner.py and test_gpu.py",
     "cuda_graph": "tests/agent/test_gpu.py",
     "torch_threads": "tests/training/test_threads.py",
