@@ -10,6 +10,10 @@ _given: dict[str, Any] = {}
 """Objects by name that were given in this process, which may not be importable: a notebook's, or local ones"""
 
 
+_imported: set[str] = set()
+"""Names that settings had in this process"""
+
+
 def name_of(thing: Any) -> str:
     """The name under which `named` returns `thing` in this process; text is a name already. Raises `ConfigError`."""
     if isinstance(thing, str):
@@ -36,7 +40,13 @@ def named(setting: str, name: str) -> Any:
             f"{flag(setting)} {name}: cannot import it ({type(error).__name__}: {error}); if a script or a notebook has"
             f" it, give it there again: atari_dqn.train({setting}=...)"
         ) from None
+    _imported.add(name)
     return found
+
+
+def in_use(name: str) -> bool:
+    """Whether this process was given the object or has used it already."""
+    return name in _given or name in _imported
 
 
 def sendable(*names: str) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from atari_dqn.evaluation.references import with_human
 from atari_dqn.runs.directory import checkpoints_in, read_config
 from atari_dqn.runs.records import read_rows
 from atari_dqn.system.files import replace
-from atari_dqn.training.parts import seeds_of
 
 
 def conclude(run_dir: Path, console: Console) -> None:
@@ -75,7 +74,7 @@ def _pictures(run_dir: Path, config: TrainConfig, status: StatusLine) -> Iterato
     try:
         policy = playable_source(run_dir).load("cpu")
         film = run_dir / "videos" / f"{policy.env_step}-clip.mp4"
-        recorder = Recorder(run_dir, config, policy.spec, seeds_of(config.run.seed)["evaluation"])
+        recorder = Recorder(run_dir, config, policy.spec, config.run.seed)
         problem = "" if film.exists() else recorder.begin(policy.env_step, policy.network)
     except Exception as error:
         recorder, film, problem = None, run_dir, _reason(error)

@@ -56,7 +56,7 @@ class WeightsAndBiases:
             self._failed = True
             self._say(f"wandb did not finish; `wandb sync {self._run_dir}/wandb/*run-*` may send what it has")
             for child in psutil.Process().children():
-                with contextlib.suppress(psutil.Error):
+                with contextlib.suppress(Exception):
                     if child.name() == "wandb-core":  # or this process would wait for it as it exits
                         child.kill()
             with contextlib.suppress(Exception):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atari_dqn.cli.output import open_console, say
-from atari_dqn.config.objects import sendable
+from atari_dqn.config.objects import in_use
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.policy.files import Exported, Header, read_exported
@@ -103,7 +103,7 @@ def _fitting_spec(header: Header) -> EnvSpec:
 def check_modules(*names: str) -> None:
     """Raise `ConfigError` if using what a file names would import a module or call just anything.
 
-    A file may be anybody's, and it has the arguments, too. So it may name what this program gave, registered
+    A file may be anybody's, and it has the arguments, too. So it may name what this program itself uses, registered
     environments, and environments, wrappers and networks that are classes of modules which this program imported.
     """
     import gymnasium as gym
@@ -116,10 +116,10 @@ def check_modules(*names: str) -> None:
 
     for name in names:
         module, _, bare = name.rpartition(":")
-        if not module or sendable(name):
+        if not module or in_use(name):
             continue
         if module not in sys.modules or not (bare in gym.registry or is_part(getattr(sys.modules[module], bare, None))):
             raise ConfigError(
                 f"trained with {name}, and a file is not trusted to name a module; try the run that it was exported"
-                f" from or, in a program, import {module} first, where {bare} must be a class"
+                f" from or, in a program, import {module} first"
             )

@@ -4,6 +4,7 @@ import itertools
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -72,7 +73,9 @@ def layers(spec: EnvSpec, config: TrainConfig) -> str:
                 last = name.rpartition(".")[2]
                 yield f"{'dense' if last.isdecimal() else last.replace('_', ' ')} {layer.out_features}"
 
-    with torch.device("meta"):
+    # A user's layers may not work on the device meta; what they draw is drawn again by the training.
+    place: Any = torch.random.fork_rng(devices=[]) if ":" in config.network.network else torch.device("meta")
+    with place:
         network = make_network(spec, config.network)
         plain = ReferenceNetwork(spec, config.network) if isinstance(network, QNetwork) else network
     counted = [(word, len(list(same))) for word, same in itertools.groupby(words(plain))]
