@@ -42,10 +42,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.dem
     for name, check in CHECKS.items():
         for finding in run_check(check):
             ready &= finding.level != "error"
-            say(
-                console,
-                f"{finding.level:<9}{name:<15}{finding.text}" + f"\n{'':<24}-> {finding.remedy}" * bool(finding.remedy),
-            )
+            say(console, f"{finding.level:<9}{finding.line(name)}")
     if not ready:
         say(console, "not ready: mend what is marked as an error above")
         return FAILED

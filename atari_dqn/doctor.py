@@ -54,8 +54,7 @@ def _print(name: str, finding: Finding) -> None:
     level = f"{finding.level:<9}"
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         level = f"\x1b[{COLOURS[finding.level]}m{level}\x1b[0m"
-    remedy = f"\n{'':<24}-> {finding.remedy}" if finding.remedy else ""
-    print(f"{level}{name:<15}{finding.text}{remedy}", flush=True)  # now: the next check may take a while
+    print(level + finding.line(name), flush=True)  # now: the next check may take a while
 
 
 if __name__ == "__main__":

@@ -66,6 +66,11 @@ def open_console() -> Console:
     return Steady(markup=False)
 
 
+def redraws(console: Console) -> bool:
+    """Whether to redraw a panel on it: a terminal, unless it is quiet, as the panel takes the program's own output."""
+    return console.is_terminal and not console.quiet
+
+
 def say(console: Console, text: str) -> None:
     """Print text as it is: no wrapping, no highlighting."""
     console.print(text, highlight=False, soft_wrap=True)
@@ -76,7 +81,7 @@ class StatusLine:
 
     def __init__(self, console: Console, first: str) -> None:
         self._console = console
-        self._live: Status | None = console.status(first) if console.is_terminal and not console.quiet else None
+        self._live: Status | None = console.status(first) if redraws(console) else None
         self._due = time.monotonic() + (TERMINAL_SECONDS if self._live else FIRST_LINE_SECONDS)
 
     def update(self, text: str) -> None:

@@ -8,8 +8,6 @@ from atari_dqn.config.setting import ConfigError, flag
 
 _given: dict[str, Any] = {}
 """Objects by name that were given in this process, which may not be importable: a notebook's, or local ones"""
-
-
 _imported: set[str] = set()
 """Names that settings had in this process"""
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings, shown
 
 NETWORKS = ("nature", "small", "impala")
 WEIGHTS, REPLAY = "its saved weights would not fit", "its saved replay would not fit"
@@ -70,6 +71,17 @@ class EnvConfig:
     worker_restarts: Annotated[
         int, Setting("consecutive failures of a worker (fewer than 100 ticks apart) before the run stops", "", 0, 1000)
     ] = 5
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the environment. Raises `ConfigError` unless they are a JSON object."""
+        try:
+            arguments = json.loads(self.env_kwargs or "{}")
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            given = shown(self.env_kwargs)
+            raise ConfigError(f'--env-kwargs is {given}; it must be a JSON object such as {{"size": 8}}')
+        return arguments
 
 
 @help_from_settings
@@ -407,6 +419,7 @@ class TrainConfig:
             for name, setting in settings(type(section)).items():
                 setting.check(name, getattr(section, name))
         check_capacity(self)
+        self.env.arguments()
         network = self.network.network
         if network not in NETWORKS and ":" not in network:
             raise ConfigError(f"--network is {network!r}; it must be one of {', '.join(NETWORKS)}, or module:name")

@@ -31,6 +31,10 @@ class Finding:
     remedy: str = ""
     """What to do about it; empty where nothing needs to be done"""
 
+    def line(self, check: str) -> str:
+        """Its text after the name of its check; its level stands before, in nine columns."""
+        return f"{check:<15}{self.text}" + (f"\n{'':<24}-> {self.remedy}" if self.remedy else "")
+
 
 Check = Callable[[], Iterator[Finding]]
 

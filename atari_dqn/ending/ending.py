@@ -13,6 +13,7 @@ from rich.console import Console
 from atari_dqn.cli.output import StatusLine, say
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.single import one_line
 from atari_dqn.evaluation.references import with_human
 from atari_dqn.runs.directory import checkpoints_in, read_config
 from atari_dqn.runs.records import read_rows
@@ -110,6 +111,4 @@ def _longer(run_dir: Path, config: TrainConfig) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return (
-        str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    )
+    return str(error) if isinstance(error, ConfigError) else one_line(error)

@@ -7,7 +7,6 @@ and resets a finished environment on the tick after its end (gymnasium's next-st
 import dataclasses
 import difflib
 import importlib
-import json
 import pickle
 import re
 import textwrap
@@ -21,7 +20,7 @@ from gymnasium.vector.utils import CloudpickleWrapper
 
 from atari_dqn.config.objects import named, receive, sendable
 from atari_dqn.config.schema import EnvConfig, TrainConfig
-from atari_dqn.config.setting import ConfigError, shown
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.atari import AtariGames
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.envs.plain import PlainEnvs
@@ -136,13 +135,8 @@ def spec_of(config: EnvConfig) -> EnvSpec:
 
 
 def kwargs_of(config: EnvConfig) -> dict[str, Any]:
-    """The arguments of the environment. Raises `ConfigError` unless they are a JSON object."""
-    try:
-        kwargs = json.loads(config.env_kwargs or "{}")
-    except (ValueError, RecursionError):
-        kwargs = None
-    if not isinstance(kwargs, dict):
-        raise ConfigError(f'--env-kwargs is {shown(config.env_kwargs)}; it must be a JSON object such as {{"size": 8}}')
+    """The arguments of the environment. Raises `ConfigError` for an Atari game that is given any, or a wrapper."""
+    kwargs = config.arguments()
     if is_atari(config.env_id) and (kwargs or config.wrapper):
         raise ConfigError(
             f"--{'env-kwargs' if kwargs else 'wrapper'} is not for Atari games, which ale_py steps; try --env-id"

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atari_dqn.cli.format import duration
-from atari_dqn.cli.output import FIRST_LINE_SECONDS, LINE_SECONDS, say
+from atari_dqn.cli.output import FIRST_LINE_SECONDS, LINE_SECONDS, redraws, say
 from atari_dqn.monitoring.views import Row
 
 PANEL_SECONDS = 0.5
@@ -55,11 +55,7 @@ class Terminal:
         self._env_steps = env_steps
         self._started = time.monotonic()
         self._pace: collections.deque[tuple[float, int]] = collections.deque()
-        self._live = (
-            Live(console=console, auto_refresh=False, transient=False)
-            if console.is_terminal and not console.quiet
-            else None
-        )
+        self._live = Live(console=console, auto_refresh=False, transient=False) if redraws(console) else None
         self._due = self._started + (0.0 if self._live else FIRST_LINE_SECONDS)
         if self._live:
             self._live.start()

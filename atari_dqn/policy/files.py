@@ -79,7 +79,7 @@ class Header:
             stack=stack,
             flattened=() if self.kind == "pixels" else shape,
             first_action=self.first_action,
-            kwargs=json.loads(self.config.env.env_kwargs or "{}"),
+            kwargs=self.config.env.arguments(),
             wrapper=self.config.env.wrapper,
         )
 
@@ -101,7 +101,6 @@ def header_from_json(text: str) -> Header:
                 " run again"
             )
         config, shape = from_dict(fields.pop("config")).validate(), tuple(map(int, fields.pop("observation_shape")))
-        dict(json.loads(config.env.env_kwargs or "{}"))
         return Header(**fields, config=config, observation_shape=shape)
     except ConfigError:
         raise
