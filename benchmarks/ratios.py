@@ -104,6 +104,7 @@ def learner(kind: str, threads: int, batch_size: int) -> Iterator[Kinds]:
     from atari_dqn.replay.prioritized import PrioritizedReplay
     from benchmarks.plain_learner import FixedReplay, PlainLearner, Spec, random_batch
 
+    torch.set_flush_denormal(True)  # as `set_up_torch`
     torch.set_num_threads(threads)
     generator, device, spec = torch.Generator().manual_seed(SEED), torch.device("cpu"), Spec()
     config = LearnerConfig(batch_size=batch_size)
@@ -145,20 +146,20 @@ def whole(
     learning_starts: int = CONFIG.learner.learning_starts,
 ) -> Iterator[Kinds]:
     """The training loop at the default replay ratio, and its workers and learner alone."""
-    import torch
-
+    from atari_dqn.agent.device import set_up_torch
     from atari_dqn.diagnostics.measure import Bench
     from atari_dqn.envs.make import spec_of
     from atari_dqn.training.assembly import local_trainer
 
-    torch.set_num_threads(threads)
     config = CONFIG.replace(
         num_workers=num_workers,
         envs_per_worker=envs_per_worker,
         device="cpu",
         batch_size=batch_size,
         learning_starts=learning_starts,
+        torch_threads=threads,
     )
+    set_up_torch(config)
     trainer = local_trainer(config, spec_of(config.env))
     bench = Bench(trainer)
     try:

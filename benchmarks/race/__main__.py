@@ -33,11 +33,11 @@ SCREENED = (
 )
 """`small-256` with one thing changed; raced shortly, to see what makes it quick and what would be quicker"""
 PLAN: tuple[tuple[str, str, int, float], ...] = (
-    *(("256-decay", "breakout", seed, 2.0) for seed in (1, 2, 3)),
+    *(("64-later", "breakout", seed, 2.0) for seed in (1, 2, 3)),
+    *(("32-ratio-8", "pong", seed, 1.0) for seed in (1, 2)),
+    *((peer, "breakout", 1, 2.0) for peer in ("sb3", "cleanrl", "labml", "pfrl", "tianshou")),
     *((name, "breakout", 1, 0.25) for name in SCREENED),
     *((name, "breakout", 1, 0.5) for name in ("breakout-cpu", "breakout-cpu-target", "small")),
-    *(("64-target-2000", "pong", seed, 1.0) for seed in (1, 2)),
-    ("sb3", "breakout", 1, 2.0),
 )
 """What is raced without `--one`, in this order: contestant, game, seed, core-hours."""
 

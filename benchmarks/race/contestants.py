@@ -76,6 +76,15 @@ SMALL: Settings = {
 }
 """Small network, and a target that follows every 2,000 env steps"""
 
+SMALL_32: Settings = {
+    **SMALL,
+    "target_update_interval": 1_000,
+    "beta_values": (0.4,),
+    "beta_at": (0.0,),
+    **epsilon(4_000_000, (0, 1.0), (70_000, 0.1), (140_000, 0.01)),
+}
+"""Many small batches, which learn Pong"""
+
 
 SMALL_256: Settings = {
     **SMALL,
@@ -136,15 +145,11 @@ CONTESTANTS = {
         learning_rate_at=(0.1, 0.15, 0.5),
     ),
     "32-ratio-8": Contestant(
-        "small network, batches of 32, ratio 8, rate 1e-4 (target every 4,000 env steps)",
-        {
-            **SMALL,
-            "target_update_interval": 1_000,
-            "beta_values": (0.4,),
-            "beta_at": (0.0,),
-            **epsilon(4_000_000, (0, 1.0), (70_000, 0.1), (140_000, 0.01)),
-        },
+        "small network, batches of 32, ratio 8, rate 1e-4 (target every 4,000 env steps)", SMALL_32
     ),
+    "32-nature": Contestant("`32-ratio-8` with the network of Mnih et al. 2015", {**SMALL_32, "network": "nature"}),
+    "32-n-5": Contestant("`32-ratio-8` with n-step 5", {**SMALL_32, "n_step": 5}),
+    "32-n-10": Contestant("`32-ratio-8` with n-step 10", {**SMALL_32, "n_step": 10}),
     "nature-256": _with("the network of Mnih et al. 2015", network="nature"),
     "256-fast": _with("64 envs, ratio 1.5", envs_per_worker=64, replay_ratio=1.5),
     "256-ratio-6": _with("ratio 6 (target every 4,000 env steps)", replay_ratio=6.0),

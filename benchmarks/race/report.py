@@ -23,6 +23,7 @@ HEADINGS = (
     "hardware",
 )
 MARKERS = "os^Dvp*XP<>h"
+LINES = "-", "--", ":", "-."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +111,13 @@ def draw(runs: list[Run], file: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(9, 5.5), dpi=120)
     names = list(dict.fromkeys(run.contestant for run in runs))
+    seeds = sorted({run.seed for run in runs})
     for run in runs:
         place = names.index(run.contestant)
-        label = run.contestant if len({other.seed for other in runs}) == 1 else f"{run.contestant}, seed {run.seed}"
+        label = run.contestant if len(seeds) == 1 else f"{run.contestant}, seed {run.seed}"
+        style = LINES[seeds.index(run.seed) % len(LINES)]
         color, marker = f"C{place % 10}", MARKERS[place % len(MARKERS)]
-        axes.plot(run.hours, [point["mean"] for point in run.points], color=color, marker=marker, label=label)
+        axes.plot(run.hours, [point["mean"] for point in run.points], color=color, ls=style, marker=marker, label=label)
         low, high = zip(*(point["ci95"] for point in run.points), strict=True)
         axes.fill_between(run.hours, low, high, color=color, alpha=0.12, linewidth=0)
     axes.set_xscale("log")
