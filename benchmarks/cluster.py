@@ -1,8 +1,9 @@
 """One run over the nodes of a Ray cluster beside the same run on one machine: env steps/s, and the loop's time.
 
 The nodes are network namespaces of this machine, behind lines with a delay. Trainers with workers here, on one node and
-on several take short turns in rounds, at every delay; ratios are taken within a round. Needs Linux and root. All nodes
-share this machine's cores, so this measures what the distribution costs, not what more machines bring.
+on several take short turns in rounds, at every delay; ratios are taken within a round. At the end one node is cut off
+in the middle of a run. Needs Linux and root. All nodes share this machine's cores, so this measures what the
+distribution costs, not what more machines bring.
 
     python -m benchmarks.cluster
 """
@@ -31,6 +32,8 @@ WORKERS = 4
 CONFIG = TrainConfig().replace(
     env_id="ALE/Breakout-v5", num_workers=WORKERS, replay_capacity=2**14, learning_starts=512, device="cpu"
 )
+CUT_DEADLINE = 10.0
+"""`--worker-deadline` of the run that loses a node, in seconds"""
 KINDS = ("workers_alone", "learner_alone", "loop")
 
 
@@ -52,15 +55,14 @@ def parts_on(cluster: Cluster, count: int) -> Any:
 
 def take(cluster: Cluster, nodes: Sequence[int], num_envs: int, set_delay: Any, options: Any) -> list[dict[str, Any]]:
     """Start a trainer here and one on each number of nodes, and take their turns. Returns a row for each turn."""
-    import torch
-
+    from atari_dqn.agent.device import set_up_torch
     from atari_dqn.diagnostics.measure import Bench
     from atari_dqn.envs.make import spec_of
     from atari_dqn.training.assembly import local_parts
     from atari_dqn.training.trainer import Trainer
 
-    torch.set_num_threads(options.torch_threads)
-    config = CONFIG.replace(envs_per_worker=num_envs // WORKERS)
+    config = CONFIG.replace(envs_per_worker=num_envs // WORKERS, torch_threads=options.torch_threads)
+    set_up_torch(config)
     spec = spec_of(config.env)
     rows: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
@@ -87,6 +89,25 @@ def take(cluster: Cluster, nodes: Sequence[int], num_envs: int, set_delay: Any, 
                 f"{num_envs} envs, round {number + 1} of {options.rounds}: {time.monotonic() - begin:.0f} s", flush=True
             )
     return rows
+
+
+def cut_off(cluster: Cluster, spaces: Namespaces) -> dict[str, float]:
+    """Cut the line of one node in the middle of a run over all. Returns the longest tick, in seconds."""
+    from atari_dqn.envs.make import spec_of
+    from atari_dqn.training.trainer import Trainer
+
+    config = CONFIG.replace(envs_per_worker=2, worker_deadline=CUT_DEADLINE)
+    spec = spec_of(config.env)
+    longest = 0.0
+    with contextlib.closing(Trainer(config, spec, parts_on(cluster, len(spaces.lines))(config, spec))) as trainer:
+        trainer.start()
+        for number in range(200):
+            if number == 100:
+                spaces.lines[0].delay.value = -1.0
+            begin = time.monotonic()
+            trainer.iterate()
+            longest = max(longest, time.monotonic() - begin)
+    return {"worker_deadline": CUT_DEADLINE, "longest_tick": longest}
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -139,13 +160,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         with connected(spaces.address, CONFIG.env, print) as cluster:
             for num_envs in options.envs:
                 rows += take(cluster, options.nodes, num_envs, spaces.set_delay, options)
+            cut = cut_off(cluster, spaces)
     finally:
         spaces.close()
     medians = summary(rows)
-    report = {"system": describe_system(), "seconds": options.seconds, "medians": medians, "turns": rows}
+    report = {
+        "system": describe_system(),
+        "seconds": options.seconds,
+        "medians": medians,
+        "cut_off": cut,
+        "turns": rows,
+    }
     options.out.write_text(json.dumps(report, indent=1) + "\n")
     for row in medians:
         print(*(f"{value:.3g}" if isinstance(value, float) else value for value in row.values()), sep="\t")
+    print(f"a node cut off: the longest tick took {cut['longest_tick']:.1f} s")
     return 0
 
 

@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
+    torch.set_flush_denormal(True)  # as `set_up_torch`
     torch.set_num_threads(arguments.threads)
     seconds = measure(arguments.rounds, batch_size=arguments.batch_size)
     for name, value in seconds.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from atari_dqn.agent.device import set_up_torch
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics.measure import Bench, Turn, family_memory, measure
 from atari_dqn.envs.make import spec_of
@@ -27,7 +28,7 @@ TINY, TINY_ENVS, STACK = (8, 8), 256, 4
 @contextlib.contextmanager
 def family(config: TrainConfig, threads: int, kinds: Sequence[str]) -> Iterator[Kinds]:
     """A trainer and its workers, with a full replay, and the named kinds of its turns."""
-    torch.set_num_threads(threads)
+    set_up_torch(config.replace(torch_threads=threads))
     trainer = local_trainer(config, spec_of(config.env))
     fill(trainer.replay)
     bench = Bench(trainer)

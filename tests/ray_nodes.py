@@ -95,6 +95,14 @@ def all_free(cluster: Cluster) -> bool:
     )
 
 
+def is_gone(process: psutil.Process) -> bool:
+    """Whether a process has ended, waited for or not."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def processes_of(node: Any) -> list[psutil.Process]:
     """A node's raylet and everything that it started; empty once the raylet is gone."""
     try:

@@ -15,14 +15,14 @@ from typing import Any
 
 from atari_dqn.config.schema import EnvConfig
 from atari_dqn.config.setting import ConfigError
-from atari_dqn.distributed.versions import difference, rom_of, versions
+from atari_dqn.envs.versions import difference, rom_of, versions
 from atari_dqn.system.machine import cores
 from atari_dqn.system.ray_cluster import connect, no_answer
 from atari_dqn.workers.process import QUIET
 from atari_dqn.workers.supervisor import WorkerError
 
 CHECK_SECONDS = 120.0
-"""Seconds within which every node must tell its versions when a run starts."""
+"""Seconds within which every node must report its versions when a run starts."""
 LOOK_SECONDS = 0.25
 """Seconds between two looks at a cluster that is waited for."""
 OBJECT_STORE = 200_000_000
@@ -31,7 +31,7 @@ LARGEST_MESSAGE = 64_000_000
 """Bytes up to which a node's result travels in its answer. By default Ray stores more than 100 kB, or 14 frames, to be
 fetched by a second round trip."""
 NICENESS = "RAY_worker_niceness"
-"""Ray's setting for how much nicer than its node a worker is: by default 15, by which a learner beside it starves it"""
+"""Ray's setting for a worker's niceness above its node's: by default 15, which starves it beside a learner"""
 RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 """Ray's setting for how long a process lives without the cluster's head, in seconds"""
 
@@ -50,15 +50,15 @@ class Node:
 class Cluster:
     """The nodes of the cluster that this process is connected to.
 
-    A node may have workers once it has told that its versions are ours. One that failed must tell again.
+    A node may have workers once it has reported our versions. One that failed must report again.
     """
 
     def __init__(self, address: str, game: str, say: Callable[[str], None]) -> None:
         """`game` is the name of the game's ROM, or empty; `say` is called with lines for the user."""
         import ray
 
-        self.address, self._game, self._say = address, game, say
-        self._ours = versions(game)
+        self.address, self._games, self._say = address, [game] if game else [], say
+        self._ours = versions(self._games)
         self._accepted: set[str] = set()
         self._refused: dict[str, str] = {}
         """What differs on nodes that may have no workers"""
@@ -68,12 +68,15 @@ class Cluster:
         """Whether the connection was found to be lost"""
         here = ray.get_runtime_context().get_node_id()
         node = next(node for node in ray.nodes() if node["NodeID"] == here)
-        self._vital = {"head": _place(address), "node here": (node["NodeManagerAddress"], node["NodeManagerPort"])}
+        self._needed = {
+            "head": _host_and_port(address),
+            "node here": (node["NodeManagerAddress"], node["NodeManagerPort"]),
+        }
         """What this process cannot do without, and where it listens"""
 
     def check_connection(self) -> None:
         """Raise `WorkerError` if the cluster's head or this machine's Ray is gone: without them Ray calls may hang."""
-        for what, (host, port) in self._vital.items():
+        for what, (host, port) in self._needed.items():
             if fault := no_answer(host, port):
                 self.lost = True
                 raise WorkerError(f"lost the Ray cluster at {self.address}: its {what} ({host}:{port}): {fault}")
@@ -105,14 +108,14 @@ class Cluster:
         available = available_resources_per_node()
         return {id: int(available.get(id, {}).get("CPU", 0)) for id in nodes}
 
-    def distrust(self, node: Node) -> None:
-        """Let a node have no workers until it has told its versions again."""
+    def ask_again(self, node: Node) -> None:
+        """Let a node have no workers until it has reported its versions again."""
         self._accepted.discard(node.id)
         self._asked.pop(node.id, None)
 
     def check_versions(self) -> None:
-        """Wait until every node has told its versions. Raises `ConfigError` for those that differ or are silent."""
-        begin, told = time.monotonic(), False
+        """Wait until every node has reported. Raises `ConfigError` for other versions and for silence."""
+        begin, said = time.monotonic(), False
         while True:
             nodes = self.nodes()
             self._ask(nodes)
@@ -122,9 +125,9 @@ class Cluster:
             seconds = time.monotonic() - begin
             if seconds > CHECK_SECONDS:
                 raise ConfigError(f"--cluster: no answer from {', '.join(silent)}; try `ray stop` there")
-            if seconds > QUIET and not told:
-                told = True
-                self._say(f"waiting for {', '.join(silent)} to tell their versions")
+            if seconds > QUIET and not said:
+                said = True
+                self._say(f"waiting for the versions of {', '.join(silent)}")
             time.sleep(LOOK_SECONDS)
         if self._refused:
             raise ConfigError(
@@ -140,7 +143,7 @@ class Cluster:
         for id in nodes.keys() - self._accepted - self._refused.keys() - self._asked.keys():
             place = NodeAffinitySchedulingStrategy(id, soft=False)
             task = ray.remote(versions).options(num_cpus=0, max_retries=0, scheduling_strategy=place)
-            self._asked[id] = task.remote(self._game)
+            self._asked[id] = task.remote(self._games)
         if not self._asked:
             return
         answers = {answer: id for id, answer in self._asked.items()}
@@ -150,7 +153,7 @@ class Cluster:
             try:
                 fault = difference(ray.get(answer), self._ours)
             except ray.exceptions.RayTaskError as error:
-                fault = f"cannot tell its versions ({str(error).strip().splitlines()[-1]})"
+                fault = f"no answer about its versions ({str(error).strip().splitlines()[-1]})"
             except ray.exceptions.RayError:
                 continue  # it is about to be gone, or is asked again
             if fault:
@@ -209,6 +212,6 @@ def check_room(free: dict[str, int], nodes: dict[str, Node], num_workers: int, n
     )
 
 
-def _place(address: str) -> tuple[str, int]:
+def _host_and_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)

@@ -28,7 +28,7 @@ def crowd(workers: int, load: Mapping[str, int], cpus: Mapping[str, int]) -> dic
     return {node: count for node, count in counts.items() if count}
 
 
-def runs(workers: Sequence[int], counts: Mapping[str, int]) -> list[tuple[str, range]]:
+def ranges(workers: Sequence[int], counts: Mapping[str, int]) -> list[tuple[str, range]]:
     """Deal sorted `workers` to nodes, as many as `counts` says, in ranges without gaps."""
     dealt, left = [], list(workers)
     for node, count in counts.items():

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from atari_dqn.distributed.cluster import LARGEST_MESSAGE, LOOK_SECONDS, Cluster, Node
 from atari_dqn.distributed.node import NodeWorkers
-from atari_dqn.distributed.placement import crowd, runs, spread
+from atari_dqn.distributed.placement import crowd, ranges, spread
 from atari_dqn.envs.make import registration
 from atari_dqn.envs.protocol import EnvSpec, Protocol
 from atari_dqn.envs.step import StepResult
@@ -136,7 +136,7 @@ class ClusterSupervisor(Supervisor):
         self._cluster.check_connection()
         self.shares.remove(share)
         _kill(share)
-        self._cluster.distrust(share.node)
+        self._cluster.ask_again(share.node)
         return dict.fromkeys(share.workers, f"{LOST} {share.node.name}: {reason}")
 
     def _place(self, workers: list[int]) -> list[Share]:
@@ -165,9 +165,9 @@ class ClusterSupervisor(Supervisor):
             self.kill()
             raise WorkerError(f"no node of the Ray cluster at {self._cluster.address} is left for the workers")
         fit = min(total, len(workers))
-        placed = runs(workers[:fit], spread(fit, free)) if fit else []
+        placed = ranges(workers[:fit], spread(fit, free)) if fit else []
         load = {id: load[id] + sum(len(mine) for node, mine in placed if node == id) for id in nodes}
-        crowded = runs(workers[fit:], crowd(len(workers) - fit, load, {id: node.cpus for id, node in nodes.items()}))
+        crowded = ranges(workers[fit:], crowd(len(workers) - fit, load, {id: node.cpus for id, node in nodes.items()}))
         return [
             *(self._start(nodes[id], mine, len(mine)) for id, mine in placed),
             *(self._start(nodes[id], mine, 0) for id, mine in crowded),
@@ -196,7 +196,7 @@ class ClusterSupervisor(Supervisor):
         super()._tell({index: failure for index, failure in failed.items() if failure not in lost})
         for failure in lost:
             workers = sorted(index for index, other in failed.items() if other == failure)
-            self.failures += [f"{self._name_all(mine)} {failure}" for _, mine in runs(workers, {"": len(workers)})]
+            self.failures += [f"{self._name_all(mine)} {failure}" for _, mine in ranges(workers, {"": len(workers)})]
 
 
 def _reason(error: Exception) -> str:

@@ -50,7 +50,7 @@ def resolve_env_id(name: str) -> str:
             if callable(named("env_id", name)):
                 return name
         except ConfigError:
-            if module == "__main__":
+            if module == "__main__" or re.search(r"\b(locals|lambda)\b", bare):
                 raise
     if bare in gym.registry and not _is_ales(bare):
         if is_atari(name):
@@ -170,7 +170,7 @@ def env_spec(
         frames, actions, limit = env.observation_space, env.action_space, time_limit(env)
     if not isinstance(frames, Box):
         flat = isinstance(frames, Space) and frames.is_np_flattenable
-        way = "; try gymnasium.wrappers.FlattenObservation, as in docs/recipes.md" if flat else ""
+        way = "; try gymnasium.wrappers.FlattenObservation, as in docs/own-environment.md" if flat else ""
         what = textwrap.shorten(str(frames), 100)
         raise ConfigError(f"--env-id {env_id}: observations are {what}; only Box is supported{way}")
     if not isinstance(actions, Discrete):

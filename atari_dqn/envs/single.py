@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import ale_py
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
@@ -180,6 +181,7 @@ def make_emulator(spec: EnvSpec, protocol: Protocol, **kwargs: Any) -> AnyEnv:
         "full_action_space": protocol.full_action_space,
         "max_num_frames_per_episode": protocol.max_episode_frames,
     }
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # or it prints its name and version
     return gym.make(spec.env_id, **{**ours, **kwargs})
 
 

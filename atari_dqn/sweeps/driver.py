@@ -23,13 +23,13 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import atari_dqn
 from atari_dqn.cli.command import BAD_INPUT, FAILED, CommandFailed
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
+from atari_dqn.envs.versions import LEARNING, rom_of, versions
 from atari_dqn.sweeps.members import Member, cores_for
 from atari_dqn.sweeps.plan import HIDDEN, OnRay, Plan, load
-from atari_dqn.sweeps.trial import Trial, probe, trial_name
+from atari_dqn.sweeps.trial import TOKEN, Trial, node_fault, trial_name
 from atari_dqn.system.ray_cluster import connect
 
 PROBE_SECONDS = 300.0
@@ -152,13 +152,14 @@ def main() -> None:
         connect(plan.on_ray.cluster, object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         Events.send(info=f"checking {len(nodes)} nodes")
-        check_nodes(nodes, root)
+        shared = share(plan, root)
+        check_nodes(nodes, shared)
         each = resources(plan.on_ray, plan.members, request, nodes)
-        shares = f"{each['cpu']} cores, {each['gpu']:g} GPUs and {each['memory'] / 1e9:.1f} GB"
-        Events.send(info=f"{len(nodes)} nodes; {shares} for each run")
+        reserved = _resources({"CPU": each["cpu"], "GPU": each["gpu"], "memory": each["memory"]})
+        Events.send(info=f"{len(nodes)} nodes; {reserved} for each run")
         if not each["gpu"] and any(node["Resources"].get("GPU") for node in nodes):
             Events.send(info="none of the cluster's GPUs is used; to use them give --gpus-per-run, such as 0.5")
-        tune_members(plan, root, request, each)
+        tune_members(plan, shared, request, each)
         Events.send(end=True)
     except ConfigError as error:
         Events.send(error=str(error), code=BAD_INPUT)
@@ -168,58 +169,58 @@ def main() -> None:
         ray.shutdown()
 
 
-def check_nodes(nodes: list[dict[str, Any]], root: Path) -> None:
-    """Raise `ConfigError` unless all nodes share `root` and have this version of the package."""
+def share(plan: Plan, root: Path) -> dict[str, Any]:
+    """What every node that takes a run is compared with; a file with a token shows whether it shares `root`."""
     token = secrets.token_hex(8)
-    mine = root / HIDDEN / f"shared-{token}"
-    mine.write_text(token)
+    (root / HIDDEN / TOKEN).write_text(token)
+    games = sorted({rom_of(member.config.env.env_id) for member in plan.members} - {""})
+    return {"root": str(root), "token": token, "games": games, "versions": versions(games, LEARNING)}
+
+
+def check_nodes(nodes: list[dict[str, Any]], shared: dict[str, Any]) -> None:
+    """Raise `ConfigError` unless all nodes share the sweep's folder and have this machine's versions."""
     asked = {
-        ray.remote(probe)
+        ray.remote(node_fault)
         .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-        .remote(str(root), token, node["NodeID"]): node
+        .remote(shared): node
         for node in nodes
     }
-    try:
-        for answer, node in asked.items():
-            where = f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-            try:
-                seen, version = ray.get(answer, timeout=PROBE_SECONDS)
-            except Exception as error:  # the node has no such package, cannot write, or does not answer
-                late = isinstance(error, ray.exceptions.GetTimeoutError)
-                said = f"it did not answer within {PROBE_SECONDS:g} s" if late else str(error).strip()
-                why = (said or type(error).__name__).splitlines()[-1]
-                raise ConfigError(f"--cluster: {where} cannot take a run: {why}") from None
-            if not seen or not mine.with_name(f"{mine.name}-{node['NodeID']}").exists():
-                raise ConfigError(
-                    f"--sweep-dir {root} is not shared: {where} sees another folder; choose one that all nodes share"
-                )
-            if version != atari_dqn.__version__:
-                raise ConfigError(
-                    f"--cluster: {where} has atari_dqn {version}, and this machine {atari_dqn.__version__}; install one"
-                )
-    finally:
-        for file in mine.parent.glob("shared-*"):  # a driver that was killed leaves its own
-            file.unlink(missing_ok=True)
+    for answer, node in asked.items():
+        try:
+            fault = ray.get(answer, timeout=PROBE_SECONDS)
+        except Exception as error:  # the node has no such package, cannot read, or does not answer
+            late = isinstance(error, ray.exceptions.GetTimeoutError)
+            said = f"it did not answer within {PROBE_SECONDS:g} s" if late else str(error).strip()
+            fault = f"cannot take a run: {(said or type(error).__name__).splitlines()[-1]}"
+        if fault:
+            where = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            raise ConfigError(f"--cluster: node {where} {fault}")
 
 
 def resources(on_ray: OnRay, members: Sequence[Member], request: dict[str, Any], nodes: list[Any]) -> dict[str, float]:
-    """What to reserve for each run. Raises `ConfigError` where no node has the cores, GPUs or memory."""
-    most = {what: max(node["Resources"].get(what, 0) for node in nodes) for what in ("CPU", "GPU", "memory")}
+    """What to reserve for each run. Raises `ConfigError` where no node has the cores, GPUs and memory."""
     cpus, gpus, memory = on_ray.cpus_per_run, on_ray.gpus_per_run, max(request["memory"].values())
-    if gpus > most["GPU"]:
-        raise ConfigError(f"--gpus-per-run {gpus:g}: the largest node has {most['GPU']:g} GPUs")
-    if (cpus or 1) > most["CPU"]:
-        raise ConfigError(f"--cpus-per-run {cpus or 1}: the largest node has {most['CPU']:g} cores")
-    if memory > most["memory"]:
+    least = {"GPU": gpus, "memory": memory, "CPU": cpus or 1}
+    fit = [
+        node["Resources"]
+        for node in nodes
+        if all(node["Resources"].get(what, 0) >= need for what, need in least.items())
+    ]
+    if not fit:
+        found = "; ".join(_resources(node["Resources"]) for node in nodes)
         raise ConfigError(
-            f"a run needs {memory / 1e9:.1f} GB and the largest node has {most['memory'] / 1e9:.1f} GB;"
-            " try a smaller --replay-capacity"
+            f"no node has the {_resources(least)} that a run needs ({found}); try a smaller --replay-capacity,"
+            " --cpus-per-run or --gpus-per-run"
         )
     wanted = max(cores_for(member.config, on_gpu=gpus > 0) for member in members)
-    return {"cpu": cpus or min(wanted, int(most["CPU"])), "gpu": gpus, "memory": memory}
+    return {"cpu": cpus or min(wanted, int(max(each["CPU"] for each in fit))), "gpu": gpus, "memory": memory}
 
 
-def tune_members(plan: Plan, root: Path, request: dict[str, Any], each: dict[str, float]) -> None:
+def _resources(of: dict[str, float]) -> str:
+    return f"{of.get('CPU', 0):g} cores, {of.get('GPU', 0):g} GPUs and {of.get('memory', 0) / 1e9:.1f} GB"
+
+
+def tune_members(plan: Plan, shared: dict[str, Any], request: dict[str, Any], each: dict[str, float]) -> None:
     """Run members as trials until all have ended, or a stop is asked for."""
     from atari_dqn.agent.device import threads_asked
 
@@ -228,7 +229,8 @@ def tune_members(plan: Plan, root: Path, request: dict[str, Any], each: dict[str
     Report.actor = Stop.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined, unused-ignore]
     Report.search = plan.on_ray.search is not None
     given = {
-        "root": str(root),
+        "shared": shared,
+        "gpu": each["gpu"],
         "cwd": request["cwd"],
         "flags": plan.flags,
         "search": plan.on_ray.search,
@@ -240,7 +242,7 @@ def tune_members(plan: Plan, root: Path, request: dict[str, Any], each: dict[str
     }
     pending = [member for member in plan.members if member.name in request["pending"]]
     trainable = tune.with_resources(tune.with_parameters(Trial, request=given, stop=Report.actor), each)
-    place = root / HIDDEN / "tune"
+    place = Path(shared["root"]) / HIDDEN / "tune"
     ray_decides = plan.on_ray.search or plan.on_ray.stop_early
     if ray_decides and tune.Tuner.can_restore(str(place)):
         tuner = tune.Tuner.restore(str(place), trainable, resume_unfinished=True, resume_errored=True)

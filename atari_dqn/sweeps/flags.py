@@ -33,7 +33,7 @@ def _several(section: type) -> type:
         kind, *extras = typing.get_args(hint)
         setting = next(extra for extra in extras if isinstance(extra, Setting))
         if typing.get_origin(kind) is not tuple:
-            kind = tuple[kind if kind != float | None else float, ...]  # type: ignore[misc]
+            kind = tuple[kind, ...]  # type: ignore[valid-type]
         note = tyro.conf.arg(help=setting.describe(), help_behavior_hint="")
         fields.append((name, Annotated[kind, setting, note], dataclasses.field(default=())))
     several = dataclasses.make_dataclass(section.__name__, fields, frozen=True, kw_only=True)

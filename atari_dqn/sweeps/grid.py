@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from atari_dqn.config.file import from_dict
-from atari_dqn.config.presets import PRESETS, Preset, auto
+from atari_dqn.config.presets import Preset, auto, settings_of
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, flag, settings
 from atari_dqn.envs.ids import is_atari, short_name
@@ -160,8 +160,7 @@ def _beginning(preset: Preset, asked: TrainConfig) -> dict[str, Any]:
         return {}
     if is_atari(resolve_env_id(asked.env.env_id)):
         name = auto(asked.run.device) if preset == "auto" else preset
-        chosen = PRESETS[name](usable_cores(), max(1, asked.run.total_env_steps))
-        return chosen.replace(record_interval=0).to_dict()  # nobody watches the clips of many runs
+        return settings_of(name, usable_cores(), max(1, asked.run.total_env_steps), alone=False).to_dict()
     if preset != "auto":
         raise ConfigError(f"--preset {preset} is for Atari games; leave it out for {asked.env.env_id}")
     return {}

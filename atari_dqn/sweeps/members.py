@@ -140,7 +140,11 @@ def command(member: Member, root: Path, flags: Mapping[str, str], threads: int =
     """
     run_dir = member.run_dir(root)
     default, preset = (read_config(run_dir), {}) if is_run_dir(run_dir) else (TrainConfig(), {"preset": "paper"})
-    config = member.config.replace(run_dir=run_dir, torch_threads=threads or member.config.run.torch_threads)
+    config = member.config.replace(
+        run_dir=run_dir,
+        torch_threads=threads or member.config.run.torch_threads,
+        schedule_env_steps=member.config.run.schedule_env_steps or default.run.schedule_env_steps,
+    )
     given = {name: value for name, value in config.to_dict().items() if value != default.to_dict()[name]}
     given |= {**preset, "seed": config.run.seed, "run_dir": str(run_dir), "show_result": False, **flags}
     return [sys.executable, "-m", "atari_dqn.train", *(word for item in given.items() for word in _words(*item))]

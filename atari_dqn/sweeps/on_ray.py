@@ -19,6 +19,7 @@ from atari_dqn.cli.command import BAD_INPUT, CommandFailed
 from atari_dqn.cli.format import duration
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.protocol import EnvSpec
+from atari_dqn.runs.directory import checkpoints_in
 from atari_dqn.sweeps.members import Progress, is_done, memory_for
 from atari_dqn.sweeps.plan import HIDDEN, Plan
 from atari_dqn.sweeps.table import Board, Line
@@ -29,7 +30,7 @@ LOOK_SECONDS = 0.2
 """Seconds to wait for an event between two looks at the request to stop."""
 SILENCE_SECONDS = 10.0
 """Seconds without news before the user is told what is waited for; then twice as many, and so on."""
-QUIET = {
+ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -37,7 +38,7 @@ QUIET = {
     "RAY_worker_niceness": "0",
 }
 """No result files and no signal handlers of Tune's own; trials stay in their working directory; on a cluster that is
-started here runs are no nicer than other programs"""
+started here runs have the priority of other programs"""
 
 
 def check_options(plan: Plan) -> None:
@@ -46,6 +47,8 @@ def check_options(plan: Plan) -> None:
     games = {member.config.env.env_id for member in plan.members}
     if plan.on_ray.stop_early and len(games) > 1:
         raise ConfigError(f"--stop-early compares scores of one game, and there are {len(games)}; sweep each by itself")
+    if plan.on_ray.stop_early and len({member.config.run.seed for member in plan.members}) > 1:
+        raise ConfigError("--stop-early would stop seeds of one setting for their luck; sweep with one seed, then more")
     if bool(plan.ranges) != bool(plan.on_ray.search):
         raise ConfigError("--search optuna and the ranges of [search] in --file need each other")
     if plan.on_ray.search and (not plan.on_ray.trials or len(plan.members) > 1):
@@ -82,7 +85,7 @@ def run_on_ray(plan: Plan, specs: Mapping[str, EnvSpec], root: Path, stop: StopR
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=chatter,
-            env=os.environ | QUIET,
+            env=os.environ | ENVIRONMENT,
             start_new_session=True,
         )
     assert driver.stdin
@@ -120,6 +123,15 @@ def run_on_ray(plan: Plan, specs: Mapping[str, EnvSpec], root: Path, stop: StopR
         )
     for line in board.lines.values():
         line.state = "stopped" if line.state in ("running", "saving") else line.state
+    believe_checkpoints(board, root)
+
+
+def believe_checkpoints(board: Board, root: Path) -> None:
+    """Count as failed what is done by a node's report and has no checkpoint in `root`."""
+    for name, line in board.lines.items():
+        if line.state == "done" and not checkpoints_in(root / name):
+            line.state = "failed"
+            board.say(f"{line.label} failed: nothing of it is in {root / name}")
 
 
 def _events(driver: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from atari_dqn.config.file import from_dict
-from atari_dqn.config.setting import ConfigError
+from atari_dqn.config.setting import ConfigError, flag, shown
 from atari_dqn.runs.directory import is_run_dir
 from atari_dqn.runs.lock import LOCK
 from atari_dqn.sweeps.members import Member
@@ -118,16 +118,27 @@ def check_directory(root: Path) -> None:
 def check_extends(new: Plan, old: Plan, root: Path) -> str:
     """A line saying what `new` adds to `old`, the plan of the sweep in `root`; empty if nothing.
 
-    Raises `ConfigError` unless `new` has all runs of `old`, whose settings are checked when they are resumed.
+    Raises `ConfigError` unless `new` has all runs of `old` with their settings, but for a later end.
     """
-    names = {member.name for member in new.members}
-    missing = [member.name for member in old.members if member.name not in names]
+    now = {member.name: member.config for member in new.members}
+    missing = [member.name for member in old.members if member.name not in now]
     way = "give --sweep-dir alone to resume it, or choose another --sweep-dir"
     if missing:
         others = f" and {len(missing) - 1} others" if missing[1:] else ""
         raise ConfigError(f"{root} has another plan: {missing[0]}{others} would be left out; {way}")
-    searches = [(plan.ranges, plan.on_ray.search if plan.on_ray else None) for plan in (new, old)]
-    if searches[0] != searches[1]:
+    if new.flags != old.flags:
+        names = " and ".join(flag(name) for name in sorted({**new.flags, **old.flags}))
+        raise ConfigError(f"{root} has another plan: {names} would not be the same in all runs; {way}")
+    for member in old.members:
+        was, wanted = member.config.to_dict(), now[member.name].to_dict()
+        for name in was:
+            if was[name] != wanted[name] and name not in ("total_env_steps", "schedule_env_steps"):
+                raise ConfigError(
+                    f"{root} has another plan: {flag(name)} of {member.name} was {shown(was[name])}, not"
+                    f" {shown(wanted[name])}; {way}"
+                )
+    searches = [(plan.ranges, plan.on_ray and (plan.on_ray.search, plan.on_ray.trials)) for plan in (new, old)]
+    if (new.ranges or old.ranges) and searches[0] != searches[1]:
         raise ConfigError(f"{root} has another plan: its search is another; {way}")
     added = len(new.members) - len(old.members)
     early = [bool(plan.on_ray and plan.on_ray.stop_early) for plan in (new, old)]
@@ -141,6 +152,8 @@ def overridden(plan: Plan, at_most: int | None, ray: Mapping[str, Any]) -> Plan:
     at_most = plan.at_most if at_most is None else at_most
     if not ray:
         return dataclasses.replace(plan, at_most=at_most)
+    if plan.ranges and plan.on_ray and ray.get("trials", plan.on_ray.trials) != plan.on_ray.trials:
+        raise ConfigError(f"--trials is {plan.on_ray.trials} in the plan that is kept; a search is not continued")
     if plan.on_ray:
         return dataclasses.replace(plan, at_most=at_most, on_ray=dataclasses.replace(plan.on_ray, **ray))
     if "cluster" not in ray:

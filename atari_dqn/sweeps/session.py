@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed
+from atari_dqn.cli.command import DONE, INTERRUPTED, CommandFailed, typed
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.derived import derive
 from atari_dqn.config.setting import ConfigError
@@ -114,7 +114,7 @@ def end(board: Board, root: Path, tell: Callable[[str], None], resume: str, unst
         tell(f"stopped, {'state saved' if started else 'nothing to save'}; {how}")
         return INTERRUPTED
     seeds = all(name.startswith("seed-") for name in lines)
-    tell(f"to compare: python -m atari_dqn.compare {shlex.quote(str(root))}/{'seed-*' if seeds else '*'}")
+    tell(f"to compare: {typed()} -m atari_dqn.compare {shlex.quote(str(root))}/{'seed-*' if seeds else '*'}")
     if failed := [line.label.removeprefix("seed ") for line in lines.values() if line.state == "failed"]:
         what = "seeds" if seeds else "runs"
         raise CommandFailed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import time
@@ -11,9 +12,9 @@ from typing import Any
 import ray
 from ray import tune
 
-import atari_dqn
 from atari_dqn.cli.command import DONE
 from atari_dqn.config.file import from_dict
+from atari_dqn.envs.versions import LEARNING, difference, versions
 from atari_dqn.runs.lock import is_training
 from atari_dqn.sweeps.members import STOPPED, Member, command, last_line, progress, start
 from atari_dqn.sweeps.plan import HIDDEN
@@ -25,6 +26,8 @@ POLL_SECONDS = 0.1
 FORMER_SECONDS = 300.0
 """Seconds that a former process of the same run has to save its state, after its node or its actor was lost."""
 
+TOKEN = "shared"
+"""File in the sweep's folder whose content shows a node that it sees this folder"""
 NOTHING: dict[str, Any] = {}
 
 
@@ -89,8 +92,15 @@ class Trial(tune.Trainable):  # type: ignore[misc, unused-ignore]
     """Reports env steps and score of its member, and stops it when Tune, or the sweep, says so."""
 
     def setup(self, config: dict[str, Any], request: dict[str, Any] = NOTHING, stop: Any = None) -> None:
-        """Prepare the command of the member that `config` names, with the settings that a search has drawn."""
-        self._root = Path(request["root"])
+        """Prepare the command of the member that `config` names, with the settings that a search has drawn.
+
+        Raises `RuntimeError` on a node that joined late and could not have been taken at the start.
+        """
+        if fault := node_fault(request["shared"]):
+            raise RuntimeError(f"node {platform.node()} {fault}")
+        if not request["gpu"]:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from what has reserved none
+        self._root = Path(request["shared"]["root"])
         drawn = {name: value for name, value in config.items() if name != "run"}
         settings = request["members"][config["run"]] | drawn
         name = trial_name(config["run"], self.trial_id) if request["search"] else config["run"]
@@ -125,10 +135,14 @@ def trial_name(run: str, trial_id: str) -> str:
     return f"{group}-trial-{trial_id}/{seed}"
 
 
-def probe(root: str, token: str, node: str) -> tuple[bool, str]:
-    """On a node: whether it sees the file of the driver, for which it leaves one, and its version of the package."""
-    file = Path(root) / HIDDEN / f"shared-{token}"
-    seen = file.exists() and file.read_text() == token
-    if seen:
-        file.with_name(f"{file.name}-{node}").touch()
-    return seen, atari_dqn.__version__
+def node_fault(shared: dict[str, Any]) -> str:
+    """What keeps the node of this process from taking a run, as the end of a sentence, or nothing.
+
+    `shared` is what `driver.share` made.
+    """
+    token = Path(shared["root"]) / HIDDEN / TOKEN
+    if not token.exists() or token.read_text() != shared["token"]:
+        return f"sees another folder as --sweep-dir {shared['root']}; choose one that all nodes share"
+    if other := difference(versions(shared["games"], LEARNING), shared["versions"]):
+        return f"has {other}; install the same on all nodes"
+    return ""

@@ -1,7 +1,7 @@
 """What only Linux has; elsewhere each is absent or does nothing.
 
 The package asks for it here alone. Files of /proc, /sys and /dev/shm are read where they are needed, by code that does
-without. `PYTHONPATH=tests/without_linux` takes all of this from Python and its child processes, for tests.
+without. `PYTHONPATH=$PWD/tests/without_linux` takes all of this from Python and its child processes, for tests.
 """
 
 import contextlib

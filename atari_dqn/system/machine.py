@@ -1,5 +1,6 @@
 """The machine: its description for records, and the cores and memory that are available."""
 
+import contextlib
 import errno
 import os
 import platform
@@ -42,11 +43,11 @@ def describe_system() -> dict[str, Any]:
 
 
 def installed_version(name: str) -> str | None:
-    """Version of a distribution; None if none has this name (another build, such as opencv-python-headless)."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    """Version of a distribution or its headless build (opencv-python-headless); None if none has this name."""
+    for build in (name, f"{name}-headless"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(build)
+    return None
 
 
 def processor() -> str:

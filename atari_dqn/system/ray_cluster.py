@@ -8,6 +8,8 @@ import re
 import socket
 from typing import Any
 
+import psutil
+
 from atari_dqn.config.setting import ConfigError
 
 ANSWER_SECONDS = 5.0
@@ -31,6 +33,8 @@ def connect(address: str, *, object_store_memory: int | None = None, **given: An
         ConfigError: Ray is not installed, there is no cluster at `address`, or it runs other versions of Ray or Python.
     """
     check_address(address)
+    if address != "local":
+        _check_node(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing calls home
     import ray
 
@@ -63,8 +67,30 @@ def check_address(address: str) -> None:
     found = re.fullmatch(r"(?P<host>[^\s/]+):(?P<port>\d{1,5})", address)
     if found is None or int(found["port"]) > 65535:
         raise ConfigError(f"--cluster {address} is not an address; give HOST:PORT of the head, auto or local")
-    if fault := no_answer(found["host"], int(found["port"])):
+    if fault := no_answer(found["host"].strip("[]"), int(found["port"])):
         raise _no_cluster(address, fault)
+
+
+def _check_node(address: str) -> None:
+    """Raise `ConfigError` unless this machine runs a node of the cluster.
+
+    Ray itself would abort the process, or for `auto` wait for a cluster that ran here once.
+    """
+    heads = [
+        word.partition("=")[2]
+        for process in psutil.process_iter(["cmdline"])
+        for word in process.info["cmdline"] or ()
+        if word.startswith("--gcs-address=")
+    ]
+    if address == "auto":
+        if not heads:
+            raise _no_cluster(address, "no node of Ray's runs here")
+        return
+    port = address.rpartition(":")[2]  # ports alone are compared, as a head has several addresses
+    if not any(head.endswith(f":{port}") for head in heads):
+        raise ConfigError(
+            f"--cluster {address}: this machine is no node of that cluster; run ray start --address {address} first"
+        )
 
 
 def no_answer(host: str, port: int) -> str:
@@ -89,5 +115,5 @@ def _wrong_token(address: str, reason: str) -> ConfigError:
 
 def _no_cluster(address: str, reason: str) -> ConfigError:
     what = "no Ray cluster on this machine" if address == "auto" else f"no Ray cluster at {address}"
-    how = "start its head with: ray start --head, or use --cluster local"
+    how = "start its head as docs/cluster.md says, or use --cluster local"
     return ConfigError(f"--cluster: {what} ({reason}); {how}")

@@ -20,11 +20,12 @@ class StopRequest:
     `KeyboardInterrupt` if it is not to `kill`.
 
     SIGHUP, sent when the terminal closes, counts unless it is ignored, as under nohup. In a thread that is not the main
-    one there are no handlers, and the caller's own decide.
+    one there are no handlers, and the caller's own decide. One that is left in another thread than it was entered in,
+    which may not restore the former handlers, passes on the next signal and restores them then.
     """
 
     def __init__(self, *, kill: bool = True) -> None:
-        self._asked = self._breaks = False
+        self._asked = self._breaks = self._left = False
         self.signal: int | None = None
         """The first signal"""
         self._kill = kill
@@ -53,6 +54,10 @@ class StopRequest:
             self._breaks = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._left:
+            self.__exit__()
+            signal.raise_signal(number)
+            return
         if number == signal.SIGHUP:
             signal.signal(number, signal.SIG_IGN)  # a closing shell and its terminal both send one
             for stream in (sys.stdout, sys.stderr):  # writing to a closed terminal would raise
@@ -76,6 +81,9 @@ class StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            self._left = True
+            return
         for number, handler in self._former.items():
             if signal.getsignal(number) == self._handle:  # not for a SIGHUP that came: see `_handle`
                 signal.signal(number, handler or signal.SIG_DFL)

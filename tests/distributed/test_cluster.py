@@ -10,13 +10,13 @@ import pytest
 
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.distributed.cluster import Cluster
-from atari_dqn.distributed.versions import difference, versions
+from atari_dqn.envs.versions import difference, versions
 from tests.ray_nodes import Nodes, until
 from tests.test_train import SHORT, run
 
 
 def test_versions_name_what_must_be_equal() -> None:
-    found = versions("breakout")
+    found = versions(["breakout"])
     assert found.keys() == {
         "Python",
         "atari_dqn",
@@ -27,7 +27,7 @@ def test_versions_name_what_must_be_equal() -> None:
         "ROM of breakout",
     }
     assert "none" not in found.values()
-    assert "ROM of breakout" not in versions("")
+    assert "ROM of breakout" not in versions([])
     assert difference(found, found) == ""
     theirs = found | {"ale-py": "0.1", "ROM of breakout": "beef"}
     rom = found["ROM of breakout"]
@@ -69,7 +69,7 @@ def test_a_node_with_other_versions_is_refused_by_name(cluster: Cluster, nodes: 
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: ale-py\nVersion: 0.0.1\n")
     other = nodes.add(4, env_vars={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"})
-    ours = versions("")["ale-py"]
+    ours = versions([])["ale-py"]
     line = rf"node \S+ \({other.node_id[:6]}\) has ale-py 0.0.1 instead of {re.escape(ours)}"
     try:
         said: list[str] = []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.distributed.cluster import Node, check_room
-from atari_dqn.distributed.placement import crowd, runs, spread
+from atari_dqn.distributed.placement import crowd, ranges, spread
 
 CPUS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 40), min_size=1)
 
@@ -40,14 +40,14 @@ def test_without_free_cpus_workers_go_where_the_fewest_share_a_cpu() -> None:
 def test_every_worker_is_dealt_once_and_in_ranges(workers: set[int], free: dict[str, int]) -> None:
     ordered = sorted(workers)
     counts = crowd(len(ordered), {}, free)
-    dealt = runs(ordered, counts)
+    dealt = ranges(ordered, counts)
     assert sorted(index for _, mine in dealt for index in mine) == ordered
     for node, count in counts.items():
         assert sum(len(mine) for name, mine in dealt if name == node) == count
 
 
 def test_gaps_split_a_share() -> None:
-    assert runs([0, 1, 6, 7, 8], {"a": 3, "b": 2}) == [("a", range(2)), ("a", range(6, 7)), ("b", range(7, 9))]
+    assert ranges([0, 1, 6, 7, 8], {"a": 3, "b": 2}) == [("a", range(2)), ("a", range(6, 7)), ("b", range(7, 9))]
 
 
 @pytest.mark.parametrize(

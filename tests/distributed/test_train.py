@@ -9,7 +9,7 @@ import pytest
 
 from atari_dqn.runs.checkpoints import CheckpointStore
 from tests.faults.trainings import training
-from tests.ray_nodes import LIMIT, Nodes, processes_of, until
+from tests.ray_nodes import LIMIT, Nodes, is_gone, processes_of, until
 from tests.test_train import SHORT, run
 
 pytestmark = pytest.mark.ray
@@ -57,7 +57,7 @@ def test_no_process_outlives_a_killed_trainer(nodes: Nodes, tmp_path: Path) -> N
         assert len(family) >= 4
         harmed.signal(signal.SIGKILL)
         harmed.process.wait()
-        until(lambda: not any(process.is_running() and process.status() != "zombie" for process in family))
+        until(lambda: all(map(is_gone, family)))
 
 
 def test_nothing_outlives_a_killed_trainer_that_started_ray_itself(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_nothing_outlives_a_killed_trainer_that_started_ray_itself(tmp_path: Pat
         assert any("gcs_server" in process.name() for process in family)
         harmed.signal(signal.SIGKILL)
         harmed.process.wait()
-        until(lambda: not any(process.is_running() and process.status() != "zombie" for process in family))
+        until(lambda: all(map(is_gone, family)))
 
 
 def test_a_lost_head_ends_the_run_with_its_state_saved(tmp_path: Path) -> None:

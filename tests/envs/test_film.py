@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -81,6 +83,16 @@ def test_a_nature_game_begins_with_0_to_29_no_ops_and_a_machado_game_with_none()
     env.reset(seed=1)
     env.close()
     assert len(pictures) == 1
+
+
+def test_a_film_of_an_atari_game_prints_nothing() -> None:
+    """Its emulator's name and version came between the lines of a training. In a program that has none yet."""
+    program = (
+        "import types; from atari_dqn.envs.film import PROTOCOLS, make_emulator\n"
+        "make_emulator(types.SimpleNamespace(env_id='ALE/Breakout-v5'), PROTOCOLS['nature']).reset(seed=0)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_a_score_starts_after_the_no_ops() -> None:

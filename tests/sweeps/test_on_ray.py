@@ -17,9 +17,11 @@ import pytest
 
 from atari_dqn.cli.command import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.setting import ConfigError
 from atari_dqn.runs.checkpoints import load_weights
 from atari_dqn.runs.lock import is_training, locked
-from atari_dqn.sweeps.members import Member, last_line, progress
+from atari_dqn.sweeps.members import Member, cores_for, last_line, progress
+from atari_dqn.sweeps.plan import HIDDEN, OnRay, Plan
 from tests.faults.trainings import training
 from tests.ray_nodes import Nodes
 from tests.test_train import run
@@ -115,7 +117,7 @@ def test_too_many_cores_for_every_node_are_one_line(nodes: Nodes, tmp_path: Path
     command = [*SWEEP, *COMMON, "--sweep-dir", "swept", "--cluster", nodes.address, "--cpus-per-run", "99"]
     result = run(command, tmp_path, LIMIT)
     assert result.returncode == BAD_INPUT, result.stdout + result.stderr
-    assert result.stderr == "error: --cpus-per-run 99: the largest node has 4 cores\n"
+    assert result.stderr.startswith("error: no node has the 99 cores, 0 GPUs and 1.2 GB that a run needs (4 cores, 0 ")
     assert not list(tmp_path.iterdir())
 
 
@@ -136,7 +138,75 @@ def test_a_folder_that_a_node_does_not_share_is_refused(nodes: Nodes, tmp_path: 
     command = [*SWEEP, "--env-id", "CartPole-v1", "--cluster", nodes.address, "--sweep-dir", "/proc/self/cwd/swept"]
     result = run(command, tmp_path / "here", LIMIT)
     assert result.returncode == BAD_INPUT, result.stdout + result.stderr
-    assert "--sweep-dir /proc/self/cwd/swept is not shared: node " in result.stderr
+    assert re.fullmatch(
+        r"error: --cluster: node \S+ \(\S+\) sees another folder as --sweep-dir /proc/self/cwd/swept; choose .*\n",
+        result.stderr,
+    )
+
+
+def test_what_is_reserved_for_a_run_is_on_one_node() -> None:
+    """The most cores may be on a node without a GPU."""
+    from atari_dqn.sweeps.driver import resources
+
+    members = [Member("a/seed-1", TrainConfig())]  # eight workers
+    nodes = [{"Resources": {"CPU": cpus, "GPU": gpus, "memory": 8e9}} for cpus, gpus in ((64, 0), (4, 1))]
+    request = {"memory": {"a/seed-1": 1e9}}
+    assert resources(OnRay("auto", gpus_per_run=0.5), members, request, nodes) == {"cpu": 4, "gpu": 0.5, "memory": 1e9}
+    assert resources(OnRay("auto"), members, request, nodes)["cpu"] == cores_for(TrainConfig(), on_gpu=False)
+    with pytest.raises(
+        ConfigError, match=r"^no node has the 9 cores, 1 GPUs and 1.0 GB that a run needs \(64 cores, 0"
+    ):
+        resources(OnRay("auto", cpus_per_run=9, gpus_per_run=1), members, request, nodes)
+
+
+def test_a_trial_refuses_a_node_that_joined_without_the_folder_or_with_other_versions(tmp_path: Path) -> None:
+    from atari_dqn.sweeps.driver import share
+    from atari_dqn.sweeps.trial import node_fault
+
+    for name in ("ours", "theirs"):
+        (tmp_path / name / HIDDEN).mkdir(parents=True)
+    shared = share(Plan([Member("a/seed-1", TrainConfig())]), tmp_path / "ours")
+    assert "ROM of breakout" in shared["versions"]
+    assert node_fault(shared) == ""
+    assert node_fault(shared | {"root": str(tmp_path / "theirs")}).startswith("sees another folder as --sweep-dir ")
+    share(Plan([Member("a/seed-1", TrainConfig())]), tmp_path / "theirs")  # another sweep's
+    assert node_fault(shared | {"root": str(tmp_path / "theirs")}).startswith("sees another folder as --sweep-dir ")
+    other = shared | {"versions": shared["versions"] | {"torch": "0.1"}}
+    assert re.fullmatch(r"has torch \S+ instead of 0.1; install the same on all nodes", node_fault(other))
+
+
+def test_runs_on_a_late_node_with_other_versions_fail_by_name(tmp_path: Path) -> None:
+    metadata = tmp_path / "other" / "ale_py-0.0.1.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: ale-py\nVersion: 0.0.1\n")
+    flags = ["--env-id", "CartPole-v1", "--total-env-steps", "800", "--seeds", "3", "--cpus-per-run", "1"]
+    nodes = Nodes(1)
+    try:
+        where = ["--cluster", nodes.address, "--sweep-dir", "run", "--retries", "0"]
+        with training(tmp_path, [*SWEEP, *COMMON, *flags, *where]) as sweep:
+            sweep.until(lambda: "seed 1 started" in sweep.said, LIMIT)
+            nodes.add(1, env_vars={"PYTHONPATH": f"{metadata.parents[1]}:{Path(__file__).parents[2]}"})
+            assert sweep.end(LIMIT, 60) == FAILED, sweep.said
+    finally:
+        nodes.close()
+    assert re.search(r"CartPole-v1 seed 2 failed: node \S+ has ale-py 0.0.1 instead of ", sweep.said), sweep.said
+    assert "CartPole-v1 seed 1 done" in sweep.said
+
+
+def test_a_run_that_is_done_elsewhere_failed(tmp_path: Path) -> None:
+    """The board believes what nodes report; what counts is the checkpoint in the sweep's folder."""
+    from rich.console import Console
+
+    from atari_dqn.sweeps.on_ray import believe_checkpoints
+    from atari_dqn.sweeps.table import Board
+
+    members = [Member(f"a/seed-{seed}", TrainConfig().replace(seed=seed)) for seed in (1, 2)]
+    (tmp_path / "a/seed-1/checkpoints/100").mkdir(parents=True)
+    board = Board(Console(quiet=True), members)
+    for line, state in zip(board.lines.values(), ("done", "done"), strict=True):
+        line.state = state
+    believe_checkpoints(board, tmp_path)
+    assert [line.state for line in board.lines.values()] == ["done", "failed"]
 
 
 @pytest.mark.slow

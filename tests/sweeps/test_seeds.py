@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import signal
 import subprocess
 import time
@@ -60,7 +61,7 @@ def test_a_stop_reaches_all_and_the_same_command_goes_on_with_all(tmp_path: Path
     again = [*TRAIN, "--run-dir", "run", "--seeds", "2", "--total-env-steps", f"{stopped_at + 300}"]
     result = run(again, tmp_path, timeout=600)
     assert result.returncode == DONE, result.stdout + result.stderr
-    assert result.stdout.splitlines()[-1] == "to compare: python -m atari_dqn.compare run/seed-*"
+    assert re.fullmatch(r"to compare: \S+ -m atari_dqn.compare run/seed-\*", result.stdout.splitlines()[-1])
     assert sorted((tmp_path / "run").glob("seed-*")) == [tmp_path / "run/seed-1", tmp_path / "run/seed-2"]
     for seed in (1, 2):
         config = json.loads((tmp_path / f"run/seed-{seed}/config.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import signal
@@ -20,7 +21,7 @@ from atari_dqn.config.setting import ConfigError
 from atari_dqn.runs.checkpoints import load_weights
 from atari_dqn.runs.lock import locked
 from atari_dqn.sweeps import flags, plan
-from atari_dqn.sweeps.members import Member, Progress, is_done, progress
+from atari_dqn.sweeps.members import Member, Progress, command, is_done, progress
 from atari_dqn.sweeps.suites import SUITES
 from atari_dqn.sweeps.table import Board
 from atari_dqn.system.machine import usable_cores
@@ -83,7 +84,7 @@ def test_a_file_has_lists_and_settings_that_vary_together(capsys: pytest.Capture
 
 def test_settings_reach_the_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """Those of the file, those of another run below them, and those of flags above."""
-    make_run(Path("other"), "CartPole-v1", env_step=100)
+    make_run(Path("other"), "CartPole-v1", env_step=100, stop_score=9.0)
     Path("plan.toml").write_text('[base]\ngamma = 0.9\nn_step = 3\n[grid]\nactivation = ["relu", "silu"]\n')
     words = [
         "--config",
@@ -93,6 +94,8 @@ def test_settings_reach_the_runs(capsys: pytest.CaptureFixture[str]) -> None:
         "--n-step",
         "2",
         "--no-dueling",
+        "--stop-score",
+        "None",
         "--epsilon-at",
         "0",
         "0.1",
@@ -111,6 +114,7 @@ def test_settings_reach_the_runs(capsys: pytest.CaptureFixture[str]) -> None:
         (0, 0.1, 1),
     )
     assert config.learner == load_config(Path("other/config.json")).learner
+    assert config.run.stop_score is None
     assert {spec.kind for spec in specs.values()} == {"vector"}
 
 
@@ -162,6 +166,7 @@ def test_a_suite_is_its_games_with_its_settings() -> None:
         ("--env-id CartPole-v1 --sweep-dir swept", "is training in swept; choose another --sweep-dir"),
         ("--env-id pong --retries 0", "--retries is for Ray; add --cluster local"),
         ("--env-id pong breakout --cluster local --stop-early", "--stop-early compares scores of one game"),
+        ("--env-id pong --seeds 3 --cluster local --stop-early", "--stop-early would stop seeds of one setting"),
         ("--env-id pong --cluster local --search optuna", "--search optuna and the ranges of [search]"),
         ("--env-id pong --cluster local --trials 3", "add --search optuna"),
         ("--env-id pong --cluster 127.0.0.1:1", "no Ray cluster at 127.0.0.1:1"),
@@ -221,12 +226,26 @@ def test_a_plan_may_grow_and_is_kept_as_it_was(tmp_path: Path) -> None:
     made = plan.Plan(members, {"init_from": "x"}, {}, 3, ray)
     plan.save(made, tmp_path)
     assert plan.load(tmp_path) == made
-    more = plan.Plan([*members, Member("a/seed-3", TrainConfig())], on_ray=ray)
+    more = plan.Plan([*members, Member("a/seed-3", TrainConfig())], {"init_from": "x"}, on_ray=ray)
     assert plan.check_extends(more, made, tmp_path) == "1 runs more than before"
     assert plan.check_extends(made, made, tmp_path) == ""
     with pytest.raises(ConfigError, match=r"another plan: a/seed-2 would be left out; give --sweep-dir alone"):
         plan.check_extends(plan.Plan(members[:1], on_ray=ray), made, tmp_path)
-    early = plan.Plan(members, on_ray=plan.OnRay("auto", stop_early=True))
+    with pytest.raises(ConfigError, match="another plan: --init-from would not be the same in all runs"):
+        plan.check_extends(dataclasses.replace(more, flags={}), made, tmp_path)
+    length = {"total_env_steps": 10**8, "schedule_env_steps": 10**7}
+    longer = [dataclasses.replace(each, config=each.config.replace(**length)) for each in members]
+    assert plan.check_extends(dataclasses.replace(made, members=longer), made, tmp_path) == ""
+    faster = [dataclasses.replace(each, config=each.config.replace(learning_rate=1e-3)) for each in members]
+    with pytest.raises(ConfigError, match=r"another plan: --learning-rate of a/seed-1 was 0.0001, not 0.001; give"):
+        plan.check_extends(dataclasses.replace(made, members=faster), made, tmp_path)
+    search = dataclasses.replace(made, ranges={"n_step": [1, 3]}, on_ray=plan.OnRay("auto", search="optuna", trials=2))
+    with pytest.raises(ConfigError, match=r"^--trials is 2 in the plan that is kept; a search is not continued"):
+        plan.overridden(search, None, {"trials": 4})
+    assert plan.overridden(search, None, {"trials": 2, "cluster": "local"}).on_ray == plan.OnRay(
+        "local", search="optuna", trials=2
+    )
+    early = plan.Plan(members, {"init_from": "x"}, on_ray=plan.OnRay("auto", stop_early=True))
     with pytest.raises(ConfigError, match="--stop-early or --search nothing can be added"):
         plan.check_extends(early, made, tmp_path)
     with pytest.raises(ConfigError, match="no cluster"):
@@ -246,6 +265,12 @@ def test_a_member_is_done_when_a_checkpoint_has_all_its_steps(tmp_path: Path) ->
     make_run(tmp_path / "a/seed-1", "CartPole-v1", env_step=900)
     assert is_done(member, tmp_path)
     assert not is_done(Member("a/seed-1", TrainConfig().replace(total_env_steps=901)), tmp_path)
+
+
+def test_a_member_that_was_made_longer_keeps_its_knots_when_it_is_resumed(tmp_path: Path) -> None:
+    member = Member("a/seed-1", TrainConfig().replace(total_env_steps=900))
+    make_run(member.run_dir(tmp_path), "CartPole-v1", env_step=300, total_env_steps=900, schedule_env_steps=300)
+    assert "--schedule-env-steps" not in command(member, tmp_path, {})
 
 
 def test_progress_is_the_newest_whole_row(tmp_path: Path) -> None:

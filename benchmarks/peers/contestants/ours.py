@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-import torch
-
+from atari_dqn.agent.device import set_up_torch
 from atari_dqn.agent.schedules import Piecewise
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.envs.make import spec_of
@@ -18,7 +17,6 @@ def main() -> None:
     settings = json.loads(sys.argv[2])
     with Turns("atari-dqn") as turns:
         work = turns.work
-        torch.set_num_threads(work.torch_threads)
         config = TrainConfig().replace(
             env_id="ALE/Breakout-v5",
             num_workers=work.num_envs,
@@ -31,8 +29,10 @@ def main() -> None:
             learning_rate=work.learning_rate,
             seed=work.seed,
             device="cpu",
+            torch_threads=work.torch_threads,
             **settings,
         )
+        set_up_torch(config)
         trainer = local_trainer(config, spec_of(config.env))
         trainer.epsilon = Piecewise(((0, work.epsilon),))
         trainer.start()
