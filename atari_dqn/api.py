@@ -29,7 +29,8 @@ from atari_dqn.policy.source import Source, playable_source
 from atari_dqn.runs.directory import named, read_config
 from atari_dqn.runs.records import read_rows
 from atari_dqn.system.signals import StopRequest
-from atari_dqn.train import TrainCommand, begin_with, rows, with_settings
+from atari_dqn.train import TrainCommand, rows, with_settings
+from atari_dqn.training.beginning import begin_with
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -123,9 +124,8 @@ def _close() -> None:
 
 
 def _training(request: StopRequest, env_id: Any, arguments: Arguments) -> Generator[Row, None, Run]:
-    given: dict[str, Any] = {
-        name: value for name, value in {"env_id": env_id, **arguments}.items() if value is not None
-    }
+    asked = {"env_id": env_id, **arguments}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None or name == "stop_score"}
     metrics, verbose = given.pop("metrics", None), given.pop("verbose", False)
     with request:
         _, run_dir = yield from rows(_command(given), request, _console(verbose), metrics)
@@ -142,7 +142,7 @@ def _command(given: dict[str, Any]) -> TrainCommand:
     if scanned["preset"] not in (None, *get_args(Preset)):
         raise ConfigError(f"preset is {scanned['preset']!r:.60}; it must be one of {', '.join(get_args(Preset))}")
     total = str(given["total_env_steps"]) if "total_env_steps" in given else None
-    preset, default = begin_with(argparse.Namespace(**scanned, total_env_steps=total), None, "train")
+    preset, default = begin_with(argparse.Namespace(**scanned, total_env_steps=total, seeds=None), None, "train")
     return with_settings(from_dict(given, default), **(besides | {"preset": preset}))
 
 
@@ -215,11 +215,11 @@ class Run:
             self._source(checkpoint).load(resolve_device(device)),
             self.run_dir,
             _console(verbose),
-            episodes=episodes,
+            episodes=int(episodes),  # they are kept as JSON, which has no numbers of numpy
             protocol_names=(protocol,),
-            epsilons=(epsilon,),
+            epsilons=(float(epsilon),),
             num_workers=num_workers,
-            seed=seed,
+            seed=int(seed),
         )
         return result
 

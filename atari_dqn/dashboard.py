@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-from atari_dqn.cli.command import DONE, parse_flags, run_command
+from atari_dqn.cli.command import DONE, parse_flags, run_command, typed
 from atari_dqn.config.setting import Setting, help_from_settings
 from atari_dqn.labml.http import API
 from atari_dqn.labml.launch import PORT
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.das
         port = listener.getsockname()[1]
         app = make_app(port, data_dir)
         url = f"http://127.0.0.1:{port}"
-        print(f"dashboard: {url}\nto report to it: python -m atari_dqn.train --labml-url {url}{API}", flush=True)
+        print(f"dashboard: {url}\nto report to it: {typed()} -m atari_dqn.train --labml-url {url}{API}", flush=True)
         serve(app, listener)
     return DONE
 

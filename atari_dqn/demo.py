@@ -1,7 +1,7 @@
 """The command `python -m atari_dqn.demo`: is the machine ready, and what does a training look like?"""
 
 import dataclasses
-import subprocess
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ class DemoCommand:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.demo") -> int:
-    """Check, then train in a program of its own. Returns the exit code; raises `ConfigError` for bad input."""
+    """Check, then become the training. Returns the exit code if not ready; raises `ConfigError` for bad input."""
     command = parse_flags(DemoCommand, argv, prog=prog)
     from atari_dqn.diagnostics.checks import CHECKS, run_check
 
@@ -43,18 +43,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.dem
         for finding in run_check(check):
             ready &= finding.level != "error"
             say(console, f"{finding.level:<9}{finding.line(name)}")
-    if not ready:
-        say(console, "not ready: mend what is marked as an error above")
-        return FAILED
-    place = [] if command.run_dir is None else ["--run-dir", str(command.run_dir)]
-    words = [sys.executable, "-m", "atari_dqn.train", *CARTPOLE.split(), *place]
-    say(console, "\nready; a minute or two of CartPole: a pole that falls after 20 steps at first, and never at 500\n")
-    child = subprocess.Popen(words)
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:  # the terminal's reaches the training too, which saves its state and ends
-            continue
+    if ready:
+        say(console, "\nready; now CartPole, a minute or two: from games of 20 steps to games of 500\n")
+        sys.stdout.flush()
+        place = [] if command.run_dir is None else ["--run-dir", str(command.run_dir)]
+        words = [sys.executable, "-m", "atari_dqn.train", *CARTPOLE.split(), *place]
+        os.execv(sys.executable, words)  # this process becomes the training, which signals then reach
+    say(console, "not ready: fix what is marked as an error above")
+    return FAILED
 
 
 if __name__ == "__main__":

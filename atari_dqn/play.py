@@ -22,7 +22,7 @@ EPISODES = 10
 class PlayCommand:
     """Film whole games of a trained network.
 
-    Writes RUN/videos/<env step>-<protocol>-seed<seed>.mp4: every picture of the game, including those that the network
+    Writes RUN/videos/<env step>[-<protocol>]-seed<seed>.mp4: every picture of the game, also those that the network
     does not see, in colour and at natural speed (Atari: 60 a second), with the network's Q values beside it. Ctrl-C or
     SIGTERM ends the video early and keeps it.
     """

@@ -6,7 +6,6 @@ The order matters: all input is checked before torch is imported, a worker start
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import os
@@ -20,20 +19,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from atari_dqn.cli.command import CommandFailed, parse_flags, run_command, whole
+from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.derived import Derived, derive
-from atari_dqn.config.presets import ABOUT, PRESETS, Preset, auto
+from atari_dqn.config.objects import remember
+from atari_dqn.config.presets import ABOUT, Preset
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
-from atari_dqn.envs.ids import is_atari
 from atari_dqn.labml import launch
 from atari_dqn.monitoring.views import Row, result_of
-from atari_dqn.runs.directory import check_run_dir, is_run_dir, named, new_run_dir, read_config, seeds_in
+from atari_dqn.runs.directory import check_run_dir, is_run_dir, named, new_run_dir
 from atari_dqn.runs.edits import Inbox, recorded_edits
-from atari_dqn.runs.lock import check_not_training, locked
-from atari_dqn.system.machine import is_out_of_memory, usable_cores
+from atari_dqn.runs.lock import locked
+from atari_dqn.system.machine import is_out_of_memory
 from atari_dqn.system.signals import StopRequest
+from atari_dqn.training.beginning import settings_before_flags
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,8 +116,8 @@ def main(
     if shown and stop.signal in (None, signal.SIGINT):  # one who ends the terminal or the machine does not wait
         from atari_dqn.ending.ending import conclude
 
-        with StopRequest() as skip, skip.breaking():
-            conclude(run_dir, console)
+        with StopRequest() as skip:
+            conclude(run_dir, console, code == DONE, skip.asked)
     return code
 
 
@@ -148,15 +148,17 @@ def rows(
         stop.check()
         began = time.time_ns()
         with _cluster(command, config, console, stop) as cluster, locked(run_dir):
+            remember(run_dir, config)
             from atari_dqn.training.summary import exploration_warning, image_warning, summary
 
-            console.print(summary(config, spec, derived, run_dir), highlight=False)
-            if command.preset != "auto" and is_run_dir(run_dir):
+            resumes, preset = is_run_dir(run_dir), ""
+            if command.preset not in ("auto", "paper") and not resumes:
+                preset = f"{command.preset}: {ABOUT[command.preset]}; --preset begins with others"
+            console.print(summary(config, spec, derived, run_dir, preset), highlight=False)
+            if command.preset != "auto" and resumes:
                 say(console, "--preset ignored: this run already has settings")
-            elif command.preset not in ("auto", "paper"):
-                say(console, f"preset {command.preset}: {ABOUT[command.preset]}; --preset begins with others")
             for line in (*changed, *image_warning(spec), *exploration_warning(config, derived)):
-                say(console, line)
+                say(console, line, wrap=True)
             if command.replay_edits and not repeated:
                 say(console, f"--replay-edits {command.replay_edits} has no edit to repeat")
             check_room(config, spec, derived)
@@ -261,65 +263,14 @@ def _dashboard(command: TrainCommand, console: Console, stop: StopRequest) -> It
 
 
 def _parse(argv: Sequence[str] | None, default: TrainConfig | None, prog: str) -> TrainCommand:
-    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    scan.add_argument("--config", type=Path, nargs="?")
-    scan.add_argument("--run-dir", "--run_dir", type=Path, nargs="?", default=default and default.run.run_dir)
-    for name in ("preset", "env-id", "device", "total-env-steps"):
-        scan.add_argument(f"--{name}", f"--{name.replace('-', '_')}", nargs="?")
-    given = scan.parse_known_args(argv)[0]
-    chosen, default = begin_with(given, default, prog)
-    return parse_flags(TrainCommand, argv, prog=prog, default=with_settings(default, preset=chosen))
+    preset, config = settings_before_flags(argv, default, prog)
+    return parse_flags(TrainCommand, argv, prog=prog, default=with_settings(config, preset=preset))
 
 
 def with_settings(config: TrainConfig, **given: Any) -> TrainCommand:
     """A command with these settings, and what else is given to it."""
     sections = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
     return TrainCommand(**sections, **given)
-
-
-def begin_with(given: argparse.Namespace, default: TrainConfig | None, prog: str) -> tuple[Preset, TrainConfig]:
-    """The settings of `--config`, of the run in `--run-dir` or of a preset, which flags then override."""
-    runs: list[Path] = []
-    if given.run_dir is not None:
-        place = _expanded(given.run_dir)
-        check_not_training(place)  # before anything slow: starting a run twice is an error worth hearing at once
-        runs = [place] if is_run_dir(place) else seeds_in(place)
-    if given.preset and (given.config is not None or default is not None):
-        raise ConfigError(f"--preset {given.preset}: {'--config' if given.config else prog} has settings of its own")
-    if given.config is not None:
-        # The other run keeps its directory: only its settings are wanted.
-        found = named(_expanded(given.config), takes="run seeds file", prefix="--config ")
-        default = found.settings().replace(run_dir=None)
-    elif runs:
-        default = read_config(runs[0]).replace(run_dir=given.run_dir)
-    return _preset(given) if default is None else ("auto", default)
-
-
-def _preset(given: argparse.Namespace) -> tuple[Preset, TrainConfig]:
-    """The preset that the scanned flags ask for, and its settings; a mistake in a flag is left to the parser."""
-    from atari_dqn.envs.make import resolve_env_id
-
-    default = TrainConfig()
-    name: Preset = given.preset or "auto"
-    if name == "auto":
-        name = auto(given.device)
-    atari = True
-    with contextlib.suppress(ConfigError, ValueError, OverflowError):
-        total = whole(given.total_env_steps or str(default.run.total_env_steps))
-        atari = is_atari(resolve_env_id(given.env_id or default.env.env_id))
-        if name in PRESETS and total > 0 and atari:
-            return name, PRESETS[name](usable_cores(), total)
-    if given.preset in ("cpu", "gpu") and not atari:
-        raise ConfigError(f"--preset {name} is for Atari games; leave it out for {given.env_id}")
-    return "auto", default
-
-
-def _expanded(path: Path) -> Path:
-    """Expand `~` as `parse_flags`. Raises `ConfigError` for an unknown user."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ConfigError(f"{path}: unknown user") from None
 
 
 if __name__ == "__main__":

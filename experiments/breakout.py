@@ -1,9 +1,7 @@
 """Breakout to a score near 400, on one GPU or overnight on a good CPU.
 
 Source: the settings are ours. They are the defaults (prioritized replay, dueling double network, one update of 32
-transitions per 4 env steps) with n-step 3, a replay of a million transitions (7.4 GB) and beta constant at 0.4: as beta
-approaches 1, the importance weights, which are divided by the largest in the replay, leave almost no gradient (see
-experiments/LOG.md).
+transitions per 4 env steps) with n-step 3, a replay of a million transitions (7.4 GB) and beta constant at 0.4.
 
 Expected: 350 to 400 under the `nature` protocol after 10 million env steps (40 million frames), in 13 hours on two
 cores. There CleanRL's DQN has 367 +- 40 and SB3-Zoo's 358; the DQN of Mnih et al. 2015 has 401 after 200 million

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -43,6 +45,20 @@ def _the_same_whatever_ran_before() -> None:
     torch.set_flush_denormal(False)
     torch.backends.cudnn.allow_tf32 = True
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def popen() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`subprocess.Popen` with text, whose processes end with the test even where it fails."""
+    with contextlib.ExitStack() as ends:
+
+        def start(*words: Any, **given: Any) -> subprocess.Popen[str]:
+            process = subprocess.Popen(*words, text=True, **given)
+            ends.callback(process.wait)
+            ends.callback(process.kill)
+            return process
+
+        yield start
 
 
 @pytest.fixture(scope="session")

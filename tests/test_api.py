@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -19,14 +20,17 @@ from rich.console import Console
 import atari_dqn
 from atari_dqn.cli.command import BAD_INPUT
 from atari_dqn.cli.output import StatusLine
+from atari_dqn.config import objects
 from atari_dqn.config.keywords import Settings
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import settings
+from atari_dqn.envs.make import register, registration, spec_of
 from atari_dqn.monitoring.terminal import Terminal
 from atari_dqn.monitoring.views import Row
 from atari_dqn.policy.source import check_modules
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
 from atari_dqn.runs.directory import read_config
+from atari_dqn.train import _parse
 from tests import test_train
 
 
@@ -194,6 +198,16 @@ def test_a_value_of_another_type_is_refused(given: dict[str, Any], message: str)
     assert str(raised.value) == message
 
 
+def test_a_score_to_stop_at_may_be_taken_back(tmp_path: Path) -> None:
+    arguments = SMALL | {"run_dir": tmp_path / "a", "total_env_steps": np.int64(2_000)}
+    made = atari_dqn.train("CartPole-v1", stop_score=1.0, **arguments)
+    reached = made.rows[-1]["env_step"]
+    assert reached < 2_000
+    assert atari_dqn.train(run_dir=made.run_dir, stop_score=None).rows[-1]["env_step"] >= 2_000
+    assert made.config.run.stop_score is None
+    assert _parse(["--stop-score", "None"], TrainConfig().replace(stop_score=1.0), "").run.stop_score is None
+
+
 def test_nothing_is_printed_unless_asked(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     atari_dqn.train("CartPole-v1", run_dir=tmp_path / "a", total_env_steps=100, **SMALL)
     assert capfd.readouterr() == ("", "")
@@ -261,6 +275,27 @@ def test_the_loop_may_be_left(tmp_path: Path) -> None:
     assert steps[-1] >= 1_000
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler, which a program that a shell started in the background has not."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_loop_that_another_thread_closes_leaves_ctrl_c_as_it_was(tmp_path: Path) -> None:
+    rows = atari_dqn.training("CartPole-v1", run_dir=tmp_path / "a", total_env_steps=10_000, **SMALL)
+    next(rows)
+    thread = threading.Thread(target=rows.close)
+    thread.start()
+    thread.join()
+    assert CheckpointStore(tmp_path / "a").steps()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
 def test_ctrl_c_saves_and_raises(tmp_path: Path) -> None:
     program = (
         "import atari_dqn, os, signal\n"
@@ -279,7 +314,8 @@ def test_ctrl_c_saves_and_raises(tmp_path: Path) -> None:
 
 
 def test_a_run_is_evaluated_drawn_and_filmed(small: atari_dqn.Run) -> None:
-    result = small.evaluate(episodes=3, num_workers=1)
+    numbers: dict[str, Any] = {"seed": np.int64(3), "epsilon": np.float32(0.5), "episodes": np.int64(3)}
+    result = small.evaluate(num_workers=1, **numbers)
     assert len(result.returns) == 3
     (row,) = map(json.loads, (small.run_dir / "evaluations.jsonl").read_text().splitlines())
     assert row["mean"] == result.mean
@@ -354,6 +390,76 @@ def test_a_module_s_own_parts_are_known_to_every_command(tmp_path: Path) -> None
     assert result.returncode == 0, result.stderr
     with pytest.raises(atari_dqn.ConfigError, match="trained with parts:network, and a file is not trusted"):
         atari_dqn.Policy.load(tmp_path / "out" / "policy.safetensors")
+
+
+def wide(width: int) -> Any:
+    return lambda shape: torch.nn.Linear(shape[0], width)
+
+
+def test_each_run_has_its_own_of_two_functions_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = atari_dqn.training(
+        "CartPole-v1", network=wide(3), run_dir=tmp_path / "3", **SMALL | {"total_env_steps": 600}
+    )
+    next(first)
+    atari_dqn.train("CartPole-v1", network=wide(5), run_dir=tmp_path / "5", **SMALL | {"total_env_steps": 300})
+    list(first)
+    for name in ("3", "5"):
+        run = atari_dqn.Run(tmp_path / name)
+        assert run.policy.q_values([[0.0] * 4]).shape == (1, 2)
+        assert weights_of(run.run_dir)["trunk.own.weight"].shape == (int(name), 4)
+        assert atari_dqn.train(run_dir=run.run_dir, total_env_steps=700).rows[-1]["env_step"] >= 700
+        monkeypatch.setattr(objects, "_received", {})
+        network = run.config.network.network
+        register(registration(spec_of(run.config.env), network))
+        assert network == str(network) == "tests.test_api:wide.locals.lambda"
+        assert objects.named("network", str(network))((4,)).out_features == int(name), "in another process"
+
+
+def test_a_process_without_the_function_of_a_run_says_so(tmp_path: Path) -> None:
+    atari_dqn.train("CartPole-v1", network=wide(3), run_dir=tmp_path / "a", total_env_steps=300, **SMALL)
+    other = {**SMALL, "run_dir": str(tmp_path / "b"), "total_env_steps": 300}
+    program = (
+        "import atari_dqn\nfrom tests.test_api import wide\n"
+        f"atari_dqn.train('CartPole-v1', network=wide(5), **{other})\n"
+        "for use in (lambda at: atari_dqn.train(run_dir=at), lambda at: atari_dqn.Run(at).policy):\n"
+        f"    try:\n        use({str(tmp_path / 'a')!r})\n"
+        "    except atari_dqn.ConfigError as error:\n        print(error)\n"
+    )
+    result = run([sys.executable, "-c", program], Path.cwd())
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith("--network tests.test_api:wide.locals.lambda: cannot import it (AttributeError")
+        assert line.endswith("give it there again: atari_dqn.train(network=...)")
+
+
+def dropped(shape: tuple[int, ...]) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(shape[0], 16), torch.nn.Dropout(0.5))
+
+
+def test_dropout_is_the_same_again_and_acts_in_the_loss_alone(tmp_path: Path) -> None:
+    arguments = SMALL | {"network": dropped, "deterministic": True, "total_env_steps": 600}
+    seen: list[bool] = []
+
+    def metrics(row: Row, network: torch.nn.Module) -> dict[str, float]:
+        seen.append(network.training)
+        return {}
+
+    found: list[dict[str, torch.Tensor]] = []
+    for name, more in (("a", {}), ("b", {"eval_interval": 300, "eval_episodes": 2, "metrics": metrics})):
+        torch.manual_seed(len(found))
+        atari_dqn.train("CartPole-v1", run_dir=tmp_path / name, **(arguments | more))
+        found.append(weights_of(tmp_path / name))
+    assert equal(*found)
+    assert seen
+    assert not any(seen)
+    atari_dqn.train("CartPole-v1", run_dir=tmp_path / "c", stop=lambda row: row["env_step"] >= 400, **arguments)
+    torch.manual_seed(5)
+    run = atari_dqn.train(run_dir=tmp_path / "c")
+    assert equal(weights_of(tmp_path / "c"), found[0])
+    observation = [[0.1, 0.2, 0.3, 0.4]]
+    assert (run.policy.q_values(observation) == run.policy.q_values(observation)).all()
 
 
 def flat(shape: tuple[int, ...]) -> torch.nn.Module:

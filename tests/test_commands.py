@@ -12,7 +12,7 @@ import pytest
 
 from atari_dqn import __version__, evaluate, play
 from atari_dqn.__main__ import COMMANDS, run
-from atari_dqn.cli.command import parse_flags
+from atari_dqn.cli.command import parse_flags, typed
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from tests.run_dirs import log, make_run, make_settings, python, refusals
@@ -181,3 +181,20 @@ def test_a_missing_checkpoint_is_named(command: Any, tmp_path: Path) -> None:
 def test_importing_a_command_does_not_import_torch_which_every_worker_would_pay_for() -> None:
     probe = "import sys, atari_dqn.evaluate, atari_dqn.play; sys.exit('torch' in sys.modules)"
     assert python("-c", probe).returncode == 0
+
+
+def test_what_is_to_be_typed_next_is_found_by_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian has no `python`, and the environment that `make train` makes is not activated."""
+    folder = tmp_path / "my code/.venv/bin"
+    folder.mkdir(parents=True)
+    for name in ("python", "tensorboard"):
+        (folder / name).touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "my code")
+    assert (typed(), typed("tensorboard")) == (".venv/bin/python", ".venv/bin/tensorboard")
+    monkeypatch.chdir(tmp_path)
+    assert typed() == "'my code/.venv/bin/python'"
+    monkeypatch.setenv("PATH", str(folder))
+    assert (typed(), typed("tensorboard")) == ("python", "tensorboard")
+    assert typed("elsewhere") == "elsewhere"

@@ -38,11 +38,13 @@ def training(dashboard_server: DashboardProcess, tmp_path: Path) -> Iterator[tup
     process = subprocess.Popen(
         [*command, "--labml-url", dashboard_server.api_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None
-    page = next(line.split()[-1] for line in process.stdout if line.startswith("watch and tune at"))
-    yield run_dir, page
-    process.terminate()
-    process.communicate()
+    try:
+        assert process.stdout is not None
+        page = next(line.split()[-1] for line in process.stdout if line.startswith("watch and tune at"))
+        yield run_dir, page
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 def shot(driver: Chrome, name: str) -> None:

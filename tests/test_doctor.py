@@ -38,7 +38,7 @@ def test_a_machine_that_is_ready_gets_settings_that_are_valid(tmp_path: Path) ->
     for text in ("suggested:", "measured:", "env steps/s", "an hour", "load: ", "--preset cpu"):
         assert text in result.stdout, text
     words = shlex.split(result.stdout.splitlines()[-1])
-    assert words[:3] == ["python", "-m", "atari_dqn.train"]
+    assert words[1:3] == ["-m", "atari_dqn.train"]
     command = _parse(words[3:], None, "train")
     TrainConfig(env=command.env, replay=command.replay, learner=command.learner).validate()
     assert list(tmp_path.iterdir()) == [], "no file is left behind"
@@ -57,6 +57,19 @@ def test_a_library_that_cannot_be_imported_is_an_error_and_the_other_checks_run(
     for name in checks.CHECKS:
         assert f" {name} " in result.stdout
     assert result.stdout.splitlines()[-1].startswith("not ready: ")
+
+
+def test_a_finding_is_broken_between_words_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = Finding("warning", "4.2 GB free; a run takes 1.2 GB, and the replay 3.7", "use less --replay-capacity")
+    indent = " " * 24
+    assert finding.line("memory") == f"memory         {finding.text}\n{indent}-> {finding.remedy}"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "64")
+    assert finding.line("memory").splitlines() == [
+        "memory         4.2 GB free; a run takes 1.2 GB, and the",
+        f"{indent}replay 3.7",
+        f"{indent}-> use less --replay-capacity",
+    ]
 
 
 def distribution(place: Path, name: str, version: str, *requires: str) -> None:

@@ -136,7 +136,7 @@ def test_every_reader_loads_the_checkpoint_that_is_asked_for_and_the_newest_by_n
         quick = ["--episodes", "1", "--num-workers", "1", "--epsilon", "0", "--checkpoint", which]
         assert evaluate.main([str(run_dir), *quick]) == play.main([str(run_dir), "--checkpoint", which]) == 0
         assert read_rows(run_dir / "evaluations.jsonl")[-1]["env_step"] == step
-        assert (run_dir / "videos" / f"{step}-nature-seed0.mp4").exists()
+        assert (run_dir / "videos" / f"{step}-seed0.mp4").exists()
 
 
 @pytest.mark.parametrize("inside", ["config.json", "checkpoints", "checkpoints/5000", "checkpoints/best"])

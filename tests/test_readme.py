@@ -143,6 +143,8 @@ def test_every_command_left_out_is_in_a_page(start: str) -> None:
 
 def run_as_main(module: str, arguments: list[str]) -> int:
     """The exit code of `python -m module arguments`, in this process: what it imports is imported already."""
+    if module == "atari_dqn.demo":  # it becomes the training
+        return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", [module, *arguments])
         warnings.simplefilter("ignore", RuntimeWarning)  # runpy warns about a module that is imported already
@@ -255,8 +257,8 @@ def test_the_readmes_scores_are_those_of_the_race() -> None:
     (_, *hours), *rows = table_below("Score against core-hours")
     assert rows
     for name, *cells in rows:
-        (contestant,) = re.findall(r"^`([\w-]+)`:", name)
-        file = ROOT / "experiments/results/race" / f"{contestant}-breakout-1" / "points.jsonl"
+        ((contestant, seed),) = re.findall(r"^`([\w-]+)` (\d):", name)
+        file = ROOT / "experiments/results/race" / f"{contestant}-breakout-{seed}" / "points.jsonl"
         points = [json.loads(line) for line in file.read_text().splitlines()]
         scores = {f"{point['mark']:g}": f"{point['mean']:.1f}" for point in points}
         assert cells == [scores.get(hour, "") for hour in hours]

@@ -11,11 +11,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from atari_dqn.cli.command import DONE
+from atari_dqn.config.derived import derive
 from atari_dqn.config.presets import PRESETS
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
@@ -138,11 +140,11 @@ def test_a_reader_that_leaves_does_not_end_the_training(tmp_path: Path) -> None:
     assert rows(tmp_path / "run")[-1]["env_step"] >= 400
 
 
-def test_ctrl_c_saves_the_state_and_says_so_in_one_line(tmp_path: Path) -> None:
+def test_ctrl_c_saves_the_state_and_says_so_in_one_line(
+    tmp_path: Path, popen: Callable[..., subprocess.Popen[str]]
+) -> None:
     command = [*SHORT, "--run-dir", "run", "--total-env-steps", "1000000"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
@@ -192,6 +194,13 @@ def test_an_atari_game_begins_with_the_preset_for_the_machine(tmp_path: Path, mo
     assert begun_with("--preset", "paper") == ("paper", TrainConfig())
 
 
+def test_of_several_seeds_no_clips_are_made_unless_asked() -> None:
+    alone, several = begun_with("--preset", "cpu")[1], begun_with("--preset", "cpu", "--seeds", "2")[1]
+    assert several == alone.replace(record_interval=0) != alone
+    assert begun_with("--preset", "cpu", "--seeds", "2", "--record-interval", "7")[1].run.record_interval == 7
+    assert begun_with("--preset", "cpu", "--seeds", "1")[1] == alone
+
+
 def test_settings_from_elsewhere_have_no_preset(tmp_path: Path) -> None:
     assert begun_with("--env-id", "CartPole-v1") == ("auto", TrainConfig().replace(env_id="CartPole-v1"))
     assert begun_with(default=TrainConfig().replace(n_step=9)) == ("auto", TrainConfig().replace(n_step=9))
@@ -207,6 +216,22 @@ def test_settings_from_elsewhere_have_no_preset(tmp_path: Path) -> None:
         begun_with("--preset", "gpu", default=TrainConfig())
     with pytest.raises(ConfigError, match="--preset cpu is for Atari games; leave it out for CartPole-v1"):
         begun_with("--env-id", "CartPole-v1", "--preset", "cpu")
+
+
+@pytest.mark.parametrize("total", ["600", "200"])
+def test_a_run_that_is_resumed_with_another_length_keeps_its_knots_where_they_were(total: str, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    make_settings(run_dir, "ALE/Pong-v5", total_env_steps=300, epsilon_values=(1.0, 0.1), epsilon_at=(0.0, 1.0))
+    assert begun_with("--run-dir", str(run_dir), "--total-env-steps", "3e2")[1].run.schedule_env_steps == 0
+    config = begun_with("--run-dir", str(run_dir), "--total-env-steps", total)[1]
+    assert config.run.total_env_steps == int(total)
+    assert derive(config, 7056).epsilon_knots == ((0, 1.0), (300, 0.1))
+    (run_dir / "config.json").write_text(json.dumps(config.to_dict()))
+    assert derive(begun_with("--run-dir", str(run_dir), "--total-env-steps", "900")[1], 7056).epsilon_knots[1][0] == 300
+    own = begun_with("--run-dir", str(run_dir), "--total-env-steps", "900", "--schedule-env-steps", "0")[1]
+    assert derive(own, 7056).epsilon_knots[1][0] == 900
+    like = begun_with("--config", str(run_dir / "config.json"), "--schedule-env-steps", "0", "--total-env-steps", "50")
+    assert derive(like[1], 7056).epsilon_knots[1][0] == 50
 
 
 def test_a_preset_is_not_claimed_for_a_run_that_has_settings(

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,14 +35,16 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     run_dir = tmp_path_factory.mktemp("runs") / "run"
     command = [*SHORT, "--run-dir", str(run_dir), "--total-env-steps", "100000000", "--log-interval", "50"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (run_dir / "metrics.jsonl").exists() or not rows(run_dir):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    yield run_dir
-    process.terminate()
-    process.communicate()
+    try:
+        deadline = time.monotonic() + 60
+        while not (run_dir / "metrics.jsonl").exists() or not rows(run_dir):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield run_dir
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 def next_row(run_dir: Path, after: Edit) -> dict[str, float]:
@@ -187,13 +189,13 @@ def test_a_run_directory_that_cannot_be_written_to_is_one_line(tmp_path: Path) -
     assert "cannot write to" in line
 
 
-def test_ctrl_c_withdraws_the_edit(tmp_path: Path) -> None:
+def test_ctrl_c_withdraws_the_edit(tmp_path: Path, popen: Callable[..., subprocess.Popen[str]]) -> None:
     (tmp_path / "config.json").write_text("{}")
     with locked(tmp_path):
         # A process started in a shell's background ignores SIGINT, and so do its children.
         obey = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         command = [sys.executable, "-m", "atari_dqn.tune", str(tmp_path), "beta=1"]
-        asking = subprocess.Popen(command, preexec_fn=obey)
+        asking = popen(command, preexec_fn=obey)
         deadline = time.monotonic() + 60
         while not list((tmp_path / INBOX).glob("*.json")):
             assert time.monotonic() < deadline

@@ -56,8 +56,9 @@ class Learner:
 
     `online` and `target` are float32, because the steps of Adam and of Polyak averaging are too small for bfloat16.
     `policy`, the online network in the run's precision, computes the updates and plays; `target_policy` is its
-    counterpart. `learning_rate` and `max_grad_norm` are 0-dim tensors and `target_update_interval` is an int; the next
-    update reads them. `updates` counts gradient steps, skipped ones included.
+    counterpart. All are in evaluation mode, but for the loss of a user's network. `learning_rate` and `max_grad_norm`
+    are 0-dim tensors and `target_update_interval` is an int; the next update reads them. `updates` counts gradient
+    steps, skipped ones included.
 
     `phase` is called with the name of each part of an update (learner/sample, loss, backward, clip, optimizer,
     priorities, target_sync) and returns a context manager around it; replace it to time them.
@@ -78,10 +79,12 @@ class Learner:
         # Drawn on the CPU for any device, so that a seed gives the same initial weights everywhere.
         with torch.random.fork_rng(devices=()):
             torch.default_generator.manual_seed(seed)
-            self.online = make_net().to(device)
+            self.online = make_net().to(device).eval()
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         self.policy = in_precision(self.online, precision)
         self.target_policy = in_precision(self.target, precision)
+        self._seed = seed
+        self._values: Callable[[Tensor], Tensor] = self._in_training_mode if self.online.is_own else self.policy
         self.replay = replay
         self.config = config
         self.device = device
@@ -149,8 +152,19 @@ class Learner:
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, a scalar with its graph, and without gradient the TD errors and the target values, both [B]."""
         target = self._target_values(batch)
-        error = td_error(self.policy(batch.obs), batch.actions, target)
+        error = td_error(self._values(batch.obs), batch.actions, target)
         return weighted_loss(error, batch.weights, self._per_sample), error.detach(), target
+
+    def _in_training_mode(self, obs: Tensor) -> Tensor:
+        """The policy's Q values with a user's Dropout on; on a CPU its draws depend on the seed and `updates` alone."""
+        with torch.random.fork_rng(devices=()):
+            torch.default_generator.manual_seed(self._seed + self.updates)
+            self.policy.train()
+            try:
+                q: Tensor = self.policy(obs)
+            finally:
+                self.policy.eval()
+        return q
 
     def _backward(self, loss: Tensor) -> None:
         self.policy.zero_grad()

@@ -30,11 +30,15 @@ class QNetwork(nn.Module):
     Both streams of a dueling head read the same features, so their hidden layers are one matrix product.
     """
 
+    is_own = False
+    """Whether some layers are a user's, which may act differently in training mode"""
+
     def __init__(self, spec: ObservationSpec, config: NetworkConfig) -> None:
         super().__init__()
         self.spec, self.config = spec, config
         self.trunk = trunk = make_trunk(spec, config)
         self.activation = trunk.activation
+        self.is_own = ":" in config.network
         self.dueling = config.dueling
         features, width = trunk.features, trunk.hidden
         self.shared: nn.Module = nn.Identity()
@@ -73,7 +77,7 @@ class QNetwork(nn.Module):
         """The plain network with a copy of these weights, on the CPU."""
         plain = ReferenceNetwork(self.spec, self.config)
         plain.load_state_dict(self.to_reference(self.state_dict()))
-        return plain
+        return plain.train(self.training)
 
     def to_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state_dict of this network, or gradients by name, as the reference network names and arranges them."""

@@ -7,6 +7,7 @@ state saved. Nothing here imports torch, so that bad input is answered at once.
 import inspect
 import io
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -82,6 +83,18 @@ def _description(schema: type) -> str:
     width = shutil.get_terminal_size().columns
     wrap = textwrap.TextWrapper(width, initial_indent=" ", subsequent_indent=" ", break_on_hyphens=False)
     return "\n".join(map(wrap.fill, paragraphs))
+
+
+def typed(program: str = "") -> str:
+    """How the user starts a program of this Python's environment, or this Python: by its name where the shell finds
+    this one, else by its path. Debian has no `python`, and an environment need not be activated.
+    """
+    python = Path(sys.executable or "python")
+    own = python.with_name(program or python.name)
+    if not own.exists() or shutil.which(own.name) == str(own):
+        return own.name
+    here = Path.cwd()
+    return shlex.quote(str(own.relative_to(here) if own.is_relative_to(here) else own))
 
 
 def run_command(command: Callable[[], int | None]) -> NoReturn:

@@ -28,6 +28,11 @@ def count(value: float) -> str:
     return _special(value) or f"{value:,.0f}"
 
 
+def plural(number: int, noun: str) -> str:
+    """`1, "worker"` -> `1 worker`; `2, "worker"` -> `2 workers`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def _special(value: float) -> str:
     return "never" if math.isinf(value) else "–" if math.isnan(value) else ""
 

@@ -71,9 +71,9 @@ def redraws(console: Console) -> bool:
     return console.is_terminal and not console.quiet
 
 
-def say(console: Console, text: str) -> None:
-    """Print text as it is: no wrapping, no highlighting."""
-    console.print(text, highlight=False, soft_wrap=True)
+def say(console: Console, text: str, *, wrap: bool = False) -> None:
+    """Print text without highlighting; with `wrap`, a terminal breaks long lines between words."""
+    console.print(text, highlight=False, soft_wrap=not (wrap and console.is_terminal))
 
 
 class StatusLine:

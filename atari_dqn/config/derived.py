@@ -42,7 +42,7 @@ def derive(config: TrainConfig, frame_bytes: int) -> Derived:
     replay_bytes = round(slots * (frame_bytes + RING_BYTES) + config.replay.replay_capacity * TREE_BYTES)
     ratio = _exactly(config.learner.replay_ratio)
     per_update = Fraction(config.learner.batch_size) / ratio if ratio else Fraction(0)
-    total = config.run.total_env_steps
+    total, scheduled = config.run.total_env_steps, config.schedule_length
     return Derived(
         num_envs=config.num_envs,
         rows=rows,
@@ -53,9 +53,9 @@ def derive(config: TrainConfig, frame_bytes: int) -> Derived:
         target_sync_env_steps=per_update * config.learner.target_update_interval,
         epsilon_knots=()
         if config.exploration.epsilon_decay
-        else _knots(config.exploration.epsilon_values, config.exploration.epsilon_at, total),
-        beta_knots=_knots(config.replay.beta_values, config.replay.beta_at, total),
-        learning_rate_knots=_knots(config.learner.learning_rate_factors, config.learner.learning_rate_at, total),
+        else _knots(config.exploration.epsilon_values, config.exploration.epsilon_at, scheduled),
+        beta_knots=_knots(config.replay.beta_values, config.replay.beta_at, scheduled),
+        learning_rate_knots=_knots(config.learner.learning_rate_factors, config.learner.learning_rate_at, scheduled),
     )
 
 
@@ -72,5 +72,5 @@ def _exactly(ratio: float) -> Fraction:
     return Fraction(str(ratio))
 
 
-def _knots(values: tuple[float, ...], at: tuple[float, ...], total: int) -> tuple[tuple[float, float], ...]:
-    return tuple((fraction * total, value) for fraction, value in zip(at, values, strict=True))
+def _knots(values: tuple[float, ...], at: tuple[float, ...], length: int) -> tuple[tuple[float, float], ...]:
+    return tuple((fraction * length, value) for fraction, value in zip(at, values, strict=True))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from atari_dqn.config.objects import Given
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, flag
 
@@ -39,6 +40,8 @@ def from_dict(stored: Mapping[str, Any], default: TrainConfig | None = None) -> 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
     """`value`, as JSON or Python gave it, as the type of the setting `name`. Raises `ConfigError`."""
+    if hasattr(value, "tolist"):  # a number or an array of numpy or torch
+        value = value.tolist()
     choices = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         if value in choices:
@@ -54,7 +57,7 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
         return float(value)
     if hint is int and type(value) is float and value.is_integer():  # 1e6
         return int(value)
-    if isinstance(hint, type) and type(value) is hint:
+    if isinstance(hint, type) and (type(value) is hint or isinstance(value, Given)):
         return value
     words = f"a list of {choices[0].__name__}" if choices else hint.__name__
     raise ConfigError(f"{flag(name)} is {value!r:.60}; it must be {words}")

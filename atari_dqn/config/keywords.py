@@ -48,6 +48,7 @@ class Settings(TypedDict, total=False):
     epsilon_decay: float
     epsilon_ladder: bool
     total_env_steps: int
+    schedule_env_steps: int
     seed: int
     device: Literal["auto", "cpu", "cuda"]
     deterministic: bool

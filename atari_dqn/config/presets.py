@@ -32,6 +32,11 @@ def cpu(cores: int, total: int) -> TrainConfig:
         replay_capacity=2**19,
         beta_values=(0.4,),
         beta_at=(0.0,),
+        epsilon_values=(1.0, 0.1, 0.01),
+        epsilon_at=(0.0, 0.1, 0.5),  # at 0, 200,000 and 1,000,000 env steps
+        learning_rate_factors=(1.0, 0.4),
+        learning_rate_at=(0.45, 0.55),
+        schedule_env_steps=min(2_000_000, 10 * total),  # runs of less than 200,000 explore down to 0.1, too
         batch_size=64,
         replay_ratio=3.0,
         learning_rate=2.5e-4,
@@ -42,8 +47,6 @@ def cpu(cores: int, total: int) -> TrainConfig:
         eval_episodes=4,
         record_interval=500_000,
         total_env_steps=total,
-        **_knots("epsilon_values", "epsilon_at", total, (0, 1.0), (200_000, 0.1), (1_000_000, 0.01)),
-        **_knots("learning_rate_factors", "learning_rate_at", total, (900_000, 1.0), (1_100_000, 0.4)),
     )
 
 
@@ -79,16 +82,12 @@ PRESETS: dict[str, Callable[[int, int], TrainConfig]] = {"cpu": cpu, "gpu": gpu,
 """Settings by name, for a number of cores and a run of so many env steps."""
 
 
+def settings_of(name: str, cores: int, total: int, *, alone: bool) -> TrainConfig:
+    """The settings of a preset, for a run that is `alone` or one of many, whose clips nobody would watch."""
+    config = PRESETS[name](cores, total)
+    return config if alone else config.replace(record_interval=0)
+
+
 def auto(device: str) -> Preset:
     """The preset for this machine and a setting of `--device`."""
     return "gpu" if device != "cpu" and shutil.which("nvidia-smi") else "cpu"
-
-
-def _knots(values: str, at: str, total: int, *knots: tuple[int, float]) -> dict[str, tuple[float, ...]]:
-    """The settings `values` and `at` of knots (env step, value): the first one past `total` is its end, others go."""
-    last = next((index for index, (env_step, _) in enumerate(knots) if env_step >= total), len(knots))
-    kept = knots[: last + 1]
-    return {
-        values: tuple(value for _, value in kept),
-        at: tuple(min(1.0, env_step / total) for env_step, _ in kept),
-    }

@@ -130,7 +130,7 @@ class ReplayConfig:
         Setting("importance-weight exponent at its knots", "", 0, 1, source="Schaul 2016, 3.4", live="beta"),
     ] = (0.4, 1.0)
     beta_at: Annotated[
-        tuple[float, ...], Setting("position of each knot of beta", "fraction of total_env_steps", 0, 1)
+        tuple[float, ...], Setting("position of each knot of beta", "fraction of schedule_env_steps", 0, 1)
     ] = (0.0, 1.0)
 
 
@@ -189,7 +189,7 @@ class LearnerConfig:
         tuple[float, ...], Setting("what --learning-rate is multiplied by at its knots", "", 0, 1)
     ] = (1.0,)
     learning_rate_at: Annotated[
-        tuple[float, ...], Setting("position of each knot of the factor", "fraction of total_env_steps", 0, 1)
+        tuple[float, ...], Setting("position of each knot of the factor", "fraction of schedule_env_steps", 0, 1)
     ] = (0.0,)
     optimizer: Annotated[
         Literal["adam", "adamw"],
@@ -264,9 +264,9 @@ class ExplorationConfig:
     epsilon_values: Annotated[
         tuple[float, ...], Setting("probability of a random action at its knots", "", 0, 1, live="epsilon")
     ] = (1.0, 0.1, 0.01)
-    epsilon_at: Annotated[tuple[float, ...], Setting("position of each knot", "fraction of total_env_steps", 0, 1)] = (
-        0.0, 0.025, 0.5,
-    )  # fmt: skip
+    epsilon_at: Annotated[
+        tuple[float, ...], Setting("position of each knot", "fraction of schedule_env_steps", 0, 1)
+    ] = (0.0, 0.025, 0.5)
     epsilon_decay: Annotated[
         float,
         Setting(
@@ -294,6 +294,15 @@ class RunConfig:
     total_env_steps: Annotated[
         int, Setting("length of the run; one env step is 4 Atari frames", "env steps", 1, 2**40)
     ] = 10_000_000
+    schedule_env_steps: Annotated[
+        int,
+        Setting(
+            "positions of knots are fractions of this length; 0: of --total-env-steps as it was when the run began",
+            "env steps",
+            0,
+            2**40,
+        ),
+    ] = 0
     seed: Annotated[int, Setting("root seed of all random numbers of the run", "", 0, 2**31 - 1)] = 1
     device: Annotated[Literal["auto", "cpu", "cuda"], Setting("where replay, network and loss live")] = "auto"
     deterministic: Annotated[bool, Setting("same seed, same bits (on a CPU: for the same number of torch threads)")] = (
@@ -381,6 +390,11 @@ class TrainConfig:
     @property
     def num_envs(self) -> int:
         return self.env.num_workers * self.env.envs_per_worker
+
+    @property
+    def schedule_length(self) -> int:
+        """Env steps that positions of knots are fractions of."""
+        return self.run.schedule_env_steps or self.run.total_env_steps
 
     def settings(self) -> TrainConfig:
         """The settings without what a command adds to them."""

@@ -6,7 +6,8 @@ import shlex
 import statistics
 from collections.abc import Callable
 
-from atari_dqn.cli.format import duration
+from atari_dqn.cli.command import typed
+from atari_dqn.cli.format import duration, plural
 from atari_dqn.config.derived import RUN_BYTES, derive
 from atari_dqn.config.presets import ABOUT, ABOVE_RANDOM, PRESETS
 from atari_dqn.config.schema import TrainConfig
@@ -76,7 +77,7 @@ def suggestion(machine: Machine) -> list[str]:
     total = config.run.total_env_steps
     words = [word for flag, (value, _) in advice.items() for word in (flag, str(value))]
     return [
-        f"load: {machine.load:.1f} on {machine.cores} cores before the measurement"
+        f"load: {machine.load:.1f} on {plural(machine.cores, 'core')} before the measurement"
         + ("; other programs make all of this slower" if machine.load > machine.cores / 2 else ""),
         f"an emulator makes {machine.steps_per_core:,.0f} env steps per second on one core; suggested:",
         *(f"  {flag:<25}{value:<9}{reason}" for flag, (value, reason) in advice.items()),
@@ -84,7 +85,7 @@ def suggestion(machine: Machine) -> list[str]:
         f" {duration(total / rate)}",
         *above,
         "",
-        shlex.join(["python", "-m", "atari_dqn.train", "--env-id", GAME, *words]),
+        f"{typed()} -m atari_dqn.train --env-id {GAME} {shlex.join(words)}",
     ]
 
 

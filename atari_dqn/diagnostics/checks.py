@@ -11,14 +11,17 @@ import platform
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Literal
 
 from atari_dqn.system import machine
 
 PACKAGE = "atari_dqn"
-MODULES = {"opencv-python": "cv2", "pillow": "PIL"}
+MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
 """Modules whose name cannot be derived from that of their distribution"""
+INDENT = 24
+"""Columns before the text of a finding"""
 GET_TORCH = "https://pytorch.org/get-started/locally/"
 
 
@@ -33,7 +36,10 @@ class Finding:
 
     def line(self, check: str) -> str:
         """Its text after the name of its check; its level stands before, in nine columns."""
-        return f"{check:<15}{self.text}" + (f"\n{'':<24}-> {self.remedy}" if self.remedy else "")
+        width = max(40, shutil.get_terminal_size().columns - INDENT) if sys.stdout.isatty() else sys.maxsize
+        wrap = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+        lines = [*wrap.wrap(self.text), *wrap.wrap(f"-> {self.remedy}" if self.remedy else "")]
+        return f"{check:<15}" + f"\n{'':<{INDENT}}".join(lines)
 
 
 Check = Callable[[], Iterator[Finding]]

@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
+from atari_dqn.cli.format import plural
 from atari_dqn.diagnostics.profiler import LOOP_PARTS
 
 
@@ -89,7 +90,7 @@ def tables(report: dict[str, Any]) -> Group:
             part, f"{share:.1%}", f"{share * 1e6 / rates['the loop']['env_steps_per_second']:,.0f}", LOOP_PARTS[part]
         )
     return Group(
-        f"{config['env_id']}: {config['num_workers']} workers × {config['envs_per_worker']} envs,"
+        f"{config['env_id']}: {plural(config['num_workers'], 'worker')} × {plural(config['envs_per_worker'], 'env')},"
         f" {report['device']} {report['precision']}, torch threads: {report['torch_threads']}",
         f"{system['processor']}, {system['cores']} cores · torch {system['packages']['torch']} ·"
         f" commit {system['git_revision']}",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 
+from atari_dqn.cli.command import typed
 from atari_dqn.cli.output import StatusLine, say
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
@@ -20,10 +21,11 @@ from atari_dqn.runs.records import read_rows
 from atari_dqn.system.files import replace
 
 
-def conclude(run_dir: Path, console: Console) -> None:
-    """Print the score of a run that has ended, draw its curve, film 12 seconds and name the next commands.
+def conclude(run_dir: Path, console: Console, done: bool, skip: Callable[[], bool] = lambda: False) -> None:
+    """Print the score of a run, `done` or stopped, draw its curve, film 12 seconds and name the next commands.
 
-    What cannot be made is named with the reason, and Ctrl-C skips it. Raises nothing.
+    What cannot be made is named with the reason, and what is not begun yet when `skip` is true is left out, the film at
+    any time. Raises nothing.
     """
     try:
         if not checkpoints_in(run_dir):
@@ -32,20 +34,18 @@ def conclude(run_dir: Path, console: Console) -> None:
         lines = [*_scores(run_dir, config)]
         with StatusLine(console, "drawing the curve and filming a game") as status:
             try:
-                for line in _pictures(run_dir, config, status):
+                for line in _pictures(run_dir, config, status, skip):
                     lines.append(line)
             except KeyboardInterrupt:
                 lines.append(("skipped", "what else there was to draw and film"))
-        place = shlex.quote(str(run_dir))
+        python, place = typed(), shlex.quote(str(run_dir))
         lines += [
-            ("play", f"python -m atari_dqn.play {place} --best"),
-            ("evaluate", f"python -m atari_dqn.evaluate {place}"),
-            ("continue", f"python -m atari_dqn.train --run-dir {place}{_longer(run_dir, config)}"),
+            ("play", f"{python} -m atari_dqn.play {place} --best"),
+            ("evaluate", f"{python} -m atari_dqn.evaluate {place}"),
+            ("continue", f"{python} -m atari_dqn.train --run-dir {place}{_longer(run_dir, config, done)}"),
         ]
         for name, text in lines:
-            say(console, f"{name:<12}{text}")
-    except KeyboardInterrupt:
-        return
+            say(console, f"{name:<12}{text}", wrap=name in ("score", "evaluation"))  # the rest is to copy
     except Exception as error:  # the run is saved, and its end is not to be one of an error
         say(console, f"no summary of {run_dir}: {_reason(error)}")
 
@@ -67,11 +67,18 @@ def _scores(run_dir: Path, config: TrainConfig) -> Iterator[tuple[str, str]]:
         )
 
 
-def _pictures(run_dir: Path, config: TrainConfig, status: StatusLine) -> Iterator[tuple[str, str]]:
+def _pictures(
+    run_dir: Path, config: TrainConfig, status: StatusLine, skip: Callable[[], bool]
+) -> Iterator[tuple[str, str]]:
     """The curve and, made meanwhile in another process, the film: what each is named, and its file or why not."""
     from atari_dqn.policy.source import playable_source
     from atari_dqn.render.clips import Recorder
 
+    def check() -> None:
+        if skip():
+            raise KeyboardInterrupt
+
+    check()
     try:
         policy = playable_source(run_dir).load("cpu")
         film = run_dir / "videos" / f"{policy.env_step}-clip.mp4"
@@ -80,6 +87,7 @@ def _pictures(run_dir: Path, config: TrainConfig, status: StatusLine) -> Iterato
     except Exception as error:
         recorder, film, problem = None, run_dir, _reason(error)
     with contextlib.closing(recorder) if recorder else contextlib.nullcontext():
+        check()
         try:
             yield "curve", str(_curve(run_dir))
         except Exception as error:
@@ -87,6 +95,7 @@ def _pictures(run_dir: Path, config: TrainConfig, status: StatusLine) -> Iterato
         if recorder and not problem:
             recorder.shorten_deadline()
             while (made := recorder.poll(0.25)) is None and recorder.env_step is not None:
+                check()
                 status.update("filming 12 seconds; Ctrl-C skips it")
             problem = made if isinstance(made, str) else ""
         yield ("no film", problem) if problem else ("film", str(film))
@@ -104,10 +113,12 @@ def _curve(run_dir: Path) -> Path:
     return file
 
 
-def _longer(run_dir: Path, config: TrainConfig) -> str:
-    """The flag that lets a finished run go on to twice its length; none for one that was stopped."""
+def _longer(run_dir: Path, config: TrainConfig, done: bool) -> str:
+    """The flag that a run which is `done` needs to continue: twice its length, or no --stop-score."""
     total = config.run.total_env_steps
-    return f" --total-env-steps {2 * total}" if max(checkpoints_in(run_dir)) >= total else ""
+    if max(checkpoints_in(run_dir)) >= total:
+        return f" --total-env-steps {2 * total}"
+    return " --stop-score None" if done else ""
 
 
 def _reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from atari_dqn.cli.format import duration
 from atari_dqn.cli.output import FIRST_LINE_SECONDS, LINE_SECONDS, redraws, say
+from atari_dqn.evaluation.episodes import WINDOW
 from atari_dqn.monitoring.views import Row
 
 PANEL_SECONDS = 0.5
@@ -52,7 +53,7 @@ class Terminal:
         self._note = ""
         self.alarm = ""
         """Shown until it is cleared"""
-        self._env_steps = env_steps
+        self._env_steps, self._width = env_steps, console.width
         self._started = time.monotonic()
         self._pace: collections.deque[tuple[float, int]] = collections.deque()
         self._live = Live(console=console, auto_refresh=False, transient=False) if redraws(console) else None
@@ -62,9 +63,12 @@ class Terminal:
 
     def write(self, row: Row) -> None:
         self._row = {**self._row, **row}
-        for name in self._best.keys() & row.keys():
+        new = self._best.keys() & row.keys()
+        if row.get("charts/episodes", WINDOW) < WINDOW:
+            new -= {SCORE}  # the first games to end are the shortest: their mean would rise without learning
+        for name in new:
             self._best[name] = max(self._best[name], row[name])
-        if SCORE in row:
+        if SCORE in new:
             self._scores.append((row["env_step"], row[SCORE]))
             if len(self._scores) > POINTS:
                 del self._scores[::2]
@@ -88,12 +92,16 @@ class Terminal:
         while len(self._pace) > 2 and now - self._pace[0][0] > PACE_SECONDS:
             self._pace.popleft()
         if self._live:
+            if self._console.width < self._width:
+                self._console.clear()  # it has broken the lines of the panel, which would stay behind
+            self._width = self._console.width
             self._live.update(self._panel(), refresh=True)
         else:
             say(self._console, self._line())
 
     def close(self) -> None:
         if self._live:
+            self._note = f"ran {duration(time.monotonic() - self._started)}"
             self._live.update(self._panel(), refresh=True)
             self._live.stop()
 
@@ -123,7 +131,7 @@ class Terminal:
             return shown(f"{group}/episodic_return", ".2f") + normalized
 
         def best(name: str) -> str:
-            return f"{self._best[name]:.2f}" if name in self._row else "–"
+            return f"{self._best[name]:.2f}" if math.isfinite(self._best[name]) else "–"
 
         return [
             ("env steps", f"{self._env_steps:,} / {self._total:,}"),
@@ -176,10 +184,11 @@ class Terminal:
                 f"episode return, mean of 100 games: {min(scores):.2f} to {max(scores):.2f} in {last:,.0f} env steps"
             )
             whole.add_row(Text(legend, style="dim", no_wrap=True))
-            whole.add_row(Text(curve(self._scores, width - 4, rows), style="cyan"))
+            whole.add_row(Text(curve(self._scores, width - 6, rows), style="cyan"))
         seconds = time.monotonic() - self._started
         note = self.alarm or self._note or f"running {duration(seconds)}, Ctrl-C saves and stops"
-        return Panel(whole, title=self._title, subtitle=note)
+        # With room for the ^C that a terminal shows, which would otherwise leave a line of the panel behind.
+        return Panel(whole, title=self._title, subtitle=note, width=width - 2)
 
     def _line(self) -> str:
         facts = [f"{name} {value}" for name, value in self._facts() if value not in ("–", "...")]

@@ -72,22 +72,20 @@ class Filming:
                 for score, env_steps in play(self.policy.network, env, self.epsilon, game.seed, say=say_once):
                     game = Game(game.seed, score, env_steps)
                     seconds = time.monotonic() - started
-                    if games:
-                        eta = f"ETA {duration(seconds / len(games) * (episodes - len(games)))}"
-                    else:
-                        eta = _longest_eta(seconds, env_steps, episodes * env.limit)
-                    status.update(f"game {len(games) + 1} of {episodes}  {_progress(game, env)}  {eta}")
+                    eta = f"  ETA {duration(seconds / len(games) * (episodes - len(games)))}" if games else ""
+                    status.update(f"game {len(games) + 1} of {episodes}  {_progress(game, env)}{eta}")
                 games.append(game)
                 self._say(f"seed {game.seed}: {self._result(game)}")
         return games
 
     def file(self, seed: int, kind: str = "") -> Path:
         """Where the film of the game of `seed` goes."""
+        protocol = f"-{self.protocol.name}" if self.policy.spec.is_atari else ""
         plain = "" if self.overlay else "-plain"
-        return self.directory / f"{self.policy.env_step}-{self.protocol.name}-seed{seed}{kind}{plain}.mp4"
+        return self.directory / f"{self.policy.env_step}{protocol}-seed{seed}{kind}{plain}.mp4"
 
     def film(self, seed: int, kind: str = "") -> bool:
-        """Film the game of `seed` as <env step>-<protocol>-seed<seed><kind>.mp4.
+        """Film the game of `seed` as <env step>[-<protocol>]-seed<seed><kind>.mp4, with a protocol for Atari.
 
         Returns False when the film was interrupted; what had been filmed by then is kept. Raises `CommandFailed` if the
         film cannot be written.
@@ -105,7 +103,7 @@ class Filming:
             overlay = Overlay.of(self.policy, self.protocol, env)
         on_decision = overlay.decide if overlay else lambda decision: None
         file = self.file(seed, kind)
-        game, ending, started = Game(seed), "game over", time.monotonic()
+        game, ending = Game(seed), "game over"
         try:
             with (
                 StopRequest() as stop,
@@ -118,8 +116,7 @@ class Filming:
                 screens += [video] if window is None else [video, window]
                 for score, env_steps in play(self.policy.network, env, self.epsilon, seed, on_decision, self._say):
                     game = Game(seed, score, env_steps)
-                    eta = _longest_eta(time.monotonic() - started, env_steps, env.limit)
-                    status.update(f"{_progress(game, env)}  {video.pictures / env.fps:.0f} s of film  {eta}")
+                    status.update(f"{_progress(game, env)}  {video.pictures / env.fps:.0f} s of film")
                     if window and window.closed:
                         ending = "window closed"
                         break
@@ -142,7 +139,3 @@ class Filming:
 
 def _progress(game: Game, env: FilmedEnv) -> str:
     return f"score {game.score:g}  {game.env_steps:,} of at most {max(env.limit, game.env_steps):,} env steps"
-
-
-def _longest_eta(seconds: float, done: int, most: int) -> str:
-    return f"ETA at most {duration(seconds / done * max(0, most - done))}"

@@ -101,6 +101,8 @@ class VideoFile:
 
 def check_display() -> None:
     """Raise `ConfigError` where no window can be opened."""
+    if not cv2.currentUIFramework():  # opencv-python-headless, which needs no libraries of a desktop
+        raise ConfigError("--window needs an OpenCV with windows; try pip install opencv-python")
     # In a process of its own: without a display OpenCV's toolkit does not raise but aborts.
     trial = "import cv2; cv2.namedWindow('display?'); cv2.waitKey(1)"
     if subprocess.run([sys.executable, "-c", trial], capture_output=True).returncode:

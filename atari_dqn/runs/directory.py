@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atari_dqn.config.file import load_config
+from atari_dqn.config.objects import recall
 from atari_dqn.config.schema import COLUMNS, TrainConfig
 from atari_dqn.config.setting import ConfigError, as_written, flag, settings
 from atari_dqn.runs.lock import LOCK
@@ -219,7 +220,7 @@ def seeds_in(run_dir: Path) -> list[Path]:
 
 def _changes(config: TrainConfig, run_dir: Path) -> list[str]:
     before = read_config(run_dir)
-    stored, asked = before.to_dict(), config.to_dict()
+    stored, asked = ({**each.to_dict(), "schedule_env_steps": each.schedule_length} for each in (before, config))
     changed = []
     for name, setting in settings(TrainConfig).items():
         if stored[name] == asked[name] or name == "run_dir":
@@ -252,4 +253,4 @@ def describe_run(config: TrainConfig, run_dir: Path, **facts: Any) -> None:
 
 def read_config(run_dir: Path) -> TrainConfig:
     """The settings of a run. Raises `ConfigError` when they cannot be read."""
-    return load_config(run_dir / "config.json")
+    return recall(run_dir, load_config(run_dir / "config.json"))

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from atari_dqn.agent.finite import NotFiniteError, where_not_finite
-from atari_dqn.cli.format import duration
+from atari_dqn.cli.format import duration, plural
 from atari_dqn.config.live import Edit, Request
 from atari_dqn.evaluation.evaluation import Games, evaluate
 from atari_dqn.evaluation.player import NOTE_AFTER, tell_of_endless_game
@@ -146,7 +146,7 @@ class Session:
             left = duration((time.monotonic() - began) * (total - done) / done)
             self._wait(f"restoring the environments: {done:,} of {total:,} ticks, {left} left")
 
-        self._wait(f"starting {self.trainer.config.env.num_workers} workers")
+        self._wait(f"starting {plural(self.trainer.config.env.num_workers, 'worker')}")
         self.trainer.start(self._wait, watch)
         self._edit(self._overruled)
 

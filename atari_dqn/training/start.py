@@ -61,8 +61,9 @@ def rows(
     """
     trainer, resumed = open_run(config, spec, run, console)
     if trainer.done:
-        setting = "--stop-score" if trainer.env_steps < config.run.total_env_steps else "--total-env-steps"
-        say(console, f"nothing left to do: raise {setting} to continue")
+        by_score = trainer.env_steps < config.run.total_env_steps
+        remedy = "raise --stop-score, or give None," if by_score else "raise --total-env-steps"
+        say(console, f"nothing left to do: {remedy} to continue")
         return DONE
     began_at = trainer.env_steps
     with _writing(run.run_dir):
@@ -89,7 +90,7 @@ def rows(
         return DONE
     saved = "state saved" if trainer.env_steps > began_at else "nothing to save"
     how = f"--run-dir {run.run_dir}" + (f" --cluster {run.cluster}" if run.cluster else "")
-    say(console, f"stopped at env step {trainer.env_steps:,}, {saved}; resume with {how}")
+    say(console, f"stopped at env step {trainer.env_steps:,}, {saved}; resume with {how}", wrap=True)
     return INTERRUPTED
 
 
@@ -107,7 +108,7 @@ def open_run(config: TrainConfig, spec: EnvSpec, run: Run, console: Console) -> 
             raise
         raise ConfigError(f"the newest checkpoint in {run.run_dir} does not fit this run: {error}") from None
     for line in resumed.notes:
-        say(console, line)
+        say(console, line, wrap=True)
     if trainer.env_steps:
         say(console, f"resuming {run.run_dir} at env step {trainer.env_steps:,}")
         if config.run.deterministic and before != threads:
@@ -115,6 +116,7 @@ def open_run(config: TrainConfig, spec: EnvSpec, run: Run, console: Console) -> 
                 console,
                 f"{before} torch threads before, {threads} now: results are no longer bit-identical to the first part"
                 " of the run",
+                wrap=True,
             )
         if run.init_from is not None:
             say(console, "--init-from ignored: this run already has weights")

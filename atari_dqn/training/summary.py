@@ -13,6 +13,8 @@ from torch import nn
 from atari_dqn.agent.network import QNetwork, make_network
 from atari_dqn.agent.reference import ReferenceNetwork
 from atari_dqn.agent.schedules import epsilon_schedule
+from atari_dqn.cli.command import typed
+from atari_dqn.cli.format import plural
 from atari_dqn.config.derived import Derived
 from atari_dqn.config.presets import ABOVE_RANDOM, cpu
 from atari_dqn.config.schema import TrainConfig
@@ -87,8 +89,8 @@ def times(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
 
 
-def summary(config: TrainConfig, spec: EnvSpec, derived: Derived, run_dir: Path) -> Table:
-    """A table of the derived counts."""
+def summary(config: TrainConfig, spec: EnvSpec, derived: Derived, run_dir: Path, preset: str = "") -> Table:
+    """A table of the derived counts; `preset` is what its settings began with, in words."""
 
     def knots(pairs: tuple[tuple[float, float], ...]) -> str:
         return " → ".join(f"{value:g} at {at:,.0f}" for at, value in pairs)
@@ -106,7 +108,9 @@ def summary(config: TrainConfig, spec: EnvSpec, derived: Derived, run_dir: Path)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("run", str(run_dir))
-    table.add_row("env", f"{env.env_id}, {env.num_workers} workers × {env.envs_per_worker} envs")
+    if preset:
+        table.add_row("preset", preset)
+    table.add_row("env", f"{env.env_id}, {plural(env.num_workers, 'worker')} × {plural(env.envs_per_worker, 'env')}")
     hidden, shape = times(config.network.mlp_hidden), times(spec.frame_shape)
     own, mlp = config.network.network if ":" in config.network.network else "", f"MLP of {hidden}"
     kind = (
@@ -140,6 +144,6 @@ def summary(config: TrainConfig, spec: EnvSpec, derived: Derived, run_dir: Path)
         if known[0] < known[1]:
             steps = " to ".join(f"{step:,} ({short_name(game)})" for game, step in ABOVE_RANDOM.items())
         table.add_row("expect", f"a score above random play after about {steps} env steps")
-    table.add_row("watch", f"tensorboard --logdir {shlex.quote(str(run_dir))}")
+    table.add_row("watch", f"{typed('tensorboard')} --logdir {shlex.quote(str(run_dir))}")
     table.add_row("stop", f"Ctrl-C: the state is saved, and --run-dir {shlex.quote(str(run_dir))} resumes")
     return table

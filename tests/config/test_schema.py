@@ -8,7 +8,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +32,23 @@ def test_a_score_to_stop_at_may_be_stored_as_none_a_whole_number_or_a_fraction()
         assert from_dict({"stop_score": stored}).run.stop_score == meant
     with pytest.raises(ConfigError, match="--stop-score is 'high'"):
         from_dict({"stop_score": "high"})
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    given = {
+        "total_env_steps": np.int64(200_000),
+        "learning_rate": np.float32(0.25),
+        "dueling": np.bool_(False),
+        "loss": np.str_("mse"),
+        "mlp_hidden": np.array([16, 8]),
+        "epsilon_values": [np.float64(1.0), torch.tensor(0.5)],
+        "stop_score": np.float64(3.0),
+    }
+    kept = json.loads(json.dumps(from_dict(given).to_dict()))
+    plain = [200_000, 0.25, False, "mse", [16, 8], [1.0, 0.5], 3.0]
+    assert [kept[name] for name in given] == plain
+    with pytest.raises(ConfigError, match=r"--n-step is 2\.5; it must be int"):
+        from_dict({"n_step": np.float64(2.5)})
 
 
 def test_exponential_decay_goes_to_1_over_e_of_the_way_in_one_decay() -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from atari_dqn.cli.command import DONE
+from atari_dqn.cli.command import DONE, typed
 from atari_dqn.ending import ending
 from atari_dqn.render import clips
 from atari_dqn.train import main
@@ -51,12 +53,25 @@ def test_a_finished_run_has_its_score_curve_and_film_and_names_the_next_commands
     with Image.open(lines["curve"]) as curve:
         assert curve.format == "PNG"
     assert Path(lines["film"]).stat().st_size > 1_000
-    assert lines["continue"] == f"python -m atari_dqn.train --run-dir '{run_dir}' --total-env-steps 2000"
+    assert lines["continue"] == f"{typed()} -m atari_dqn.train --run-dir '{run_dir}' --total-env-steps 2000"
 
 
-def concluded(run_dir: Path) -> str:
+def test_a_run_that_reached_its_score_names_a_command_that_continues_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ATARI_DQN_SHOW_RESULT", "1")
+    monkeypatch.setattr(ending, "_pictures", lambda *_: ())
+    flags = ["--run-dir", str(tmp_path / "run"), "--total-env-steps", "1000", "--stop-score", "1"]
+    assert main([*TRAIN[3:], *flags]) == DONE
+    (command,) = re.findall("^continue +(.*)$", capsys.readouterr().out, re.MULTILINE)
+    monkeypatch.setenv("ATARI_DQN_SHOW_RESULT", "0")
+    assert main(shlex.split(command)[3:]) == DONE
+    assert "done: 1,00" in capsys.readouterr().out
+
+
+def concluded(run_dir: Path, skip: Callable[[], bool] = lambda: False) -> str:
     console = Console(file=io.StringIO(), width=300)
-    ending.conclude(run_dir, console)
+    ending.conclude(run_dir, console, True, skip)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -73,7 +88,7 @@ def test_what_fails_at_the_end_is_named_and_nothing_is_raised(
     out = concluded(run_dir)
     assert "no curve" in out
     assert "no film" in out
-    assert "python -m atari_dqn.play" in out
+    assert f"{typed()} -m atari_dqn.play" in out
     monkeypatch.setattr(ending, "_scores", lambda *_: 1 / 0)
     assert concluded(run_dir) == f"no summary of {run_dir}: ZeroDivisionError: division by zero\n"
     assert concluded(tmp_path) == "", "nothing was trained"
@@ -84,34 +99,40 @@ def test_ctrl_c_skips_the_film(finished: tuple[Path, str], tmp_path: Path, monke
     shutil.copytree(finished[0], run_dir)
     shutil.rmtree(run_dir / "videos")
     killed: list[bool] = []
+    asked: list[bool] = []
 
     class Filming:
+        env_step = 1000
+
         def __init__(self, *_: object) -> None: ...
         def begin(self, *_: object) -> str:
             return ""
 
         def shorten_deadline(self) -> None: ...
         def poll(self, seconds: float) -> None:
-            raise KeyboardInterrupt
+            asked.append(True)
 
         def close(self) -> None:
             killed.append(True)
 
     monkeypatch.setattr(clips, "Recorder", Filming)
-    out = concluded(run_dir)
+    out = concluded(run_dir, lambda: bool(asked))
     assert "curve       " in out
     assert "skipped" in out
-    assert "python -m atari_dqn.evaluate" in out
+    assert f"{typed()} -m atari_dqn.evaluate" in out
     assert killed == [True]
+    out = concluded(run_dir, lambda: True)
+    assert "curve" not in out
+    assert "skipped" in out
 
 
 @pytest.mark.parametrize(("number", "shown"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_ctrl_c_shows_the_result_which_another_one_skips_and_a_termination_shows_none(
-    number: signal.Signals, shown: bool, tmp_path: Path
+    number: signal.Signals, shown: bool, tmp_path: Path, popen: Callable[..., subprocess.Popen[str]]
 ) -> None:
     environment = os.environ | {"ATARI_DQN_SHOW_RESULT": "1"}
     command = [*TRAIN, "--run-dir", "run", "--total-env-steps", "1000000"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    process = popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
 
     def wait_for(file: Path) -> None:
         deadline = time.monotonic() + 120
@@ -128,7 +149,7 @@ def test_ctrl_c_shows_the_result_which_another_one_skips_and_a_termination_shows
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 3
     assert "state saved" in out
-    assert ("\nskipped     what else there was to draw and film\nplay        python" in out) == shown
+    assert bool(re.search(r"\nskipped     what else there was to draw and film\nplay        \S+ -m ", out)) == shown
 
 
 def test_the_demo_checks_the_machine_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,14 +158,15 @@ def test_the_demo_checks_the_machine_first(monkeypatch: pytest.MonkeyPatch, caps
 
     started: list[list[str]] = []
 
-    def start(words: list[str]) -> SimpleNamespace:
+    def become(program: str, words: list[str]) -> None:
         started.append(words)
-        return SimpleNamespace(wait=lambda: 0)
+        raise SystemExit
 
-    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(os, "execv", become)
     good, bad = (lambda level=level: iter([checks.Finding(level, "it is", "do that")]) for level in ("ok", "error"))
     monkeypatch.setattr(checks, "CHECKS", {"cores": good})
-    assert demo.main(["--run-dir", "here"]) == 0
+    with pytest.raises(SystemExit):
+        demo.main(["--run-dir", "here"])
     assert started[0][-2:] == ["--run-dir", "here"]
     monkeypatch.setattr(checks, "CHECKS", {"cores": good, "memory": bad})
     assert demo.main([]) == 1

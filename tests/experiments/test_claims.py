@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -273,10 +274,12 @@ def test_a_mistake_gets_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_run_outlives_the_command_and_each_saves_its_state(number: signal.Signals, tmp_path: Path) -> None:
+def test_no_run_outlives_the_command_and_each_saves_its_state(
+    number: signal.Signals, tmp_path: Path, popen: Callable[..., subprocess.Popen[str]]
+) -> None:
     command = [sys.executable, "-m", "experiments.claims", "--only", "cartpole_no_replay", "--seeds", "1"]
     places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-    claims = subprocess.Popen([*command, *places], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    claims = popen([*command, *places], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     metrics = tmp_path / "runs" / "cartpole_no_replay-1" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size):

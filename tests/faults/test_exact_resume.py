@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -403,7 +403,9 @@ TRAIN = [sys.executable, "-m", "atari_dqn.train", "--run-dir", "run", "--determi
 @pytest.mark.parametrize(
     "steps", [pytest.param(600, marks=pytest.mark.long), pytest.param(6_000, marks=pytest.mark.slow)]
 )
-def test_a_training_killed_and_resumed_equals_one_that_was_left_alone(tmp_path: Path, steps: int) -> None:
+def test_a_training_killed_and_resumed_equals_one_that_was_left_alone(
+    tmp_path: Path, steps: int, popen: Callable[..., subprocess.Popen[str]]
+) -> None:
     """The command itself, killed at an arbitrary moment; the files of both last checkpoints are equal."""
     flags = ["--env-id", "breakout", "--protocol", "machado", "--num-workers", "2", "--learning-starts", "200"]
     flags += ["--replay-capacity", "2048", "--batch-size", "8", "--replay-ratio", "1", "--log-interval", "100"]
@@ -411,7 +413,7 @@ def test_a_training_killed_and_resumed_equals_one_that_was_left_alone(tmp_path: 
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
     subprocess.run([*TRAIN, *flags], cwd=tmp_path / "whole", check=True, capture_output=True)
-    process = subprocess.Popen([*TRAIN, *flags], cwd=tmp_path / "cut", stdout=subprocess.DEVNULL)
+    process = popen([*TRAIN, *flags], cwd=tmp_path / "cut", stdout=subprocess.DEVNULL)
     while process.poll() is None and not any(row["env_step"] > steps for row in rows(tmp_path / "cut")):
         time.sleep(0.01)
     assert process.poll() is None, "it ended before it could be killed"

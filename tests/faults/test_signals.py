@@ -69,11 +69,14 @@ def waits(harmed: Harmed) -> bool:
 
 
 def check_stopped(harmed: Harmed, words: str) -> None:
-    """It ended as a training that was asked to, and told so in one line, in these words."""
+    """It ended as a training that was asked to, and told so in one line: in these words, or in those of a later phase,
+    for on a crowded machine it has moved on before the request reaches it.
+    """
+    stages = ["interrupted", "nothing to save", "state saved"]
     assert harmed.end() == 3, harmed.said
     told = [line for line in harmed.said.splitlines() if "stopped" in line or "interrupted" in line]
     assert len(told) == 1
-    assert words in told[0]
+    assert any(stage in told[0] for stage in stages[stages.index(words) :]), told
     assert "Traceback" not in harmed.said
     assert "Error" not in harmed.said
 
@@ -98,7 +101,7 @@ def test_a_request_to_stop_is_obeyed_in_every_phase(
         harmed.signal(signal.SIGTERM)
         harmed.process.send_signal(signal.SIGCONT)
         check_stopped(harmed, words)
-    if words == "state saved":
+    if "state saved" in harmed.said:
         CheckpointStore(harmed.run_dir).find("latest")  # raises for a damaged one
 
 
@@ -108,7 +111,12 @@ def test_a_terminal_that_is_gone_stops_it_too(tmp_path: Path) -> None:
     with (
         os.fdopen(its_end, "wb") as output,
         subprocess.Popen(
-            [*ENDLESS, "--log-interval", "4"], cwd=tmp_path, stdout=output, stderr=output, start_new_session=True
+            [*ENDLESS, "--log-interval", "4"],
+            cwd=tmp_path,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored if the tests run under nohup
         ) as process,
     ):
         metrics = tmp_path / "run" / "metrics.jsonl"
@@ -135,7 +143,7 @@ def test_a_request_to_stop_is_obeyed_at_any_moment(moment: int, tmp_path: Path) 
         harmed.until(lambda: listens(harmed))
         time.sleep(np.random.default_rng(moment).uniform(0, 8))
         harmed.signal(signal.SIGINT if moment % 2 else signal.SIGTERM, group=bool(moment % 2))
-        check_stopped(harmed, "")
+        check_stopped(harmed, "interrupted")
     if "state saved" in harmed.said:
         CheckpointStore(harmed.run_dir).find("latest")
 

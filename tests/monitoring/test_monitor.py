@@ -16,7 +16,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from atari_dqn.cli.format import duration
+from atari_dqn.cli.format import duration, plural
 from atari_dqn.config.live import Edit
 from atari_dqn.monitoring import terminal as terminal_module
 from atari_dqn.monitoring.monitor import Monitor
@@ -134,15 +134,23 @@ def test_the_panel_fits_the_terminal_and_shortens_nothing(
     view = Terminal(console, "Breakout", 10_000_000, 0, 5_000_000, (4_000_000, 9_000_000))
     for env_step in range(1, 4_000_001, 100_000):
         view.write(row | {"env_step": env_step, "charts/episodic_return": env_step / 1e6})
+    view.write(row | {"env_step": 4_000_001, "charts/episodic_return": 99.0, "charts/episodes": 99.0})
     view.tick(4_000_000, "starting 8 workers")
     screen = out.getvalue().rpartition("╭")[2].splitlines()
     assert len(screen) <= height - 6, "with room for a few lines above"
-    assert {len(line) for line in screen[1:]} == {width}
+    assert {len(line) for line in screen[1:]} == {width - 2}, "^C fits behind the last one"
     for words in ("4,000,000 / 10,000,000", "random play until 5,000,000", "(39% of human)", "starting 8 workers"):
         assert words in "\n".join(screen)
+    assert "best return 3.90" in " ".join("".join(screen).split()), "of 100 games"
     assert "…" not in "".join(screen)
     assert sum("█" in line for line in screen) == {24: 3, 40: 10, 50: 10}[height]
+    console.width = width - 1
+    view.tick(4_000_000)
+    console.width = width
+    view.tick(4_000_000)
+    assert out.getvalue().count("\x1b[2J") == 1, "a narrower terminal has broken the panel's lines"
     view.close()
+    assert " ran 0s " in out.getvalue().rpartition("╰")[2], "not what it did last"
 
 
 def test_the_curve_lies_over_its_env_steps_and_reaches_from_the_lowest_to_the_highest_score() -> None:
@@ -236,6 +244,10 @@ def test_nothing_is_drawn_before_it_is_time() -> None:
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_one_worker_is_not_workers() -> None:
+    assert [plural(number, "worker") for number in (0, 1, 2)] == ["0 workers", "1 worker", "2 workers"]
 
 
 def test_random_play_says_nothing_of_the_time_that_learning_takes(monkeypatch: pytest.MonkeyPatch) -> None:

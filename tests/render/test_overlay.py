@@ -302,8 +302,8 @@ def test_rewards_are_shown_with_their_sign_for_a_while() -> None:
 def test_the_panel_is_beside_the_film_and_the_plain_film_has_none(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", "CartPole-v1")
     assert play.main([str(run_dir)]) == play.main([str(run_dir), "--no-overlay"]) == 0
-    shown = pictures_of(run_dir / "videos" / "5000-nature-seed0.mp4")
-    plain = pictures_of(run_dir / "videos" / "5000-nature-seed0-plain.mp4")
+    shown = pictures_of(run_dir / "videos" / "5000-seed0.mp4")
+    plain = pictures_of(run_dir / "videos" / "5000-seed0-plain.mp4")
     assert len(shown) == len(plain)
     assert shown[0].shape == (400, 600 + PANEL_WIDTH, 3)
     assert plain[0].shape == (400, 600, 3)
@@ -323,8 +323,8 @@ def test_the_best_and_the_worst_of_several_games_are_filmed(tmp_path: Path, caps
     assert scores[best] > scores[worst]
     # CartPole pays 1 a step, each of which is one picture after that of the reset.
     assert files == {
-        f"5000-nature-seed{best}-best-of-6.mp4": scores[best] + 1,
-        f"5000-nature-seed{worst}-worst-of-6.mp4": scores[worst] + 1,
+        f"5000-seed{best}-best-of-6.mp4": scores[best] + 1,
+        f"5000-seed{worst}-worst-of-6.mp4": scores[worst] + 1,
     }
 
 
@@ -335,7 +335,7 @@ def test_games_that_all_tie_are_filmed_once(
     monkeypatch.setattr("atari_dqn.envs.film.GAME_LIMIT", 4)
     run_dir = make_run(tmp_path / "run", "tests.stubs:OnlyOne-v0")
     assert play.main([str(run_dir), "--best", "--worst", "--episodes", "3"]) == 0
-    assert [file.name for file in (run_dir / "videos").iterdir()] == ["5000-nature-seed0-best-of-3.mp4"]
+    assert [file.name for file in (run_dir / "videos").iterdir()] == ["5000-seed0-best-of-3.mp4"]
     assert "all 3 games have the same score, so one is filmed" in capsys.readouterr().out
     assert play.main([str(run_dir), "--worst", "--episodes", "3"]) == 0
     assert len(list((run_dir / "videos").iterdir())) == 2

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -96,5 +97,8 @@ def test_opencv_is_loaded_before_pyav_or_its_windows_hang() -> None:
 def test_no_display_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with pytest.raises(ConfigError, match=r"^--window needs a display[^\n]*$"):
+    with pytest.raises(ConfigError, match=r"^--window needs (a display|an OpenCV with windows)[^\n]*$"):
+        check_display()
+    monkeypatch.setattr(cv2, "currentUIFramework", str)  # as opencv-python-headless says
+    with pytest.raises(ConfigError, match=r"try pip install opencv-python$"):
         check_display()

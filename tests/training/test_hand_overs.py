@@ -165,6 +165,7 @@ LEARNING: list[tuple[str, Any, dict[str, Any]]] = [
     ("epsilon_values", (0.9, 0.8), DECAY),
     ("epsilon_ladder", True, {}),
     ("total_env_steps", 40, {}),
+    ("schedule_env_steps", 40, {}),
     ("seed", 2, {}),
 ]
 
