@@ -35,7 +35,7 @@ def test_the_seconds_of_children_that_have_ended_count() -> None:
     with burn(0.5) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert 0.5 <= family_seconds(process.pid) < 3
+        assert 0.4 < family_seconds(process.pid) < 3  # the kernel rounds each count down to its tick
         process.communicate("\n")
     assert family_seconds(process.pid) == 0
 
