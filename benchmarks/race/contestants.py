@@ -147,6 +147,10 @@ CONTESTANTS = {
     "32-ratio-8": Contestant(
         "small network, batches of 32, ratio 8, rate 1e-4 (target every 4,000 env steps)", SMALL_32
     ),
+    "64-ratio-16": Contestant(
+        "small network, batches of 64, ratio 16, rate 2.5e-4 (target every 2,000 env steps)",
+        {**SMALL_32, "batch_size": 64, "replay_ratio": 16.0, "learning_rate": 2.5e-4, "target_update_interval": 500},
+    ),
     "32-nature": Contestant("`32-ratio-8` with the network of Mnih et al. 2015", {**SMALL_32, "network": "nature"}),
     "32-n-5": Contestant("`32-ratio-8` with n-step 5", {**SMALL_32, "n_step": 5}),
     "32-n-10": Contestant("`32-ratio-8` with n-step 10", {**SMALL_32, "n_step": 10}),
