@@ -19,6 +19,7 @@ from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.train import main
+from benchmarks.race.contestants import CONTESTANTS
 from experiments.__main__ import all_experiments
 from experiments.shaped_cartpole import SIZES, shaped_reward
 
@@ -189,6 +190,30 @@ def test_the_fast_breakout_has_the_figures_of_its_description() -> None:
     assert derived.target_sync_env_steps == 16_000
     assert derived.env_steps_per_update == 64
     assert derived.replay_bytes < 8e9
+
+
+@pytest.mark.parametrize(("name", "contestant"), [("breakout_cpu", "64-later"), ("pong", "32-ratio-8")])
+def test_the_measured_settings_are_those_of_the_race(name: str, contestant: str) -> None:
+    config, raced = EXPERIMENTS[name].CONFIG, TrainConfig().replace(**CONTESTANTS[contestant].settings)
+    assert knots(config) == knots(raced)
+    assert config.num_envs == raced.num_envs
+    changed = {field for field, value in config.to_dict().items() if raced.to_dict()[field] != value}
+    in_steps = {"epsilon_at", "learning_rate_at", "schedule_env_steps", "total_env_steps"}
+    how_it_is_watched = {
+        *("checkpoint_interval", "log_interval", "record_interval"),
+        *("eval_interval", "eval_episodes", "eval_epsilon"),
+    }
+    assert changed <= in_steps | how_it_is_watched | {"env_id", "num_workers", "envs_per_worker"}
+
+
+def knots(config: TrainConfig) -> list[tuple[int, float]]:
+    """(env step, value) of the knots of epsilon, then (env step, factor) of the learning rate's."""
+    flat = config.to_dict()
+    pairs = [
+        *zip(flat["epsilon_at"], flat["epsilon_values"], strict=True),
+        *zip(flat["learning_rate_at"], flat["learning_rate_factors"], strict=True),
+    ]
+    return [(round(position * config.schedule_length), value) for position, value in pairs]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
