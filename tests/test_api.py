@@ -119,7 +119,7 @@ def test_a_script_without_a_main_guard_trains_once(tmp_path: Path) -> None:
 
 def test_a_script_from_standard_input_trains(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-"], input=SCRIPT, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-"], input=SCRIPT, cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "rows 5\n", "")
 

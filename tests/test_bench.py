@@ -30,7 +30,7 @@ TINY += " --replay-ratio 4 --batch-size 16 --precision fp32 --device cpu --torch
 
 
 def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*BENCH, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*BENCH, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def test_the_command_prints_and_writes_every_quantity(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_body_without_end_is_refused(dashboard_server: DashboardProcess) -> No
             yield b" " * 2**20
 
     host = urllib.parse.urlsplit(dashboard_server.url).netloc
-    connection = http.client.HTTPConnection(host, timeout=20)
+    connection = http.client.HTTPConnection(host, timeout=300)
     with pytest.raises(ConnectionError):  # the server closes the connection in the middle
         connection.request(
             "POST",
@@ -96,7 +96,7 @@ def test_a_body_without_end_is_refused(dashboard_server: DashboardProcess) -> No
             headers=CHUNKED,
         )
     assert running(dashboard_server.url)
-    connection = http.client.HTTPConnection(host, timeout=20)
+    connection = http.client.HTTPConnection(host, timeout=300)
     connection.putrequest("POST", "/api/v1/track")
     connection.putheader("Content-Length", str(2**40))
     connection.endheaders()

@@ -67,13 +67,13 @@ def test_a_film_that_is_interrupted_is_kept(number: signal.Signals, tmp_path: Pa
     command = [sys.executable, "-m", "atari_dqn.play", str(run_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as films:
         partial = run_dir / "videos" / ".5000-nature-seed0.mp4.partial"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (partial.exists() and partial.stat().st_size > 10_000):  # more than how a film begins
             assert films.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
         films.send_signal(number)
-        said, _ = films.communicate(timeout=60)
+        said, _ = films.communicate(timeout=300)
     assert films.returncode == INTERRUPTED
     assert said.splitlines()[-2].startswith("interrupted: score ")
     (file,) = (run_dir / "videos").iterdir()

@@ -36,7 +36,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     command = [*SHORT, "--run-dir", str(run_dir), "--total-env-steps", "100000000", "--log-interval", "50"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (run_dir / "metrics.jsonl").exists() or not rows(run_dir):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
@@ -49,7 +49,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def next_row(run_dir: Path, after: Edit) -> dict[str, float]:
     """The first row of metrics after an edit."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         for row in rows(run_dir):
             if row["env_step"] > after.env_step:
@@ -196,7 +196,7 @@ def test_ctrl_c_withdraws_the_edit(tmp_path: Path, popen: Callable[..., subproce
         obey = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         command = [sys.executable, "-m", "atari_dqn.tune", str(tmp_path), "beta=1"]
         asking = popen(command, preexec_fn=obey)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not list((tmp_path / INBOX).glob("*.json")):
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -224,7 +224,7 @@ def test_tune_needs_no_torch(tmp_path: Path) -> None:
 def test_an_edit_made_while_a_run_resumes_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [*SHORT, "--run-dir", str(tmp_path / "run"), "--checkpoint-interval", "100000000", "--total-env-steps"]
     subprocess.run([*command, "400"], check=True, stdout=subprocess.DEVNULL)
-    monkeypatch.setattr(tune, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(tune, "PATIENCE_SECONDS", 300.0)
     again = subprocess.Popen([*command, "100000000"], stdout=subprocess.DEVNULL)
     try:
         while not is_training(tmp_path / "run"):

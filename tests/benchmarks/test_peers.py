@@ -175,7 +175,7 @@ def test_a_failure_has_the_last_lines_of_the_log_and_leaves_no_process(tmp_path:
         assert workers
         with pytest.raises(ContestantFailed, match=r"exit code 1(.|\n)*ValueError: the stub is broken"):
             seat.turn(60, unwatched)
-        assert psutil.wait_procs(workers, timeout=10)[1] == []
+        assert psutil.wait_procs(workers, timeout=60)[1] == []
         with pytest.raises(ContestantFailed, match="the stub is broken"):
             seat.turn(60, unwatched)
 
@@ -189,7 +189,7 @@ def test_leaving_the_seat_kills_a_contestant_and_its_workers_during_a_turn(tmp_p
         family = [psutil.Process(seat._process.pid), *workers_of(seat)]
         assert len(family) == 2
         seat.turn(60, give_up)
-    assert psutil.wait_procs(family, timeout=10)[1] == []
+    assert psutil.wait_procs(family, timeout=60)[1] == []
 
 
 def test_workers_do_not_outlive_a_learner_that_was_killed(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_workers_do_not_outlive_a_learner_that_was_killed(tmp_path: Path) -> Non
         with pytest.raises(ContestantFailed):
             seat.turn(60, unwatched)
         assert [worker.is_running() for worker in workers] == [True]
-    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
 
 
 def test_a_contestant_ends_when_the_benchmark_has_ended(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_contestant_ends_when_the_benchmark_has_ended(tmp_path: Path) -> None:
         family = [psutil.Process(seat._process.pid), *workers_of(seat)]
         assert seat._process.stdin is not None
         seat._process.stdin.close()  # as the kernel does for one that was killed
-        assert psutil.wait_procs(family, timeout=10)[1] == []
+        assert psutil.wait_procs(family, timeout=60)[1] == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the kernel does not tell of shared pages")

@@ -191,7 +191,7 @@ def test_a_race_that_is_killed_resumes_and_counts_what_was_spent(tmp_path: Path)
     assert point["cpu"] >= 0.01 * HOUR
     assert point["env_step"] > 0
     assert point["episodes"] == 2
-    again = subprocess.run(race, capture_output=True, text=True, timeout=60, check=False)
+    again = subprocess.run(race, capture_output=True, text=True, timeout=300, check=False)
     assert again.returncode == 0
     assert len(read_lines(place / "points.jsonl")) == 1  # nothing left to do
 

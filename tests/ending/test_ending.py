@@ -135,7 +135,7 @@ def test_ctrl_c_shows_the_result_which_another_one_skips_and_a_termination_shows
     process = popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
 
     def wait_for(file: Path) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not file.exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -146,7 +146,7 @@ def test_ctrl_c_shows_the_result_which_another_one_skips_and_a_termination_shows
     if shown:
         wait_for(tmp_path / "run" / "plots" / "curve.png")
         process.send_signal(number)
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 3
     assert "state saved" in out
     assert bool(re.search(r"\nskipped     what else there was to draw and film\nplay        \S+ -m ", out)) == shown

@@ -293,7 +293,7 @@ def run_limited(most_bytes: int, command: list[str], cwd: Path, **options: Any) 
         cwd=cwd,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=300,
         preexec_fn=limit,
         env=os.environ | changed,
         **options,

@@ -99,7 +99,7 @@ def test_a_replay_larger_than_the_address_space_is_refused_with_what_would_fit(t
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)),
     )
     assert result.returncode == 2, result.stderr

@@ -257,7 +257,7 @@ def test_the_command_stops_in_one_line_and_its_run_goes_on_when_cured(tmp_path: 
     """Rewards so large that no mean of a batch's errors is finite, first as they are, then clipped."""
     run_dir = tmp_path / "a run ü"
     command = subprocess.run(
-        [*PAYS_TOO_MUCH, "--no-clip-rewards"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [*PAYS_TOO_MUCH, "--no-clip-rewards"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert command.returncode == 1, command.stderr
     (line,) = command.stderr.splitlines()
@@ -273,7 +273,7 @@ def test_the_command_stops_in_one_line_and_its_run_goes_on_when_cured(tmp_path: 
         assert not not_finite(load_tensors(checkpoint / file))
 
     command = subprocess.run(
-        [*PAYS_TOO_MUCH, "--clip-rewards"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [*PAYS_TOO_MUCH, "--clip-rewards"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert command.returncode == 0, command.stderr
     assert f"env step {stopped_at:,}" in command.stdout

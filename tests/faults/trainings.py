@@ -18,7 +18,7 @@ import psutil
 
 from tests.test_train import SHORT
 
-LIMIT = 60.0
+LIMIT = 300.0
 """Seconds after which what should have happened hangs."""
 ENDLESS = [*SHORT, "--run-dir", "run", "--total-env-steps", "100000000"]
 
@@ -74,7 +74,7 @@ class Harmed:
         self.helpers()
         (os.killpg if group else os.kill)(self.process.pid, number)
 
-    def end(self, seconds: float = 30.0, helpers: float = 5.0) -> int:
+    def end(self, seconds: float = LIMIT, helpers: float = 30.0) -> int:
         """Its exit code, once it has ended; `helpers` seconds later they must be gone, and no shared memory left."""
         code = self.process.wait(seconds)
         _, alive = psutil.wait_procs(self._family.values(), timeout=helpers)

@@ -97,7 +97,7 @@ def test_a_service_that_hangs_keeps_neither_the_rows_nor_the_end_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()
-    client(monkeypatch, lambda **_: over.wait(60))
+    client(monkeypatch, lambda **_: over.wait(300))
     monkeypatch.setattr(weights_and_biases, "LAST_SECONDS", 0.01)
     killed: list[bool] = []
     service = SimpleNamespace(name=lambda: "wandb-core", kill=lambda: killed.append(True))

@@ -128,7 +128,7 @@ def test_a_stop_before_any_run_started_is_obeyed_at_once(nodes: Nodes, tmp_path:
     with training(tmp_path, command) as sweep:
         sweep.until(lambda: "connecting to the cluster" in sweep.said)
         sweep.signal(signal.SIGINT, group=True)
-        assert sweep.end(60, 60) == INTERRUPTED, sweep.said
+        assert sweep.end(300, 60) == INTERRUPTED, sweep.said
     assert sweep.said.splitlines()[-1] == "stopped, nothing to save; resume with --sweep-dir run"
 
 

@@ -312,7 +312,7 @@ def test_a_stopped_sweep_resumes_by_its_directory_and_ends_with_the_weights_of_r
         first = tmp_path / "run/CartPole-v1/seed-1"
         harmed.until(lambda: (first / "metrics.jsonl").exists() and rows(first), 2 * LIMIT)
         harmed.signal(signal.SIGINT, group=True)
-        assert harmed.end(120) == INTERRUPTED, harmed.said
+        assert harmed.end(300) == INTERRUPTED, harmed.said
     assert "CartPole-v1 seed 1 stopped" in harmed.said.splitlines()
     assert "resume with --sweep-dir run" in harmed.said
     assert "Traceback" not in harmed.said

@@ -58,7 +58,7 @@ def test_what_a_killed_process_started_hangs_up(system: str) -> None:
         family = psutil.Process(parent.pid).children(recursive=True)
         assert [each.name() for each in family].count("sleep") == 2
         parent.kill()
-    left = psutil.wait_procs(family, 10)[1]
+    left = psutil.wait_procs(family, 60)[1]
     for each in left:
         each.kill()
     assert not left

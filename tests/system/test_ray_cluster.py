@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import threading
@@ -46,7 +47,7 @@ def test_what_listens_but_cannot_be_joined_gets_one_line(
     monkeypatch.setattr("atari_dqn.system.ray_cluster.ANSWER_SECONDS", 1.0)
 
     def serve(server: socket.socket) -> None:
-        with server.accept()[0] as accepted:
+        with server.accept()[0] as accepted, contextlib.suppress(ConnectionResetError):
             accepted.sendall(said)
             while accepted.recv(4096):
                 pass
