@@ -13,7 +13,7 @@ from atari_dqn.cli.command import DONE, run_command
 from atari_dqn.config.setting import ConfigError
 
 COMMANDS = {
-    "demo": "check this machine and learn CartPole in a minute or two",
+    "demo": "check this machine and learn CartPole in about a minute",
     "train": "train an agent; the same command with the same --run-dir resumes",
     "sweep": "train many runs: games x seeds x settings, on this machine or a Ray cluster",
     "tune": "change hyperparameters of a running training, or list them",

@@ -1,8 +1,8 @@
 """Pong, the Atari game that is learned fastest: from -21 to nearly +21.
 
-Source: the settings are ours, found by `python -m benchmarks.race`. Pong is learned by many small updates: batches of 32,
-one per 4 env steps, with the small network of Mnih et al. 2013. Few large batches, which learn Breakout fastest, need
-three times as many env steps; see experiments/LOG.md.
+Source: the settings are ours, found by `python -m benchmarks.race`. Pong is learned by many small updates: batches of
+32, one per 4 env steps, with the small network of Mnih et al. 2013. Few large batches, which learn Breakout fastest,
+need three times as many env steps; see experiments/LOG.md.
 
 Expected: a mean of 18 or more after a core-hour, some 900,000 env steps (a human scores 14.6, random play -20.7).
 Measured: by the race, 30 games: 18.4 (95% interval 17.9 to 18.8) after a core-hour and 817,521 env steps with seed 1;
