@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CHROMIUM, CHROMEDRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 NOBODY = "http://127.0.0.1:9"
 """An address where nothing listens, as the npm registry."""
-DEADLINE = 60.0
+DEADLINE = 300.0
 """Seconds after which a test gives up waiting."""
 
 Reply = tuple[int, Any]

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 BEHAVIOURS = ("labml", "html", "invalid_json", "errors", "status_500", "redirect", "gigabyte", "slow", "silent")
-DEADLINE = 60.0
+DEADLINE = 300.0
 """Seconds after which a test gives up waiting."""
 GIGABYTE = 10**9
 

@@ -20,7 +20,7 @@ from tests.faults import saver
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.faults.saver"])
-DEADLINE = 60.0
+DEADLINE = 300.0
 
 
 def started(target: Callable[..., None], *arguments: Any) -> tuple[ForkServerProcess, Connection]:
