@@ -234,6 +234,16 @@ def test_a_run_that_is_resumed_with_another_length_keeps_its_knots_where_they_we
     assert derive(like[1], 7056).epsilon_knots[1][0] == 50
 
 
+@pytest.mark.parametrize(("schedule", "kept"), [(0, 300), (500, 500)])
+def test_a_run_begun_by_a_file_keeps_its_knots_too(schedule: int, kept: int, tmp_path: Path) -> None:
+    file, run_dir = tmp_path / "own.json", tmp_path / "run"
+    file.write_text(json.dumps({"schedule_env_steps": schedule, "total_env_steps": 300}))
+    make_settings(run_dir, "ALE/Pong-v5", total_env_steps=300, schedule_env_steps=schedule)
+    begun = begun_with("--config", str(file), "--run-dir", str(run_dir), "--total-env-steps", "600")[1]
+    assert begun.schedule_length == kept
+    assert begun_with("--config", str(file), "--total-env-steps", "600")[1].schedule_length == (schedule or 600)
+
+
 def test_a_preset_is_not_claimed_for_a_run_that_has_settings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

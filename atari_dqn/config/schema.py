@@ -297,7 +297,7 @@ class RunConfig:
     schedule_env_steps: Annotated[
         int,
         Setting(
-            "positions of knots are fractions of this length; 0: of --total-env-steps as it was when the run began",
+            "positions of knots are fractions of this length, which a resumed run keeps; 0: of --total-env-steps",
             "env steps",
             0,
             2**40,

@@ -115,6 +115,20 @@ def check_directory(root: Path) -> None:
         raise ConfigError(f"--sweep-dir {root} is not a sweep's directory, nor empty; choose an empty or a new one")
 
 
+def keep_knots(new: Plan, old: Plan) -> Plan:
+    """`new` with the knots of schedules at the env steps where `old` has them, in seeds that are added, too."""
+    lengths = {member.name: member.config.schedule_length for member in old.members}
+    for member in old.members:  # an added seed is averaged with those that were there
+        lengths.setdefault(member.name.rpartition("seed-")[0], member.config.schedule_length)
+    members = []
+    for member in new.members:
+        length = lengths.get(member.name) or lengths.get(member.name.rpartition("seed-")[0])
+        if length and length != member.config.schedule_length:
+            member = dataclasses.replace(member, config=member.config.replace(schedule_env_steps=length))
+        members.append(member)
+    return dataclasses.replace(new, members=members)
+
+
 def check_extends(new: Plan, old: Plan, root: Path) -> str:
     """A line saying what `new` adds to `old`, the plan of the sweep in `root`; empty if nothing.
 
@@ -130,9 +144,12 @@ def check_extends(new: Plan, old: Plan, root: Path) -> str:
         names = " and ".join(flag(name) for name in sorted({**new.flags, **old.flags}))
         raise ConfigError(f"{root} has another plan: {names} would not be the same in all runs; {way}")
     for member in old.members:
-        was, wanted = member.config.to_dict(), now[member.name].to_dict()
+        was, wanted = (
+            {**config.to_dict(), "schedule_env_steps": config.schedule_length}
+            for config in (member.config, now[member.name])
+        )
         for name in was:
-            if was[name] != wanted[name] and name not in ("total_env_steps", "schedule_env_steps"):
+            if was[name] != wanted[name] and name != "total_env_steps":
                 raise ConfigError(
                     f"{root} has another plan: {flag(name)} of {member.name} was {shown(was[name])}, not"
                     f" {shown(wanted[name])}; {way}"
@@ -142,8 +159,11 @@ def check_extends(new: Plan, old: Plan, root: Path) -> str:
         raise ConfigError(f"{root} has another plan: its search is another; {way}")
     added = len(new.members) - len(old.members)
     early = [bool(plan.on_ray and plan.on_ray.stop_early) for plan in (new, old)]
-    if early[0] != early[1] or ((early[1] or old.ranges) and added):
-        raise ConfigError(f"{root} has another plan: with --stop-early or --search nothing can be added; {way}")
+    longer = any(member.config.run.total_env_steps != now[member.name].run.total_env_steps for member in old.members)
+    if early[0] != early[1] or ((early[1] or old.ranges) and (added or longer)):
+        raise ConfigError(
+            f"{root} has another plan: with --stop-early or --search nothing can be added or made longer; {way}"
+        )
     return f"{added} runs more than before" if added else ""
 
 

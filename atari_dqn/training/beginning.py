@@ -45,6 +45,9 @@ def begin_with(given: argparse.Namespace, default: TrainConfig | None, prog: str
         # The other run keeps its directory: only its settings are wanted.
         found = named(_expanded(given.config), takes="run seeds file", prefix="--config ")
         default = found.settings().replace(run_dir=None)
+        if runs and not default.run.schedule_env_steps:
+            kept = _keep_knots(read_config(runs[0]), given.total_env_steps).run.schedule_env_steps
+            default = default.replace(schedule_env_steps=kept)
     elif runs:
         default = _keep_knots(read_config(runs[0]), given.total_env_steps).replace(run_dir=given.run_dir)
     return _preset(given) if default is None else ("auto", default)

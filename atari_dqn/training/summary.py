@@ -24,8 +24,18 @@ from atari_dqn.envs.single import SMALLEST_IMAGE
 
 
 def exploration_warning(config: TrainConfig, derived: Derived) -> list[str]:
-    """A line where more than half of epsilon's way down is over before learning starts."""
+    """A line where more than half of epsilon's way down is over before learning starts, or its end is never reached.
+
+    The preset cpu has such an end by intent: a short run of it explores as a long one begins.
+    """
     exploration, starts = config.exploration, config.learner.learning_starts
+    last, total = round(exploration.epsilon_at[-1] * config.schedule_length), config.run.total_env_steps
+    by_knots = not exploration.epsilon_ladder and not exploration.epsilon_decay
+    if by_knots and last > total and exploration != cpu(1, total).exploration:
+        return [
+            f"warning: epsilon reaches its last value at env step {last:,}, after the end of the run: --epsilon-at are"
+            f" fractions of --schedule-env-steps {config.schedule_length}; 0 makes them fractions of --total-env-steps"
+        ]
     if exploration.epsilon_ladder or starts >= config.run.total_env_steps:
         return []
     epsilon, first = epsilon_schedule(exploration, derived)(starts), exploration.epsilon_values[0]
@@ -60,7 +70,10 @@ def above_random(config: TrainConfig) -> tuple[int, int] | None:
     if not is_atari(config.env.env_id) or any(getattr(config, part) != getattr(preset, part) for part in parts):
         return None
     measured = ABOVE_RANDOM.get(config.env.env_id)
-    return (measured, measured) if measured else (min(ABOVE_RANDOM.values()), max(ABOVE_RANDOM.values()))
+    first, last = (measured, measured) if measured else (min(ABOVE_RANDOM.values()), max(ABOVE_RANDOM.values()))
+    if config.schedule_length != preset.schedule_length or first > config.run.total_env_steps:
+        return None
+    return first, last
 
 
 def layers(spec: EnvSpec, config: TrainConfig) -> str:

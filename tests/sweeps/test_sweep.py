@@ -248,6 +248,11 @@ def test_a_plan_may_grow_and_is_kept_as_it_was(tmp_path: Path) -> None:
     early = plan.Plan(members, {"init_from": "x"}, on_ray=plan.OnRay("auto", stop_early=True))
     with pytest.raises(ConfigError, match="--stop-early or --search nothing can be added"):
         plan.check_extends(early, made, tmp_path)
+    with pytest.raises(ConfigError, match="--stop-early or --search nothing can be added or made longer"):
+        plan.check_extends(dataclasses.replace(early, members=longer), early, tmp_path)
+    explores = [dataclasses.replace(each, config=each.config.replace(schedule_env_steps=500)) for each in members]
+    with pytest.raises(ConfigError, match=r"--schedule-env-steps of a/seed-1 was 10000000, not 500; give"):
+        plan.check_extends(dataclasses.replace(made, members=explores), made, tmp_path)
     with pytest.raises(ConfigError, match="no cluster"):
         _refused(more, tmp_path)
     assert plan.load(tmp_path) == made
@@ -271,6 +276,20 @@ def test_a_member_that_was_made_longer_keeps_its_knots_when_it_is_resumed(tmp_pa
     member = Member("a/seed-1", TrainConfig().replace(total_env_steps=900))
     make_run(member.run_dir(tmp_path), "CartPole-v1", env_step=300, total_env_steps=900, schedule_env_steps=300)
     assert "--schedule-env-steps" not in command(member, tmp_path, {})
+
+
+@pytest.mark.parametrize("schedule", [{}, {"schedule_env_steps": 500_000}])
+def test_runs_of_a_plan_that_was_made_longer_keep_its_knots_and_added_seeds_get_them(schedule: dict[str, int]) -> None:
+    """The new plan has the schedule of its own length, as a preset gives it."""
+    old, new = (
+        TrainConfig().replace(total_env_steps=50_000, **schedule),
+        TrainConfig().replace(total_env_steps=300_000, schedule_env_steps=2_000_000),
+    )
+    names = ["a/seed-1", "a/seed-2", "b/seed-1"]
+    made = plan.keep_knots(plan.Plan([Member(name, new) for name in names]), plan.Plan([Member("a/seed-1", old)]))
+    kept = old.schedule_length
+    assert [member.config.schedule_length for member in made.members] == [kept, kept, 2_000_000]
+    assert {member.config.run.total_env_steps for member in made.members} == {300_000}
 
 
 def test_progress_is_the_newest_whole_row(tmp_path: Path) -> None:

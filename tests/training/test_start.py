@@ -18,6 +18,7 @@ from rich.console import Console
 from atari_dqn.cli.command import INTERRUPTED
 from atari_dqn.config.derived import derive
 from atari_dqn.config.live import Edit, Request
+from atari_dqn.config.presets import cpu
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.envs.make import spec_of
@@ -31,7 +32,7 @@ from atari_dqn.sweeps.members import Member
 from atari_dqn.train import main
 from atari_dqn.training import start
 from atari_dqn.training.start import Run
-from atari_dqn.training.summary import exploration_warning
+from atari_dqn.training.summary import above_random, exploration_warning
 from tests.training.test_trainer import CARTPOLE
 
 URL = "http://127.0.0.1:1"
@@ -138,6 +139,39 @@ def test_a_schedule_that_is_over_before_learning_starts_is_warned_of(
     warnings = exploration_warning(config, derive(config, 7_056))
     assert len(warnings) == (epsilon is not None)
     assert all(f"epsilon is down to {epsilon} when learning starts at env step 20,000" in line for line in warnings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "last"),
+    [
+        ({}, None),
+        ({"epsilon_values": (1.0, 0.01), "epsilon_at": (0.0, 1.0)}, "2,000,000"),
+        ({"epsilon_values": (1.0, 0.01), "epsilon_at": (0.0, 0.25)}, None),
+        ({"epsilon_values": (1.0, 0.01), "epsilon_at": (0.0, 1.0), "schedule_env_steps": 0}, None),
+        ({"epsilon_values": (1.0, 0.01), "epsilon_at": (0.0, 1.0), "epsilon_ladder": True}, None),
+    ],
+)
+def test_knots_of_ones_own_that_a_run_does_not_reach_are_warned_of(settings: dict[str, Any], last: str | None) -> None:
+    config = cpu(1, 500_000).replace(**settings).validate()
+    warnings = exploration_warning(config, derive(config, 7_056))
+    assert len(warnings) == (last is not None)
+    assert all(f"epsilon reaches its last value at env step {last}, after the end of the run" in it for it in warnings)
+
+
+@pytest.mark.parametrize(
+    ("total", "settings", "expected"),
+    [
+        (10_000_000, {}, (100_000, 100_000)),
+        (50_000, {}, None),
+        (10_000_000, {"schedule_env_steps": 10**9}, None),
+        (10_000_000, {"learning_rate": 1e-4}, None),
+        (10_000_000, {"env_id": "ALE/Seaquest-v5"}, (100_000, 450_000)),
+    ],
+)
+def test_what_is_expected_of_the_preset_cpu(
+    total: int, settings: dict[str, Any], expected: tuple[int, int] | None
+) -> None:
+    assert above_random(cpu(2, total).replace(**settings)) == expected
 
 
 FLAGS = ["--env-id", "CartPole-v1", "--num-workers", "2", "--total-env-steps", "30000", "--gamma", "0.5"]
