@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import shlex
 import sys
@@ -150,8 +151,9 @@ def _plan(command: Any, root: Path) -> tuple[Plan, dict[str, EnvSpec], list[str]
         return plan.overridden(before, command.parallel, ray), specs_of(before.members), []
     members, specs = members_of(grid := _grid(command, given))
     made = plan.overridden(Plan(members, _flags(command), dict(grid.search)), command.parallel, ray)
-    if before and "schedule_env_steps" not in given:
-        made = plan.keep_knots(made, before)
+    if before:
+        own = given if command.config else {*grid.base, *grid.axes, *itertools.chain(*grid.variants)}
+        made = plan.as_begun(made, before, own)
     begins = f"settings of {command.config}" if command.config else f"preset {grid.preset}"
     added = plan.check_extends(made, before, root) if before else ""
     return made, specs, [begins, *([added] if added else [])]

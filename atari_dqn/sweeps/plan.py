@@ -7,7 +7,7 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,18 +115,30 @@ def check_directory(root: Path) -> None:
         raise ConfigError(f"--sweep-dir {root} is not a sweep's directory, nor empty; choose an empty or a new one")
 
 
-def keep_knots(new: Plan, old: Plan) -> Plan:
-    """`new` with the knots of schedules at the env steps where `old` has them, in seeds that are added, too."""
-    lengths = {member.name: member.config.schedule_length for member in old.members}
+def as_begun(new: Plan, old: Plan, given: Container[str]) -> Plan:
+    """`new` with what the runs of `old` began with and nobody changed, whose settings are not in `given`.
+
+    The knots of schedules stay at their env steps, those of added seeds too. The same number of envs stays spread over
+    the same number of workers, which a preset chooses by the machine.
+    """
+    begun = {member.name: member.config for member in old.members}
     for member in old.members:  # an added seed is averaged with those that were there
-        lengths.setdefault(member.name.rpartition("seed-")[0], member.config.schedule_length)
+        begun.setdefault(_group(member), member.config)
     members = []
     for member in new.members:
-        length = lengths.get(member.name) or lengths.get(member.name.rpartition("seed-")[0])
-        if length and length != member.config.schedule_length:
-            member = dataclasses.replace(member, config=member.config.replace(schedule_env_steps=length))
-        members.append(member)
+        config = member.config
+        if before := begun.get(member.name) or begun.get(_group(member)):
+            if "schedule_env_steps" not in given and before.schedule_length != config.schedule_length:
+                config = config.replace(schedule_env_steps=before.schedule_length)
+            workers = ("num_workers", "envs_per_worker")
+            if before.num_envs == config.num_envs and not any(name in given for name in workers):
+                config = config.replace(**{name: getattr(before.env, name) for name in workers})
+        members.append(dataclasses.replace(member, config=config))
     return dataclasses.replace(new, members=members)
+
+
+def _group(member: Member) -> str:
+    return member.name.rpartition("seed-")[0]
 
 
 def check_extends(new: Plan, old: Plan, root: Path) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 from atari_dqn import compare, sweep
 from atari_dqn.cli.command import DONE, INTERRUPTED
 from atari_dqn.config.file import load_config
-from atari_dqn.config.presets import PRESETS
+from atari_dqn.config.presets import PRESETS, cpu
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.runs.checkpoints import load_weights
@@ -281,15 +281,26 @@ def test_a_member_that_was_made_longer_keeps_its_knots_when_it_is_resumed(tmp_pa
 @pytest.mark.parametrize("schedule", [{}, {"schedule_env_steps": 500_000}])
 def test_runs_of_a_plan_that_was_made_longer_keep_its_knots_and_added_seeds_get_them(schedule: dict[str, int]) -> None:
     """The new plan has the schedule of its own length, as a preset gives it."""
-    old, new = (
-        TrainConfig().replace(total_env_steps=50_000, **schedule),
-        TrainConfig().replace(total_env_steps=300_000, schedule_env_steps=2_000_000),
-    )
-    names = ["a/seed-1", "a/seed-2", "b/seed-1"]
-    made = plan.keep_knots(plan.Plan([Member(name, new) for name in names]), plan.Plan([Member("a/seed-1", old)]))
+    old = TrainConfig().replace(total_env_steps=50_000, **schedule)
+    new = TrainConfig().replace(total_env_steps=300_000, schedule_env_steps=2_000_000)
+    before = plan.Plan([Member("a/seed-1", old)])
+    asked = plan.Plan([Member(name, new) for name in ("a/seed-1", "a/seed-2", "b/seed-1")])
+    made = plan.as_begun(asked, before, ())
     kept = old.schedule_length
     assert [member.config.schedule_length for member in made.members] == [kept, kept, 2_000_000]
     assert {member.config.run.total_env_steps for member in made.members} == {300_000}
+    assert plan.as_begun(asked, before, {"schedule_env_steps": [2_000_000]}) == asked
+
+
+def test_the_workers_that_a_preset_chose_on_another_machine_are_kept(tmp_path: Path) -> None:
+    def planned(cores: int) -> plan.Plan:
+        return plan.Plan([Member("a/seed-1", cpu(cores, 10_000))])
+
+    assert plan.as_begun(planned(4), planned(2), ()) == planned(2)
+    given = {"num_workers": [4]}
+    assert plan.as_begun(planned(4), planned(2), given) == planned(4)
+    with pytest.raises(ConfigError, match="--num-workers of a/seed-1 was 2, not 4"):
+        plan.check_extends(plan.as_begun(planned(4), planned(2), given), planned(2), tmp_path)
 
 
 def test_progress_is_the_newest_whole_row(tmp_path: Path) -> None:
