@@ -151,12 +151,13 @@ def _plan(command: Any, root: Path) -> tuple[Plan, dict[str, EnvSpec], list[str]
         return plan.overridden(before, command.parallel, ray), specs_of(before.members), []
     members, specs = members_of(grid := _grid(command, given))
     made = plan.overridden(Plan(members, _flags(command), dict(grid.search)), command.parallel, ray)
+    notes = [f"settings of {command.config}" if command.config else f"preset {grid.preset}"]
     if before:
         own = given if command.config else {*grid.base, *grid.axes, *itertools.chain(*grid.variants)}
         made = plan.as_begun(made, before, own)
-    begins = f"settings of {command.config}" if command.config else f"preset {grid.preset}"
-    added = plan.check_extends(made, before, root) if before else ""
-    return made, specs, [begins, *([added] if added else [])]
+        if added := plan.check_extends(made, before, root):
+            notes.append(added)
+    return made, specs, notes
 
 
 def _grid(command: Any, given: dict[str, list[Any]]) -> Grid:

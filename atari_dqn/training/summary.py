@@ -29,14 +29,17 @@ def exploration_warning(config: TrainConfig, derived: Derived) -> list[str]:
     The preset cpu has such an end by intent: a short run of it explores as a long one begins.
     """
     exploration, starts = config.exploration, config.learner.learning_starts
-    last, total = round(exploration.epsilon_at[-1] * config.schedule_length), config.run.total_env_steps
-    by_knots = not exploration.epsilon_ladder and not exploration.epsilon_decay
-    if by_knots and last > total and exploration != cpu(1, total).exploration:
+    total = config.run.total_env_steps
+    if exploration.epsilon_ladder:
+        return []
+    last = derived.epsilon_knots[-1][0] if derived.epsilon_knots else 0
+    if last > total and exploration != cpu(1, total).exploration:
         return [
-            f"warning: epsilon reaches its last value at env step {last:,}, after the end of the run: --epsilon-at are"
-            f" fractions of --schedule-env-steps {config.schedule_length}; 0 makes them fractions of --total-env-steps"
+            f"warning: epsilon reaches its last value at env step {last:,.0f}, after the end of the run: --epsilon-at"
+            f" are fractions of --schedule-env-steps {config.schedule_length}; 0 makes them fractions of"
+            " --total-env-steps"
         ]
-    if exploration.epsilon_ladder or starts >= config.run.total_env_steps:
+    if starts >= total:
         return []
     epsilon, first = epsilon_schedule(exploration, derived)(starts), exploration.epsilon_values[0]
     if first - epsilon <= (first - min(exploration.epsilon_values)) / 2:
