@@ -27,16 +27,11 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
 LINE_SECONDS = 10.0
 """Seconds between progress lines."""
 
-SCREENED = (
-    *("nature-256", "256-fast", "256-ratio-6", "256-batch-64", "256-rate", "256-target"),
-    *("256-replay", "256-n-5", "256-uniform", "256-ladder", "256-explore"),
-)
-"""`small-256` with one thing changed; raced shortly, to see what makes it quick and what would be quicker"""
 PLAN: tuple[tuple[str, str, int, float], ...] = (
     *(("64-later", "breakout", seed, 2.0) for seed in (1, 2, 3)),
     *(("32-ratio-8", "pong", seed, 1.0) for seed in (1, 2)),
     *((peer, "breakout", 1, 2.0) for peer in ("sb3", "cleanrl", "labml", "pfrl", "tianshou")),
-    *((name, "breakout", 1, 0.25) for name in SCREENED),
+    *((name, "breakout", 1, 0.25) for name in ("64-uniform", "64-n-5")),
     *((name, "breakout", 1, 0.5) for name in ("breakout-cpu", "breakout-cpu-target", "small")),
 )
 """What is raced without `--one`, in this order: contestant, game, seed, core-hours."""

@@ -101,6 +101,17 @@ SMALL_256: Settings = {
 """Few large batches from many envs, and a target that follows every 8,000 env steps"""
 
 
+LATER_64: Settings = {
+    **SMALL_256,
+    "batch_size": 64,
+    "learning_rate": 2.5e-4,
+    "target_update_interval": 94,
+    "learning_rate_factors": (1.0, 0.4),
+    "learning_rate_at": (0.225, 0.275),
+}
+"""The preset cpu: batches of 64, a lower rate that falls, and a target that follows every 2,000 env steps"""
+
+
 def _with(about: str, **changes: Any) -> Contestant:
     return Contestant(f"`small-256` with {about}", {**SMALL_256, **changes})
 
@@ -116,26 +127,18 @@ CONTESTANTS = {
         "small network, batches of 256, ratio 3, rate 5e-4, 32 envs, 2^19 transitions, beta 0.4 (target every 8,000)",
         SMALL_256,
     ),
-    "256-decay": _with(
-        "a rate that falls to 1e-4 between 740,000 and 1,000,000 env steps",
-        learning_rate_factors=(1.0, 0.2),
-        learning_rate_at=(0.185, 0.25),
-    ),
     "64-target-2000": _with(
         "batches of 64, rate 2.5e-4 (target every 2,000 env steps)",
         batch_size=64,
         learning_rate=2.5e-4,
         target_update_interval=94,
     ),
-    "64-later": _with(
-        "batches of 64, rate 2.5e-4 that falls to 1e-4 between 900,000 and 1,100,000 env steps (target every 2,000);"
-        " the preset cpu",
-        batch_size=64,
-        learning_rate=2.5e-4,
-        target_update_interval=94,
-        learning_rate_factors=(1.0, 0.4),
-        learning_rate_at=(0.225, 0.275),
+    "64-later": Contestant(
+        "the preset cpu: `64-target-2000` with a rate that falls to 1e-4 between 900,000 and 1,100,000 env steps",
+        LATER_64,
     ),
+    "64-uniform": Contestant("`64-later` with uniform replay", {**LATER_64, "replay": "uniform"}),
+    "64-n-5": Contestant("`64-later` with n-step 5", {**LATER_64, "n_step": 5}),
     "64-decay": _with(
         "batches of 64, rate 2.5e-4 that falls to 1e-4 between 400,000 and 600,000 env steps (target every 2,000)",
         batch_size=64,
@@ -147,16 +150,8 @@ CONTESTANTS = {
     "32-ratio-8": Contestant(
         "small network, batches of 32, ratio 8, rate 1e-4 (target every 4,000 env steps)", SMALL_32
     ),
-    "64-ratio-16": Contestant(
-        "small network, batches of 64, ratio 16, rate 2.5e-4 (target every 2,000 env steps)",
-        {**SMALL_32, "batch_size": 64, "replay_ratio": 16.0, "learning_rate": 2.5e-4, "target_update_interval": 500},
-    ),
-    "32-nature": Contestant("`32-ratio-8` with the network of Mnih et al. 2015", {**SMALL_32, "network": "nature"}),
     "32-n-5": Contestant("`32-ratio-8` with n-step 5", {**SMALL_32, "n_step": 5}),
     "32-n-10": Contestant("`32-ratio-8` with n-step 10", {**SMALL_32, "n_step": 10}),
-    "nature-256": _with("the network of Mnih et al. 2015", network="nature"),
-    "256-fast": _with("64 envs, ratio 1.5", envs_per_worker=64, replay_ratio=1.5),
-    "256-ratio-6": _with("ratio 6 (target every 4,000 env steps)", replay_ratio=6.0),
     "256-batch-64": _with(
         "batches of 64, rate 2.5e-4 (target every 8,000 env steps)",
         batch_size=64,
@@ -164,16 +159,7 @@ CONTESTANTS = {
         target_update_interval=376,
     ),
     "256-rate": _with("rate 2.5e-4", learning_rate=2.5e-4),
-    "256-target": _with("a target every 32,000 env steps", target_update_interval=376),
-    "256-replay": _with("2^17 transitions", replay_capacity=2**17),
-    "256-n-5": _with("n-step 5", n_step=5),
     "256-n-10": _with("n-step 10", n_step=10),
-    "256-uniform": _with("uniform replay", replay="uniform"),
-    "256-ladder": _with("the epsilon ladder", epsilon_ladder=True),
-    "256-explore": _with(
-        "epsilon 0.1 after 60,000 and 0.01 after 250,000 env steps",
-        **epsilon(4_000_000, (0, 1.0), (60_000, 0.1), (250_000, 0.01)),
-    ),
     "sb3": Contestant("Stable-Baselines3 with RL Baselines3 Zoo's Atari settings", peer="sb3"),
     "cleanrl": Contestant("CleanRL's dqn_atari.py, written anew", peer="cleanrl"),
     "labml": Contestant(
