@@ -31,7 +31,7 @@ PLAN: tuple[tuple[str, str, int, float], ...] = (
     *(("64-later", "breakout", seed, 2.0) for seed in (1, 2, 3)),
     *(("32-ratio-8", "pong", seed, 1.0) for seed in (1, 2)),
     *((peer, "breakout", 1, 2.0) for peer in ("sb3", "cleanrl", "labml", "pfrl", "tianshou")),
-    *((name, "breakout", 1, 0.25) for name in ("64-uniform", "64-n-5")),
+    *((name, "breakout", 1, 0.25) for name in ("64-ratio-1.5", "64-uniform", "64-n-5")),
     *((name, "breakout", 1, 0.5) for name in ("breakout-cpu", "breakout-cpu-target", "small")),
 )
 """What is raced without `--one`, in this order: contestant, game, seed, core-hours."""

@@ -138,6 +138,10 @@ CONTESTANTS = {
         LATER_64,
     ),
     "64-uniform": Contestant("`64-later` with uniform replay", {**LATER_64, "replay": "uniform"}),
+    "64-ratio-1.5": Contestant(
+        "`64-later` with ratio 1.5 (target every 2,000 env steps)",
+        {**LATER_64, "replay_ratio": 1.5, "target_update_interval": 47},
+    ),
     "64-n-5": Contestant("`64-later` with n-step 5", {**LATER_64, "n_step": 5}),
     "64-decay": _with(
         "batches of 64, rate 2.5e-4 that falls to 1e-4 between 400,000 and 600,000 env steps (target every 2,000)",
