@@ -101,15 +101,11 @@ SMALL_256: Settings = {
 """Few large batches from many envs, and a target that follows every 8,000 env steps"""
 
 
-LATER_64: Settings = {
-    **SMALL_256,
-    "batch_size": 64,
-    "learning_rate": 2.5e-4,
-    "target_update_interval": 94,
-    "learning_rate_factors": (1.0, 0.4),
-    "learning_rate_at": (0.225, 0.275),
-}
-"""The preset cpu: batches of 64, a lower rate that falls, and a target that follows every 2,000 env steps"""
+SMALL_64: Settings = {**SMALL_256, "batch_size": 64, "learning_rate": 2.5e-4, "target_update_interval": 94}
+"""Batches of 64, and a target that follows every 2,000 env steps"""
+
+LATER_64: Settings = {**SMALL_64, "learning_rate_factors": (1.0, 0.4), "learning_rate_at": (0.225, 0.275)}
+"""The preset cpu: the same with a rate that falls"""
 
 
 def _with(about: str, **changes: Any) -> Contestant:
@@ -127,11 +123,8 @@ CONTESTANTS = {
         "small network, batches of 256, ratio 3, rate 5e-4, 32 envs, 2^19 transitions, beta 0.4 (target every 8,000)",
         SMALL_256,
     ),
-    "64-target-2000": _with(
-        "batches of 64, rate 2.5e-4 (target every 2,000 env steps)",
-        batch_size=64,
-        learning_rate=2.5e-4,
-        target_update_interval=94,
+    "64-target-2000": Contestant(
+        "`small-256` with batches of 64, rate 2.5e-4 (target every 2,000 env steps)", SMALL_64
     ),
     "64-later": Contestant(
         "the preset cpu: `64-target-2000` with a rate that falls to 1e-4 between 900,000 and 1,100,000 env steps",
@@ -143,13 +136,9 @@ CONTESTANTS = {
         {**LATER_64, "replay_ratio": 1.5, "target_update_interval": 47},
     ),
     "64-n-5": Contestant("`64-later` with n-step 5", {**LATER_64, "n_step": 5}),
-    "64-decay": _with(
-        "batches of 64, rate 2.5e-4 that falls to 1e-4 between 400,000 and 600,000 env steps (target every 2,000)",
-        batch_size=64,
-        learning_rate=2.5e-4,
-        target_update_interval=94,
-        learning_rate_factors=(1.0, 0.4, 0.2),
-        learning_rate_at=(0.1, 0.15, 0.5),
+    "64-decay": Contestant(
+        "`64-target-2000` with a rate that falls to 1e-4 between 400,000 and 600,000 env steps",
+        {**SMALL_64, "learning_rate_factors": (1.0, 0.4, 0.2), "learning_rate_at": (0.1, 0.15, 0.5)},
     ),
     "32-ratio-8": Contestant(
         "small network, batches of 32, ratio 8, rate 1e-4 (target every 4,000 env steps)", SMALL_32
