@@ -136,6 +136,7 @@ CONTESTANTS = {
         {**LATER_64, "replay_ratio": 1.5, "target_update_interval": 47},
     ),
     "64-n-5": Contestant("`64-later` with n-step 5", {**LATER_64, "n_step": 5}),
+    "64-nature": Contestant("`64-later` with the network of Mnih et al. 2015", {**LATER_64, "network": "nature"}),
     "64-decay": Contestant(
         "`64-target-2000` with a rate that falls to 1e-4 between 400,000 and 600,000 env steps",
         {**SMALL_64, "learning_rate_factors": (1.0, 0.4, 0.2), "learning_rate_at": (0.1, 0.15, 0.5)},
