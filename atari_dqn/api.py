@@ -29,8 +29,8 @@ from atari_dqn.policy.source import Source, playable_source
 from atari_dqn.runs.directory import named, read_config
 from atari_dqn.runs.records import read_rows
 from atari_dqn.system.signals import StopRequest
-from atari_dqn.train import TrainCommand, rows, with_settings
-from atari_dqn.training.beginning import begin_with
+from atari_dqn.train import TrainCommand, rows
+from atari_dqn.training.beginning import begin_with, with_settings
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -143,7 +143,7 @@ def _command(given: dict[str, Any]) -> TrainCommand:
         raise ConfigError(f"preset is {scanned['preset']!r:.60}; it must be one of {', '.join(get_args(Preset))}")
     total = str(given["total_env_steps"]) if "total_env_steps" in given else None
     preset, default = begin_with(argparse.Namespace(**scanned, total_env_steps=total, seeds=None), None, "train")
-    return with_settings(from_dict(given, default), **(besides | {"preset": preset}))
+    return with_settings(TrainCommand, from_dict(given, default), **(besides | {"preset": preset}))
 
 
 def _json(value: Any) -> str:

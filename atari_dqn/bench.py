@@ -12,18 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
-from atari_dqn.config.schema import TrainConfig
+from atari_dqn.cli.command import DONE, CommandFailed, run_command
+from atari_dqn.config.presets import ABOUT
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.system.files import check_room_for
+from atari_dqn.training.beginning import Beginning, parse_training
 
 
 @help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchCommand(TrainConfig):
+class BenchCommand(Beginning):
     """Measure how fast this machine would run a training, given the flags of that training.
 
-    Flags that do not affect speed (--seed, --log-interval, --run-dir...) are accepted and have no effect.
+    Without flags it is the training that plain train would start. Flags that do not affect speed (--seed,
+    --log-interval...) are accepted and have no effect.
     """
 
     seconds: Annotated[float, Setting("length of each measurement", "seconds", 0, 3600, low_open=True)] = 2.0
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
 
     `CommandFailed` means that a worker failed, or --out could not be written; then the tables are printed nevertheless.
     """
-    command = parse_flags(BenchCommand, argv, prog=prog)
+    command = parse_training(BenchCommand, argv, prog)
     config = command.settings().validate()
     if command.out is not None:
         try:
@@ -64,6 +66,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m atari_dqn.ben
         steps = config.learner.learning_starts
         each = f"{command.rounds} rounds of four measurements of {command.seconds:g} s"
         say(console, f"{each}, after {steps:,} env steps of random play")
+        if command.preset != "auto":
+            say(console, f"preset {command.preset}: {ABOUT[command.preset]}")
         try:
             report = benchmark(config, spec, command.seconds, command.rounds, status.update)
         except WorkerError as error:

@@ -15,15 +15,15 @@ from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from atari_dqn.cli.command import DONE, CommandFailed, parse_flags, run_command
+from atari_dqn.cli.command import DONE, CommandFailed, run_command
 from atari_dqn.cli.output import open_console, say
 from atari_dqn.config.derived import Derived, derive
 from atari_dqn.config.objects import remember
-from atari_dqn.config.presets import ABOUT, Preset
+from atari_dqn.config.presets import ABOUT
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings
 from atari_dqn.labml import launch
@@ -33,7 +33,7 @@ from atari_dqn.runs.edits import Inbox, recorded_edits
 from atari_dqn.runs.lock import locked
 from atari_dqn.system.machine import is_out_of_memory
 from atari_dqn.system.signals import StopRequest
-from atari_dqn.training.beginning import settings_before_flags
+from atari_dqn.training.beginning import Beginning, parse_training
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,24 +45,13 @@ if TYPE_CHECKING:
 
 @help_from_settings
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainCommand(TrainConfig):
+class TrainCommand(Beginning):
     """Train a prioritized, dueling, double DQN from many worker processes.
 
     Each flag shows its meaning and, in brackets, its unit, bounds and source. Stop with Ctrl-C: the state is saved, and
     the same command with the same --run-dir resumes.
     """
 
-    config: Annotated[
-        Path | None, Setting("another run, or a config.json, to take the settings from; flags override it")
-    ] = None
-    preset: Annotated[
-        Preset,
-        Setting(
-            "settings to begin with for an Atari game: "
-            + "".join(f"{name}, {about}; " for name, about in ABOUT.items())
-            + "auto, cpu or gpu as the machine has"
-        ),
-    ] = "auto"
     init_from: Annotated[
         Path | None, Setting("start from the weights of this run, checkpoint directory or learner.safetensors")
     ] = None
@@ -110,7 +99,7 @@ def main(
     A SIGINT or SIGTERM before there is anything to save raises `KeyboardInterrupt`.
     """
     with StopRequest() as stop:
-        command, console = _parse(argv, default, prog), open_console()
+        command, console = parse_training(TrainCommand, argv, prog, default), open_console()
         code, run_dir = result_of(rows(command, stop, console))
     shown = command.show_result and os.environ.get("ATARI_DQN_SHOW_RESULT") != "0" and command.seeds == 1
     if shown and stop.signal in (None, signal.SIGINT):  # one who ends the terminal or the machine does not wait
@@ -260,17 +249,6 @@ def _dashboard(command: TrainCommand, console: Console, stop: StopRequest) -> It
         for line in server.said:
             say(console, line)
         yield
-
-
-def _parse(argv: Sequence[str] | None, default: TrainConfig | None, prog: str) -> TrainCommand:
-    preset, config = settings_before_flags(argv, default, prog)
-    return parse_flags(TrainCommand, argv, prog=prog, default=with_settings(config, preset=preset))
-
-
-def with_settings(config: TrainConfig, **given: Any) -> TrainCommand:
-    """A command with these settings, and what else is given to it."""
-    sections = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
-    return TrainCommand(**sections, **given)
 
 
 if __name__ == "__main__":

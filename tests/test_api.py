@@ -30,7 +30,8 @@ from atari_dqn.monitoring.views import Row
 from atari_dqn.policy.source import check_modules
 from atari_dqn.runs.checkpoints import CheckpointStore, load_weights
 from atari_dqn.runs.directory import read_config
-from atari_dqn.train import _parse
+from atari_dqn.train import TrainCommand
+from atari_dqn.training.beginning import parse_training
 from tests import test_train
 
 
@@ -205,7 +206,8 @@ def test_a_score_to_stop_at_may_be_taken_back(tmp_path: Path) -> None:
     assert reached < 2_000
     assert atari_dqn.train(run_dir=made.run_dir, stop_score=None).rows[-1]["env_step"] >= 2_000
     assert made.config.run.stop_score is None
-    assert _parse(["--stop-score", "None"], TrainConfig().replace(stop_score=1.0), "").run.stop_score is None
+    stopping = TrainConfig().replace(stop_score=1.0)
+    assert parse_training(TrainCommand, ["--stop-score", "None"], "", stopping).run.stop_score is None
 
 
 def test_nothing_is_printed_unless_asked(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

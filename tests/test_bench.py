@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from atari_dqn.bench import BenchCommand
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics.measure import Bench, machine_cpu
 from atari_dqn.diagnostics.profiler import LOOP_PARTS
@@ -21,7 +22,9 @@ from atari_dqn.diagnostics.report import diagnose, tables
 from atari_dqn.envs.make import env_spec
 from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.system.linux import allowed_cores
+from atari_dqn.train import TrainCommand
 from atari_dqn.training.assembly import local_trainer
+from atari_dqn.training.beginning import parse_training
 from atari_dqn.training.trainer import Trainer
 
 BENCH = [sys.executable, "-m", "atari_dqn.bench"]
@@ -58,6 +61,15 @@ def test_the_command_prints_and_writes_every_quantity(tmp_path: Path) -> None:
     assert {"date", "processor", "cores", "git_revision", "packages"} <= set(report["system"])
 
 
+def test_it_measures_the_training_that_the_same_flags_would_start(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(TrainConfig().replace(batch_size=48).to_dict()))
+    for flags in ("", "--env-id pong --batch-size 16", "--preset paper", "--preset gpu", f"--config {file} --n-step 2"):
+        measured = parse_training(BenchCommand, flags.split(), "bench")
+        trained = parse_training(TrainCommand, flags.split(), "train")
+        assert (measured.settings(), measured.preset) == (trained.settings(), trained.preset), flags
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -70,6 +82,7 @@ def test_the_command_prints_and_writes_every_quantity(tmp_path: Path) -> None:
         (["--out", "/proc/figures.json"], "cannot write --out /proc/figures.json"),
         (["--replay-capacity", str(2**30), "--num-workers", "64"], "GB"),
         (["--no-such-flag", "1"], "--no-such-flag"),
+        (["--preset", "gpu", "--env-id", "CartPole-v1"], "--preset gpu is for Atari games"),
     ],
 )
 def test_a_mistake_gets_a_short_message_and_exit_code_2(arguments: list[str], words: str, tmp_path: Path) -> None:

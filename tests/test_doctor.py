@@ -20,7 +20,8 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.diagnostics import advice, checks
 from atari_dqn.diagnostics.checks import Finding, run_check
 from atari_dqn.system import machine as system
-from atari_dqn.train import _parse
+from atari_dqn.train import TrainCommand
+from atari_dqn.training.beginning import parse_training
 from atari_dqn.workers import shared_memory
 from tests.faults.test_limits import written
 from tests.test_train import run
@@ -39,7 +40,7 @@ def test_a_machine_that_is_ready_gets_settings_that_are_valid(tmp_path: Path) ->
         assert text in result.stdout, text
     words = shlex.split(result.stdout.splitlines()[-1])
     assert words[1:3] == ["-m", "atari_dqn.train"]
-    command = _parse(words[3:], None, "train")
+    command = parse_training(TrainCommand, words[3:], "train")
     TrainConfig(env=command.env, replay=command.replay, learner=command.learner).validate()
     assert list(tmp_path.iterdir()) == [], "no file is left behind"
 

@@ -22,7 +22,8 @@ from atari_dqn.runs.directory import check_run_dir
 from atari_dqn.runs.edits import RECORD, recorded_edits
 from atari_dqn.sweeps.members import check_known_elsewhere
 from atari_dqn.system.signals import StopRequest
-from atari_dqn.train import TrainCommand, _parse, main
+from atari_dqn.train import TrainCommand, main
+from atari_dqn.training.beginning import parse_training
 from tests.run_dirs import log, make_run, make_settings, refusals
 from tests.stubs import Numbered
 
@@ -64,7 +65,7 @@ def test_a_part_of_a_run_stands_for_it_with_every_command(
     assert playable_source(Path(path).absolute()).path == (runs / "one").absolute()
     assert tune.main([path]) == compare.main([path]) == 0
     assert "runs/one/plots/compare.png\n" in capsys.readouterr().out
-    config = _parse(["--config", path, "--seed", "7"], TrainConfig(), "train").settings()
+    config = parse_training(TrainCommand, ["--config", path, "--seed", "7"], "train", TrainConfig()).settings()
     assert (config.replay.gamma, config.run.seed, config.run.run_dir) == (0.5, 7, None)
     assert recorded_edits(Path(path)) == []
 
@@ -143,7 +144,7 @@ def test_a_path_that_is_no_run_is_one_line_before_torch_is_imported(runs: Path) 
 def test_a_config_of_another_program_does_not_make_a_folder_a_run(content: str, place: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
     run_dir = tmp_path / place
-    config = _parse(["--run-dir", str(run_dir)], TrainConfig(), "train").settings()
+    config = parse_training(TrainCommand, ["--run-dir", str(run_dir)], "train", TrainConfig()).settings()
     assert check_run_dir(config, run_dir) == []
 
 
@@ -182,7 +183,7 @@ def test_a_home_is_expanded_in_every_path(tmp_path: Path, monkeypatch: pytest.Mo
     make_settings(there, "CartPole-v1", gamma=0.5)
     assert parse_flags(compare.CompareCommand, ["~/a", "~"], prog="it").runs == (tmp_path / "a", tmp_path)
     for flag in ("--config", "--run-dir"):
-        config = _parse([f"{flag}=~/there"], TrainConfig(), "it").settings()
+        config = parse_training(TrainCommand, [f"{flag}=~/there"], "it", TrainConfig()).settings()
         assert (config.replay.gamma, config.run.run_dir) == (0.5, there if flag == "--run-dir" else None)
 
 

@@ -27,7 +27,8 @@ from atari_dqn.envs.protocol import PROTOCOLS
 from atari_dqn.evaluation.result import Evaluation
 from atari_dqn.evaluation.scorecard import scorecard
 from atari_dqn.runs.lock import is_training
-from atari_dqn.train import _parse
+from atari_dqn.train import TrainCommand
+from atari_dqn.training.beginning import parse_training
 from tests.faults.trainings import LIMIT
 from tests.test_bench import TINY
 
@@ -123,7 +124,7 @@ def module_of(command: str) -> str:
 
 def check(flags: str) -> None:
     """Check that they are flags of `train` and together a valid configuration."""
-    command = _parse(shlex.split(flags), None if "--preset" in flags else TrainConfig(), "train")
+    command = parse_training(TrainCommand, shlex.split(flags), "train", None if "--preset" in flags else TrainConfig())
     TrainConfig(**{section: getattr(command, section) for section in vars(TrainConfig())}).validate()
 
 

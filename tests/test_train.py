@@ -25,7 +25,8 @@ from atari_dqn.labml import launch
 from atari_dqn.runs.directory import read_config
 from atari_dqn.runs.lock import locked
 from atari_dqn.system.machine import usable_cores
-from atari_dqn.train import _parse, main
+from atari_dqn.train import TrainCommand, main
+from atari_dqn.training.beginning import parse_training
 from tests.run_dirs import make_settings
 
 TRAIN = [sys.executable, "-m", "atari_dqn.train"]
@@ -177,7 +178,7 @@ def test_a_dashboard_that_cannot_start_is_told_with_what_train_can_do_about_it(
 
 
 def begun_with(*flags: str, default: TrainConfig | None = None) -> tuple[str, TrainConfig]:
-    command = _parse(flags, default, "train")
+    command = parse_training(TrainCommand, flags, "train", default)
     return command.preset, command.settings()
 
 

@@ -7,17 +7,54 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from atari_dqn.cli.command import whole
-from atari_dqn.config.presets import PRESETS, Preset, auto, settings_of
+from atari_dqn.cli.command import parse_flags, whole
+from atari_dqn.config.presets import ABOUT, PRESETS, Preset, auto, settings_of
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.config.setting import ConfigError
+from atari_dqn.config.setting import ConfigError, Setting, help_from_settings
 from atari_dqn.envs.ids import is_atari
 from atari_dqn.runs.directory import is_run_dir, named, read_config, seeds_in
 from atari_dqn.runs.lock import check_not_training
 from atari_dqn.system.machine import usable_cores
+
+
+@help_from_settings
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beginning(TrainConfig):
+    """Settings of a training, and where they come from."""
+
+    config: Annotated[
+        Path | None, Setting("another run, or a config.json, to take the settings from; flags override it")
+    ] = None
+    preset: Annotated[
+        Preset,
+        Setting(
+            "settings to begin with for an Atari game: "
+            + "".join(f"{name}, {about}; " for name, about in ABOUT.items())
+            + "auto, cpu or gpu as the machine has"
+        ),
+    ] = "auto"
+
+
+Command = TypeVar("Command", bound=Beginning)
+
+
+def parse_training(
+    schema: type[Command], argv: Sequence[str] | None, prog: str, default: TrainConfig | None = None
+) -> Command:
+    """`parse_flags`, the flags' defaults being the settings with which such a training begins."""
+    preset, config = settings_before_flags(argv, default, prog)
+    return parse_flags(schema, argv, prog=prog, default=with_settings(schema, config, preset=preset))
+
+
+def with_settings(schema: type[Command], config: TrainConfig, **given: Any) -> Command:
+    """A command with these settings, and what else is given to it."""
+    sections = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
+    return schema(**sections, **given)
 
 
 def settings_before_flags(

@@ -11,7 +11,8 @@ import pytest
 
 from atari_dqn import sweep
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.train import _parse
+from atari_dqn.train import TrainCommand
+from atari_dqn.training.beginning import parse_training
 from docs.cluster_model import CORES, LEARNERS, STEP, Learner, rate, table
 from tests.test_readme import RECIPES, blocks
 
@@ -27,7 +28,7 @@ def commands(start: str) -> list[str]:
 
 @pytest.mark.parametrize("flags", [flags for flags in commands("python -m atari_dqn.train ") if "--cluster" in flags])
 def test_commands_of_train_are_valid(flags: str) -> None:
-    command = _parse(shlex.split(flags), TrainConfig(), "train")
+    command = parse_training(TrainCommand, shlex.split(flags), "train", TrainConfig())
     command.settings().validate()
     assert command.cluster in ("auto", "local")
 

@@ -13,7 +13,8 @@ import pytest
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.config.setting import ConfigError
 from atari_dqn.runs.directory import new_run_dir
-from atari_dqn.train import _parse
+from atari_dqn.train import TrainCommand
+from atari_dqn.training.beginning import parse_training
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +54,9 @@ def test_a_run_is_taken_for_its_settings(place: str) -> None:
     Path(place).mkdir(parents=True)
     Path(place, "config.json").write_text(json.dumps(TrainConfig().replace(gamma=0.5, run_dir=place).to_dict()))
     for path in ("/".join(place.split("/")[:2]), f"{place}/config.json"):
-        config = _parse(["--config", path, "--seed", "7"], TrainConfig(), "train").settings()
+        config = parse_training(TrainCommand, ["--config", path, "--seed", "7"], "train", TrainConfig()).settings()
         assert (config.replay.gamma, config.run.seed, config.run.run_dir) == (0.5, 7, None)
     for path in ("runs", "nowhere"):
         with pytest.raises(ConfigError, match=f"--config {path}") as caught:
-            _parse(["--config", path], TrainConfig(), "train")
+            parse_training(TrainCommand, ["--config", path], "train", TrainConfig())
         assert "\n" not in str(caught.value)

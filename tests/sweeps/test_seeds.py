@@ -23,7 +23,8 @@ from atari_dqn.sweeps import local, session
 from atari_dqn.sweeps.members import Member, command
 from atari_dqn.sweeps.table import Board
 from atari_dqn.system.signals import StopRequest
-from atari_dqn.train import _parse, main
+from atari_dqn.train import TrainCommand, main
+from atari_dqn.training.beginning import parse_training
 from tests.faults.trainings import LIMIT, Harmed, training
 from tests.test_train import SHORT, TRAIN, rows, run
 
@@ -35,7 +36,7 @@ def group(total: int, number: int = 2) -> list[str]:
 
 
 def parsed(flags: list[str]) -> TrainConfig:
-    command = _parse(flags, None, "train")
+    command = parse_training(TrainCommand, flags, "train")
     return TrainConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TrainConfig)})
 
 
