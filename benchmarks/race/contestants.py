@@ -135,6 +135,13 @@ CONTESTANTS = {
         "`64-later` with ratio 1.5 (target every 2,000 env steps)",
         {**LATER_64, "replay_ratio": 1.5, "target_update_interval": 47},
     ),
+    "64-rate-5e-4": Contestant(
+        "`64-later` with a rate of 5e-4 that falls to 1e-4 over the same env steps",
+        {**LATER_64, "learning_rate": 5e-4, "learning_rate_factors": (1.0, 0.2)},
+    ),
+    "64-target-500": Contestant(
+        "`64-later` with a target every 500 env steps", {**LATER_64, "target_update_interval": 23}
+    ),
     "64-n-5": Contestant("`64-later` with n-step 5", {**LATER_64, "n_step": 5}),
     "64-nature": Contestant("`64-later` with the network of Mnih et al. 2015", {**LATER_64, "network": "nature"}),
     "64-decay": Contestant(
