@@ -104,13 +104,15 @@ class PixelTrunk(Trunk):
 class Nature(PixelTrunk):
     """Mnih et al. 2015, "Human-level control through deep reinforcement learning"."""
 
+    channels = 32, 64, 64
     hidden = 512
 
     def __init__(self, spec: ObservationSpec, config: NetworkConfig) -> None:
         super().__init__(spec)
-        self.conv1 = nn.Conv2d(self.stack * self.colors, 32, 8, stride=4)
-        self.conv2 = nn.Conv2d(32, 64, 4, stride=2)
-        self.conv3 = nn.Conv2d(64, 64, 3)
+        first, second, third = self.channels
+        self.conv1 = nn.Conv2d(self.stack * self.colors, first, 8, stride=4)
+        self.conv2 = nn.Conv2d(first, second, 4, stride=2)
+        self.conv3 = nn.Conv2d(second, third, 3)
         self.activation = ACTIVATIONS[config.activation]()
         self.features = self.feature_count()
 
@@ -119,6 +121,13 @@ class Nature(PixelTrunk):
         x = self.activation(self.conv2(x))
         x = self.activation(self.conv3(x))
         return x.flatten(1)
+
+
+class Narrow(Nature):
+    """Half the channels and half the hidden units of Mnih et al. 2015, for a CPU."""
+
+    channels = 16, 32, 32
+    hidden = 256
 
 
 class Small(PixelTrunk):
@@ -224,6 +233,7 @@ class Mlp(VectorTrunk):
 
 TRUNKS: dict[str, Callable[[ObservationSpec, NetworkConfig], Trunk]] = {
     "nature": Nature,
+    "narrow": Narrow,
     "small": Small,
     "impala": Impala,
 }

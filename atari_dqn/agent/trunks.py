@@ -81,6 +81,7 @@ def _strided(weight: Tensor, depth: int, block: int, rest: int) -> Tensor:
 
 FAST: dict[str, Callable[[ObservationSpec, NetworkConfig], Trunk]] = {
     "nature": functools.partial(Blocked, channels=(32, 64, 64), hidden=512),
+    "narrow": functools.partial(Blocked, channels=(16, 32, 32), hidden=256),
     "small": functools.partial(Blocked, channels=(16, 32), hidden=256),
 }
 """Networks that have a faster arrangement; others train as `reference.py` has them, with their channels last."""

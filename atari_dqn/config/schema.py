@@ -20,7 +20,7 @@ import tyro
 
 from atari_dqn.config.setting import ConfigError, Setting, help_from_settings, settings, shown
 
-NETWORKS = ("nature", "small", "impala")
+NETWORKS = ("nature", "narrow", "small", "impala")
 WEIGHTS, REPLAY = "its saved weights would not fit", "its saved replay would not fit"
 COLUMNS = "its saved replay has a column for each env"
 
@@ -142,8 +142,9 @@ class NetworkConfig:
     network: Annotated[
         str,
         Setting(
-            "layers on pixels: nature (3 convolutions, 512 hidden), small (2 narrower ones, 256) or impala (residual,"
-            " 15 convolutions, 256); or, on any observation, your own as module:name (docs/python.md)",
+            "layers on pixels: nature (3 convolutions, 512 hidden), narrow (half of each), small (2 convolutions, 256)"
+            " or impala (residual, 15 convolutions, 256); or, on any observation, your own as module:name"
+            " (docs/python.md)",
             source="Mnih et al. 2015; Mnih et al. 2013; Espeholt et al. 2018",
             structural=WEIGHTS,
         ),

@@ -35,7 +35,7 @@ def pixels(*shape: int) -> Tensor:
 
 
 HEADS: list[dict[str, Any]] = [{"head": "shared"}, {"head": "two_stream"}, {"dueling": False}]
-PIXEL_NETWORKS = ("nature", "small", "impala")
+PIXEL_NETWORKS = ("nature", "narrow", "small", "impala")
 CASES = [
     *((Spec(frame_shape=(44, 37), stack=2), {"network": name, **head}) for name in PIXEL_NETWORKS for head in HEADS),
     *((VECTOR, {"mlp_hidden": (7, 6), **head}) for head in HEADS),
@@ -113,6 +113,8 @@ def test_any_image_shape_gives_the_plain_features(
     [
         # Mnih et al. 2015: 32 of 8x8, 64 of 4x4, 64 of 3x3 on 4 planes; 512; 4 actions
         ({"dueling": False}, 8224 + 32832 + 36928, 3136 * 512 + 512 + 512 * 4 + 4),
+        # half of each
+        ({"dueling": False, "network": "narrow"}, 4112 + 8224 + 9248, 1568 * 256 + 256 + 256 * 4 + 4),
         # Mnih et al. 2013: 16 of 8x8, 32 of 4x4; 256
         ({"dueling": False, "network": "small"}, 4112 + 8224, 2592 * 256 + 256 + 256 * 4 + 4),
         # Espeholt et al. 2018: 16, 32, 32 channels, 5 convolutions 3x3 each; 11x11 positions; 256
