@@ -144,10 +144,6 @@ CONTESTANTS = {
     ),
     "64-n-5": Contestant("`64-later` with n-step 5", {**LATER_64, "n_step": 5}),
     "64-narrow": Contestant("`64-later` with half the network of Mnih et al. 2015", {**LATER_64, "network": "narrow"}),
-    "64-narrow-fp32": Contestant(
-        "`64-narrow` in float32 on a processor that multiplies bfloat16",
-        {**LATER_64, "network": "narrow", "precision": "fp32"},
-    ),
     "64-nature": Contestant("`64-later` with the network of Mnih et al. 2015", {**LATER_64, "network": "nature"}),
     "64-decay": Contestant(
         "`64-target-2000` with a rate that falls to 1e-4 between 400,000 and 600,000 env steps",
