@@ -130,6 +130,9 @@ CONTESTANTS = {
         "the preset cpu: `64-target-2000` with a rate that falls to 1e-4 between 900,000 and 1,100,000 env steps",
         LATER_64,
     ),
+    "64-fp32": Contestant(
+        "`64-later` in float32 on a processor that multiplies bfloat16", {**LATER_64, "precision": "fp32"}
+    ),
     "64-uniform": Contestant("`64-later` with uniform replay", {**LATER_64, "replay": "uniform"}),
     "64-ratio-1.5": Contestant(
         "`64-later` with ratio 1.5 (target every 2,000 env steps)",
