@@ -147,6 +147,15 @@ CONTESTANTS = {
     ),
     "64-n-5": Contestant("`64-later` with n-step 5", {**LATER_64, "n_step": 5}),
     "64-narrow": Contestant("`64-later` with half the network of Mnih et al. 2015", {**LATER_64, "network": "narrow"}),
+    "64-narrow-slower": Contestant(
+        "`64-narrow` with a rate that falls on to 4e-5 until 2,000,000 env steps",
+        {
+            **LATER_64,
+            "network": "narrow",
+            "learning_rate_factors": (1.0, 0.4, 0.16),
+            "learning_rate_at": (0.225, 0.275, 0.5),
+        },
+    ),
     "64-nature": Contestant("`64-later` with the network of Mnih et al. 2015", {**LATER_64, "network": "nature"}),
     "64-decay": Contestant(
         "`64-target-2000` with a rate that falls to 1e-4 between 400,000 and 600,000 env steps",
