@@ -145,6 +145,7 @@ CONTESTANTS = {
     "64-target-500": Contestant(
         "`64-later` with a target every 500 env steps", {**LATER_64, "target_update_interval": 23}
     ),
+    "64-ladder": Contestant("`64-later` with a ladder of epsilons over its envs", {**LATER_64, "epsilon_ladder": True}),
     "64-n-5": Contestant("`64-later` with n-step 5", {**LATER_64, "n_step": 5}),
     "64-narrow": Contestant("`64-later` with half the network of Mnih et al. 2015", {**LATER_64, "network": "narrow"}),
     "64-narrow-slower": Contestant(

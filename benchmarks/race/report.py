@@ -103,12 +103,16 @@ def markdown(runs: list[Run]) -> str:
 
 
 def draw(runs: list[Run], file: Path) -> None:
-    """Curves of one game's runs, with their 95% intervals; core-hours on a logarithmic axis."""
+    """Curves of one game's runs, with their 95% intervals; core-hours on a logarithmic axis.
+
+    Where some runs have three points or more, those with fewer are left to the table.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
+    runs = [run for run in runs if len(run.points) > 2] or runs
     figure, axes = pyplot.subplots(figsize=(9, 5.5), dpi=120)
     names = list(dict.fromkeys(run.contestant for run in runs))
     seeds = sorted({run.seed for run in runs})
