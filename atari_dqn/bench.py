@@ -24,8 +24,8 @@ from atari_dqn.training.beginning import Beginning, parse_training
 class BenchCommand(Beginning):
     """Measure how fast this machine would run a training, given the flags of that training.
 
-    Without flags it is the training that plain train would start. Flags that do not affect speed (--seed,
-    --log-interval...) are accepted and have no effect.
+    Without flags it is the training that plain train would start, with --config RUN that of a run. Flags that do not
+    affect speed (--seed, --log-interval...) are accepted and have no effect.
     """
 
     seconds: Annotated[float, Setting("length of each measurement", "seconds", 0, 3600, low_open=True)] = 2.0
