@@ -504,7 +504,7 @@ def narrow(shape: tuple[int, ...]) -> torch.nn.Module:
         ({"network": spare}, "the features do not depend on own.spare"),
         ({"network": summed}, r"maps \[2, 4\] to \[8\]; it must return features"),
         ({"network": "nowhere:net"}, "--network nowhere:net: cannot import it"),
-        ({"network": "natur"}, "--network is 'natur'; it must be one of nature, small, impala, or module:name"),
+        ({"network": "natur"}, "--network is 'natur'; it must be one of nature, narrow, small, impala, or module:name"),
         ({"network": 3}, "3 has no name to keep"),
         ({"env_kwargs": {"size": 3}}, "cannot use the environment: TypeError"),
         ({"env_kwargs": {"size": {3}}}, "env_kwargs cannot be kept as JSON"),
