@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from atari_dqn.agent.reference import TRUNKS, ObservationSpec, PixelTrunk, Trunk, trunk_maker
+from atari_dqn.agent.reference import TRUNKS, Narrow, Nature, ObservationSpec, PixelTrunk, Trunk, trunk_maker
 from atari_dqn.config.schema import NetworkConfig
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": functools.partial(nn.ReLU, inplace=True), "silu": nn.SiLU}
@@ -80,8 +80,8 @@ def _strided(weight: Tensor, depth: int, block: int, rest: int) -> Tensor:
 
 
 FAST: dict[str, Callable[[ObservationSpec, NetworkConfig], Trunk]] = {
-    "nature": functools.partial(Blocked, channels=(32, 64, 64), hidden=512),
-    "narrow": functools.partial(Blocked, channels=(16, 32, 32), hidden=256),
+    "nature": functools.partial(Blocked, channels=Nature.channels, hidden=Nature.hidden),
+    "narrow": functools.partial(Blocked, channels=Narrow.channels, hidden=Narrow.hidden),
     "small": functools.partial(Blocked, channels=(16, 32), hidden=256),
 }
 """Networks that have a faster arrangement; others train as `reference.py` has them, with their channels last."""

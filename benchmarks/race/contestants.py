@@ -149,7 +149,7 @@ CONTESTANTS = {
     "64-n-5": Contestant("`64-later` with n-step 5", {**LATER_64, "n_step": 5}),
     "64-narrow": Contestant("`64-later` with half the network of Mnih et al. 2015", {**LATER_64, "network": "narrow"}),
     "64-narrow-slower": Contestant(
-        "`64-narrow` with a rate that falls on to 4e-5 until 2,000,000 env steps",
+        "`64-narrow` with a rate that keeps falling, to 4e-5 at 2,000,000 env steps",
         {
             **LATER_64,
             "network": "narrow",
@@ -176,7 +176,7 @@ CONTESTANTS = {
     "256-rate": _with("rate 2.5e-4", learning_rate=2.5e-4),
     "256-n-10": _with("n-step 10", n_step=10),
     "sb3": Contestant("Stable-Baselines3 with RL Baselines3 Zoo's Atari settings", peer="sb3"),
-    "cleanrl": Contestant("CleanRL's dqn_atari.py, written anew", peer="cleanrl"),
+    "cleanrl": Contestant("CleanRL's dqn_atari.py, reimplemented", peer="cleanrl"),
     "labml": Contestant(
         "labml-nn's annotated DQN experiment (prioritized, dueling, double; Breakout only)", peer="labml"
     ),
