@@ -161,6 +161,19 @@ def test_the_report_has_every_point_and_a_picture_of_each_game(tmp_path: Path) -
     assert all(picture.stat().st_size > 10_000 for picture in pictures)
 
 
+def test_curves_of_two_points_are_in_the_table_only_where_others_are_longer(tmp_path: Path) -> None:
+    leave(tmp_path, "small", "breakout", 1, {0.25: 3.0, 0.5: 7.25, 0.75: 9.0})
+    _, picture = write_report(tmp_path)
+    of_one = picture.read_bytes()
+    leave(tmp_path, "breakout-cpu", "breakout", 1, {0.25: 2.0, 0.5: 5.0})
+    table, picture = write_report(tmp_path)
+    assert " breakout-cpu " in table.read_text()
+    assert picture.read_bytes() == of_one
+    leave(tmp_path, "small-256", "breakout", 1, {0.25: 2.0, 0.5: 5.0, 0.75: 6.0})
+    write_report(tmp_path)
+    assert picture.read_bytes() != of_one
+
+
 # ---------------------------------------------------------------------- a race
 
 
