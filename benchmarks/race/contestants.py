@@ -107,6 +107,14 @@ SMALL_64: Settings = {**SMALL_256, "batch_size": 64, "learning_rate": 2.5e-4, "t
 LATER_64: Settings = {**SMALL_64, "learning_rate_factors": (1.0, 0.4), "learning_rate_at": (0.225, 0.275)}
 """The preset cpu: the same with a rate that falls"""
 
+SLOWER_64: Settings = {
+    **LATER_64,
+    "network": "narrow",
+    "learning_rate_factors": (1.0, 0.4, 0.16),
+    "learning_rate_at": (0.225, 0.275, 0.5),
+}
+"""Half the network of Mnih et al. 2015, and a rate that keeps falling"""
+
 
 def _with(about: str, **changes: Any) -> Contestant:
     return Contestant(f"`small-256` with {about}", {**SMALL_256, **changes})
@@ -149,13 +157,15 @@ CONTESTANTS = {
     "64-n-5": Contestant("`64-later` with n-step 5", {**LATER_64, "n_step": 5}),
     "64-narrow": Contestant("`64-later` with half the network of Mnih et al. 2015", {**LATER_64, "network": "narrow"}),
     "64-narrow-slower": Contestant(
-        "`64-narrow` with a rate that keeps falling, to 4e-5 at 2,000,000 env steps",
-        {
-            **LATER_64,
-            "network": "narrow",
-            "learning_rate_factors": (1.0, 0.4, 0.16),
-            "learning_rate_at": (0.225, 0.275, 0.5),
-        },
+        "`64-narrow` with a rate that keeps falling, to 4e-5 at 2,000,000 env steps", SLOWER_64
+    ),
+    "64-more-random": Contestant(
+        "`64-narrow-slower` with an epsilon of 0.5 at 80,000 env steps and 0.01 at 1,000,000",
+        {**SLOWER_64, **epsilon(4_000_000, (0, 1.0), (80_000, 0.5), (1_000_000, 0.01))},
+    ),
+    "64-less-random": Contestant(
+        "`64-narrow-slower` with an epsilon of 0.1 at 80,000 env steps and 0.01 at 250,000",
+        {**SLOWER_64, **epsilon(4_000_000, (0, 1.0), (80_000, 0.1), (250_000, 0.01))},
     ),
     "64-nature": Contestant("`64-later` with the network of Mnih et al. 2015", {**LATER_64, "network": "nature"}),
     "64-decay": Contestant(
