@@ -28,7 +28,7 @@ LINE_SECONDS = 10.0
 """Seconds between progress lines."""
 
 PLAN: tuple[tuple[str, str, int, float], ...] = (
-    *(("64-later", "breakout", seed, 2.0) for seed in (1, 2, 3)),
+    *((name, "breakout", seed, 2.0) for name in ("64-narrow-slower", "64-later") for seed in (1, 2, 3)),
     *(("32-ratio-8", "pong", seed, 1.0) for seed in (1, 2)),
     *((peer, "breakout", 1, 2.0) for peer in ("sb3", "cleanrl", "labml", "pfrl", "tianshou")),
     *((name, "breakout", 1, 0.25) for name in ("64-ratio-1.5", "64-uniform", "64-n-5")),

@@ -113,7 +113,7 @@ SLOWER_64: Settings = {
     "learning_rate_factors": (1.0, 0.4, 0.16),
     "learning_rate_at": (0.225, 0.275, 0.5),
 }
-"""Half the network of Mnih et al. 2015, and a rate that keeps falling"""
+"""What learns Breakout fastest: half the network of Mnih et al. 2015, and a rate that keeps falling"""
 
 
 def _with(about: str, **changes: Any) -> Contestant:
