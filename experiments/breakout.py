@@ -7,7 +7,7 @@ Expected: 350 to 400 under the `nature` protocol after 10 million env steps (40 
 cores. There CleanRL's DQN has 367 +- 40 and SB3-Zoo's 358; the DQN of Mnih et al. 2015 has 401 after 200 million
 frames.
 
-Measured: not yet run. Shorter experiments: `breakout_cpu` (87 in 45 minutes of one core) and `breakout_fast` (for a
+Measured: not yet run. Shorter experiments: `breakout_cpu` (82 and 89 in an hour of one core) and `breakout_fast` (for a
 GPU with 16 cores).
 
     python -m experiments.breakout
